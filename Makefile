@@ -1,0 +1,33 @@
+# Everything a newcomer types. `make setup` builds .venv from the declared dependencies; the rest use it.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test quick lint bench clean
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test,lint]"
+	touch $@
+
+setup: .venv/ready
+
+demo: setup
+	$(BIN)/ptystream demo $(DEMO)
+
+test: setup
+	$(BIN)/python -P -m pytest $(TESTS)
+
+quick: setup
+	$(BIN)/python -P -m pytest -m "not slow" $(TESTS)
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf .venv build *.egg-info

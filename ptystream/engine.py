@@ -1,0 +1,103 @@
+"""The contract of an engine: everything the loop may ask of one, for live and finished data, on CPU and GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptystream.params.base import Branch
+from ptystream.reconstruction import Reconstruction
+from ptystream.scan.block import FrameStore
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where and how an engine runs; constant for its life."""
+
+    device: str = "cpu"
+    """'cpu' or 'gpu'."""
+    threads: int = 1
+    """CPU threads of the tile pipeline. Changes the time, never the bits."""
+    seed: int = 0
+    """Key of every random choice, with purpose, iteration and frame index."""
+    precision: str = "single"
+    """'single' (complex64, float32) or 'double'."""
+    fft: str = "scipy"
+    """The seeds' ffttype: 'scipy', 'numpy', 'fftw'."""
+    mean_photons: float | None = None
+    """Decided once per run: photons of a mean frame over valid pixels, divided by the pixels of a frame."""
+    brightest_photons: float | None = None
+    """Decided once per run: photons of the brightest of the first frames; sets the automatic power bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What some iterations did."""
+
+    iteration: int
+    """Iterations of this engine so far."""
+    errors: NDArray[np.float64]
+    """[fourier, photon, exit] as ptypy reports them, mean over the frames visited. Shape (iteration, 3)."""
+    misfit: NDArray[np.float64]
+    """[amplitude, photon] misfit of probe × object per valid pixel, and the Poisson expectation of the photon misfit.
+    Amplitude: mean (|F| - sqrt I)²; photon: mean (|F|² - I)²/(I + 1). NaN where the parameters switch it off.
+    Shape (iteration, 3)."""
+    frames: int
+    """Frames visited in the last iteration."""
+    local: NDArray[np.float64] | None = None
+    """Errors per frame of the last iteration, rows as in the pod table; only with record_local_error. Shape (frame, 3)."""
+    notes: tuple[str, ...] = field(default=())
+    """Sentences for the log."""
+
+
+class Engine(Protocol):
+    """Improves a reconstruction. All calls come from one thread, between iterations."""
+
+    Parameters: type[Branch]
+
+    def __init__(self, parameters: Any) -> None:
+        """Keep the validated parameters; load nothing heavy."""
+
+    def start(
+        self,
+        reconstruction: Reconstruction,
+        frames: Mapping[int, FrameStore],
+        context: Context,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take the reconstruction over, with all rows that its pod table holds; `state` resumes a checkpoint.
+
+        `frames` maps the scan numbers of the pod table to their slabs. Loads numba or cupy here and compiles.
+        """
+
+    def extend(self, rows: NDArray[np.int64]) -> None:
+        """Rows were appended to the pod table, and storages may have grown (compare `offset` and `shape`)."""
+
+    def revise(self, rows: NDArray[np.int64], what: str) -> None:
+        """Rows of the pod table changed: 'position' (address rewritten), 'frame' or 'mask' (counts changed in place),
+        'withdrawn' (their part of the sums ends; they are never visited again)."""
+
+    def configure(self, parameters: Any) -> None:
+        """New validated parameters, from the next iteration on."""
+
+    def iterate(self, iterations: int, rows: NDArray[np.int64] | None = None) -> Progress:
+        """Improve, visiting `rows` (None: all). No I/O, no clock, no random source but the context's seed."""
+
+    def average(self) -> None:
+        """From here on keep the mean of probe and object over the iterations done; `finish` leaves that mean."""
+
+    def snapshot(self, parts: Iterable[str] = ("probe", "object")) -> Reconstruction:
+        """A host copy of the named parts ('probe', 'object', 'coverage'), the only way out while running.
+
+        'coverage' gives in `objects` under the same names the illumination Σ|P|² seen by each pixel, layers summed.
+        """
+
+    def state(self) -> Mapping[str, Any]:
+        """What a checkpoint needs beyond the reconstruction: plain numbers and arrays."""
+
+    def finish(self) -> None:
+        """Write the result into the reconstruction's storages and release everything."""

@@ -1,0 +1,62 @@
+"""What viewers see: one whole state of a run as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A probe or an object, with what is needed to draw it to scale."""
+
+    data: NDArray[np.complexfloating[Any, Any]]
+    """Shape (layer, y, x), as the engine holds it: no phase ramp removed."""
+    pixel_size_m: tuple[float, float] | None
+    """(y, x); None where only object pixels are known."""
+    offset: tuple[int, int]
+    """Lattice coordinates of data[:, 0, 0]; physical zero is lattice (0, 0)."""
+    ramp: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Fitted constants: phase = a + b·row + c·column (radians, radians per pixel of the array). For display only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One run at one moment."""
+
+    run: str
+    number: int
+    """Counts the snapshots of this run, from 0."""
+    created_ns: int
+    """When it was copied out of the engine (`time.time_ns()`)."""
+    engine: str
+    iteration: int
+    """Iterations of all engines so far."""
+    state: str
+    """'waiting', 'running', 'finishing', 'finished', 'failed'."""
+    probe: Mapping[str, Image]
+    object: Mapping[str, Image]
+    coverage: Mapping[str, NDArray[np.float32]]
+    """Illumination of each object pixel relative to its maximum. Shape (y, x)."""
+    positions: NDArray[np.float32]
+    """Positions used, object pixels on the lattice (y, x). Shape (frame, 2)."""
+    errors: NDArray[np.float64]
+    """The engine's own errors [fourier, photon, exit], one row per iteration. Shape (iteration, 3)."""
+    misfit: NDArray[np.float64]
+    """Data misfit [amplitude, photon, Poisson expectation of photon] of probe × object. Shape (iteration, 3)."""
+    ledger: Mapping[str, int]
+    """Frames by state: expected, received, paired, used, and one entry per reason of not being used."""
+    ledger_map: NDArray[np.float32]
+    """Every frame whose position is known: [y, x, state code]; codes in `LEDGER_CODES`. Shape (frame, 3)."""
+    newest_frame_ns: int | None
+    """Arrival of the newest frame that this picture contains."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """frames_per_second, iterations_per_second, latency_seconds …"""
+
+
+LEDGER_CODES = ("received", "paired", "used", "excluded", "missing")
+"""Meaning of the third column of `Snapshot.ledger_map`, by position."""

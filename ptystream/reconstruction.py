@@ -1,0 +1,148 @@
+"""The value that is improved: probes, objects, and the table that says which frame sees which part of which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PROBE, PROBE_LAYER, OBJECT, OBJECT_LAYER, ROW, COLUMN = range(6)
+"""Columns of `PodTable.address`."""
+
+
+@dataclass(slots=True)
+class Storage:
+    """One probe or object: layers of complex pixels on a lattice fixed by physical zero."""
+
+    data: NDArray[np.complexfloating[Any, Any]]
+    """Shape (layer, y, x). A probe's view is centred: its pixel [N // 2, N // 2] lies on the position."""
+    pixel_size_m: tuple[float, float] | None
+    """(y, x) on the sample; None where only pixels are known."""
+    offset: tuple[int, int] = (0, 0)
+    """Lattice coordinates (row, column) of data[:, 0, 0]. Growing to the left lowers it and rewrites no address."""
+    fill: complex = 1.0
+    """Value of pixels that are new."""
+    energy_kev: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(y, x)."""
+        return int(self.data.shape[-2]), int(self.data.shape[-1])
+
+    def grow(self, low: tuple[int, int], high: tuple[int, int], margin: int = 32) -> bool:
+        """Make lattice rows/columns [low, high) part of the storage; content keeps its physical place.
+
+        Returns whether anything changed. New memory is taken in steps of `margin` pixels so that a scan that walks
+        outwards does not copy the canvas at every block.
+        """
+        start = tuple(
+            o if l >= o else o - -(-(o - l) // margin) * margin for l, o in zip(low, self.offset, strict=True)
+        )
+        ends = (o + n for o, n in zip(self.offset, self.shape, strict=True))
+        stop = tuple(e if h <= e else e + -(-(h - e) // margin) * margin for h, e in zip(high, ends, strict=True))
+        if start == self.offset and (stop[0] - start[0], stop[1] - start[1]) == self.shape:
+            return False
+        data = np.full((self.data.shape[0], stop[0] - start[0], stop[1] - start[1]), self.fill, self.data.dtype)
+        y, x = self.offset[0] - start[0], self.offset[1] - start[1]
+        data[:, y : y + self.shape[0], x : x + self.shape[1]] = self.data
+        self.data, self.offset = data, (start[0], start[1])
+        return True
+
+    def copy(self) -> Storage:
+        """A deep copy."""
+        return Storage(self.data.copy(), self.pixel_size_m, self.offset, self.fill, self.energy_kev)
+
+
+@dataclass(slots=True)
+class PodTable:
+    """Who sees what: for each frame and pod (energy × probe mode × object mode) one row of integers.
+
+    Arrays double their capacity, so that appending costs the same however many frames are there. Properties give the
+    used part as views; rows may be rewritten through them.
+    """
+
+    pods: int
+    """Pods per frame."""
+    length: int = 0
+    _address: NDArray[np.int32] = field(init=False)
+    _remainder: NDArray[np.float32] = field(init=False)
+    _weight: NDArray[np.float32] = field(init=False)
+    _frame: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._address = np.zeros((0, self.pods, 6), np.int32)
+        self._remainder = np.zeros((0, self.pods, 2), np.float32)
+        self._weight = np.ones((0, self.pods), np.float32)
+        self._frame = np.zeros((0, 2), np.int64)
+
+    @property
+    def address(self) -> NDArray[np.int32]:
+        """[probe number, probe layer, object number, object layer, row, column]; shape (frame, pod, 6).
+
+        Probe and object number: position in `Reconstruction.probes` / `.objects`. Row and column: lattice coordinates of
+        the view's first pixel; subtract the storage's `offset` for the array index.
+        """
+        return self._address[: self.length]
+
+    @property
+    def remainder(self) -> NDArray[np.float32]:
+        """Sub-pixel part (y, x) of the corner, in [-1/2, 1/2). Shape (frame, pod, 2)."""
+        return self._remainder[: self.length]
+
+    @property
+    def weight(self) -> NDArray[np.float32]:
+        """Factor on the model amplitude (dose, spectrum). Shape (frame, pod)."""
+        return self._weight[: self.length]
+
+    @property
+    def frame(self) -> NDArray[np.int64]:
+        """[number of the scan, slot in the scan's slabs]; shape (frame, 2)."""
+        return self._frame[: self.length]
+
+    def append(
+        self,
+        address: NDArray[np.int32],
+        remainder: NDArray[np.float32],
+        weight: NDArray[np.float32],
+        frame: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """Add rows and return their numbers. Shapes as the properties' with the same leading axis."""
+        new = len(address)
+        stop = self.length + new
+        if stop > len(self._address):
+            capacity = max(256, 2 * len(self._address), stop)
+            for name in ("_address", "_remainder", "_weight", "_frame"):
+                old = getattr(self, name)
+                grown = np.zeros((capacity, *old.shape[1:]), old.dtype)
+                grown[: self.length] = old[: self.length]
+                setattr(self, name, grown)
+        part = slice(self.length, stop)
+        self._address[part], self._remainder[part] = address, remainder
+        self._weight[part], self._frame[part] = weight, frame
+        self.length = stop
+        return np.arange(stop - new, stop)
+
+
+@dataclass(slots=True)
+class Reconstruction:
+    """What is known: every probe, every object, and the pod table that joins them to frames.
+
+    Owned by the engine's thread. While an engine runs, `data` of the storages may lie behind the engine's own arrays
+    (on a GPU): `Engine.snapshot` is the way to look.
+    """
+
+    probes: dict[str, Storage]
+    objects: dict[str, Storage]
+    pods: PodTable
+
+    def copy(self, parts: Iterable[str] = ("probe", "object")) -> Reconstruction:
+        """Deep copy of the named parts; the pod table is shared."""
+        wanted = set(parts)
+        return Reconstruction(
+            {k: v.copy() for k, v in self.probes.items()} if "probe" in wanted else {},
+            {k: v.copy() for k, v in self.objects.items()} if "object" in wanted else {},
+            self.pods,
+        )

@@ -1,0 +1,72 @@
+"""What a scan hands out: blocks of frames that are decoded, paired and prepared, and the slabs they lie in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Signal(Enum):
+    """What `take` answers when there is no block."""
+
+    WAIT = "nothing usable now, the scan goes on"
+    EOS = "the scan has ended and nothing is left"
+
+
+WAIT: Final = Signal.WAIT
+EOS: Final = Signal.EOS
+
+
+class FrameStore(Protocol):
+    """Prepared frames of one scan, in slabs of equal length; a slot number never changes its meaning."""
+
+    slab_frames: int
+    """Frames in a slab: slot s lies in slab s // slab_frames at row s % slab_frames."""
+    shape: tuple[int, int]
+    """(y, x) of a prepared frame."""
+    dtype: np.dtype[Any]
+    """uint8, uint16, uint32, int32 or float32."""
+    limit: float
+    """Counts c with float32(c) >= limit (and NaN) are invalid in that frame alone: saturated, no data.
+    One comparison serves every dtype: the largest value of an integer type, infinity for float32."""
+    mask: NDArray[np.uint8]
+    """1 where a pixel is valid in every frame. Shape (y, x), zero frequency at [0, 0]."""
+
+    def slab(self, number: int) -> NDArray[Any]:
+        """Counts, zero frequency at [0, 0]. Shape (slab_frames, y, x); the same array at every call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Frames that became usable since the last `take`."""
+
+    scan: str
+    """Label of the scan."""
+    slots: NDArray[np.int64]
+    """Where they lie in the scan's slabs. Shape (frame,)."""
+    indices: NDArray[np.int64]
+    """The source's own frame numbers. Shape (frame,)."""
+    positions_m: NDArray[np.float64]
+    """Beam position on the sample (y, x), metres (object pixels where there is no pixel size). Shape (frame, 2)."""
+    dose: NDArray[np.float64]
+    """I0 relative to the median of the run's first frames; 1 where no dose was measured. Shape (frame,)."""
+    arrival_ns: NDArray[np.int64]
+    """When each frame reached us. Shape (frame,)."""
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A frame already handed out that changed: its position was repaired, it was re-cut, or it was withdrawn."""
+
+    slot: int
+    what: str
+    """'position', 'mask' or 'withdrawn'."""
+    value: tuple[float, float] | None = None
+    """The new position for 'position'."""
