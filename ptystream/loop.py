@@ -1,0 +1,191 @@
+"""When to take frames, how often to iterate, when to stop: the policy of a run, as a sequence of schedule entries.
+
+Semantics of ptypy's run loop, with the waits made real: it looks at data, requests and saving between passes of
+`numiter_contiguous` iterations; `numiter` iterations are guaranteed from the pass that saw the end of the scan; the
+first engine absorbs the acquisition. After `numiter` iterations without a new frame it sleeps until one comes.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptystream.run import Run, Scan, join, revised
+from ptystream.scan.block import EOS, Block, Signal
+from ptystream.schedule import to_runs
+
+log = logging.getLogger(__name__)
+
+AUTOMATIC_FRAMES = 16
+"""Frames that an engine waits for where min_frames_for_recon is 0: a probe updated from the first frame on collapses."""
+
+
+class Step(Enum):
+    """What a step came to."""
+
+    WORKED = "iterated"
+    IDLE = "nothing to do until a frame, a request or the end of the scan comes"
+    DONE = "the run is finished"
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """The parameters that steer the loop."""
+
+    frames_per_block: int = 100000
+    min_frames_for_recon: int = 0
+    latency_s: float | None = None
+    """Longest wanted duration of a pass while frames arrive; None: whole sweeps."""
+
+    @property
+    def frames_to_start(self) -> int:
+        """Frames that the first engine waits for."""
+        return self.min_frames_for_recon or AUTOMATIC_FRAMES
+
+
+class Loop:
+    """Decides the entries of one run; `step` is called until it answers DONE."""
+
+    def __init__(self, run: Run, settings: LoopSettings) -> None:
+        self.run, self.settings = run, settings
+        self._engine_number = -1
+        self._left = 0
+        """Iterations of this engine still guaranteed."""
+        self._unchanged = 0
+        """Iterations since the last new frame."""
+        self._seconds_per_frame: float | None = None
+        self._rotation = 0
+        if settings.min_frames_for_recon == 0:
+            log.info("%s: min_frames_for_recon is automatic: %d frames", run.name, AUTOMATIC_FRAMES)
+        elif settings.min_frames_for_recon < 8:
+            log.warning(
+                "%s: min_frames_for_recon is %d: a probe that is updated from so few frames may collapse; 8 or more are safe",
+                run.name,
+                settings.min_frames_for_recon,
+            )
+
+    def step(self) -> Step:
+        """One pass: take what is there, iterate, account."""
+        run = self.run
+        new = self._collect()
+        if run.reconstruction is None and not self._start():
+            if run.complete and not any(scan.waiting for scan in run.scans.values()):
+                log.error("%s: the scan ended without a usable frame", run.name)
+                run.state = "failed"
+                return Step.DONE
+            return Step.IDLE
+        if run.engine is None and not self._next_engine():
+            return Step.DONE
+        assert run.engine_entry is not None
+        numiter = int(run.engine_entry.parameters.numiter)
+        if new:
+            self._unchanged = 0
+        if not run.complete:
+            if self._unchanged >= numiter:
+                return Step.IDLE
+            self._left = numiter
+        self._iterate(new)
+        if run.complete and self._left <= 0:
+            run.apply({"do": "finish"})
+            if self._engine_number + 1 == len(run.engines):
+                run.state = "finished"
+                return Step.DONE
+        return Step.WORKED
+
+    # ------------------------------------------------------------------ data
+
+    def _collect(self) -> int:
+        """Take everything that is there now; returns the number of new frames in the reconstruction."""
+        new = 0
+        for scan in self.run.scans.values():
+            while not scan.ended:
+                answer = scan.buffer.take(self.settings.frames_per_block)
+                if isinstance(answer, Signal):
+                    if answer is EOS:
+                        self.run.apply({"do": "end", "scan": scan.label, "reason": scan.buffer.ended or "completed"})
+                    break
+                if self.run.reconstruction is None:
+                    scan.waiting.append(answer)
+                else:
+                    self._take(scan, answer)
+                    new += len(answer)
+            for revision in scan.buffer.revisions():
+                if self.run.reconstruction is None:
+                    scan.waiting = [revised(block, revision) for block in scan.waiting]
+                else:
+                    self.run.apply(self.run.revise_entry(scan, revision))
+        return new
+
+    def _take(self, scan: Scan, block: Block) -> None:
+        self.run.apply(self.run.take_entry(scan, block), {scan.label: block})
+
+    def _start(self) -> bool:
+        """Whether enough frames are there; then they are taken, each scan's as one block."""
+        frames = sum(len(block) for scan in self.run.scans.values() for block in scan.waiting)
+        if frames == 0 or (frames < self.settings.frames_to_start and not self.run.complete):
+            return False
+        for scan in self.run.scans.values():
+            if scan.waiting:
+                block = join(scan.waiting)
+                scan.waiting.clear()
+                self._take(scan, block)
+        return True
+
+    # ------------------------------------------------------------------ iterations
+
+    def _next_engine(self) -> bool:
+        self._engine_number += 1
+        if self._engine_number >= len(self.run.engines):
+            return False
+        entry = self.run.engines[self._engine_number]
+        self._left = int(entry.parameters.numiter)
+        self._unchanged = 0
+        parameters = entry.parameters.model_dump(mode="json")
+        self.run.apply({"do": "engine", "label": entry.label, "name": entry.name, "parameters": parameters})
+        return True
+
+    def _iterate(self, new: int) -> None:
+        """One pass of `numiter_contiguous` iterations; the mean of the iterates begins inside it where it is due."""
+        assert self.run.engine_entry is not None
+        parameters = self.run.engine_entry.parameters
+        chunk = int(parameters.numiter_contiguous)
+        if self.run.complete:
+            remaining = -(-self._left // chunk) * chunk
+            begin = max(0, remaining - int(parameters.average_last))
+            if parameters.average_last and not self.run.averaging and begin < chunk:
+                if begin:
+                    self._pass(begin, None)
+                self.run.apply({"do": "average"})
+                self._pass(chunk - begin, None)
+            else:
+                self._pass(chunk, None)
+            self._left -= chunk
+        else:
+            self._pass(chunk, self._share(new, chunk))
+        self._unchanged += chunk
+
+    def _pass(self, iterations: int, rows: NDArray[np.int64] | None) -> None:
+        entry = {"do": "iterate", "iterations": iterations, "rows": None if rows is None else to_runs(rows)}
+        progress = self.run.apply(entry)
+        assert progress is not None
+        spent = self.run.iter_info[-1]["duration"] / max(1, iterations * progress.frames)
+        previous = self._seconds_per_frame
+        self._seconds_per_frame = spent if previous is None else 0.8 * previous + 0.2 * spent
+
+    def _share(self, new: int, chunk: int) -> NDArray[np.int64] | None:
+        """Rows of a pass that is to end within the wanted latency: the new ones and a rotating share of the rest."""
+        total = self.run.frames
+        if self.settings.latency_s is None or self._seconds_per_frame is None:
+            return None
+        budget = int(self.settings.latency_s / (self._seconds_per_frame * chunk))
+        if total <= budget:
+            return None
+        old = total - new
+        share = min(old, max(budget - new, 1))
+        rotating = (self._rotation + np.arange(share)) % max(old, 1)
+        self._rotation = int((self._rotation + share) % max(old, 1))
+        return np.concatenate([np.sort(rotating), np.arange(old, total)]).astype(np.int64)
