@@ -1,0 +1,223 @@
+"""Frames from payloads into slots: what is held until the decisions can be taken, and the work that threads do.
+
+Everything but `run` is called under the scan's lock; `run` decodes and prepares without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptystream.codecs import CodecError, decode
+from ptystream.events import FileRows, Payload
+from ptystream.scan.parameters import PtyScanParameters
+from ptystream.scan.prepare import Preparation, PrepareError, decide
+from ptystream.scan.slabs import Slabs
+
+log = logging.getLogger(__name__)
+
+MAX_HELD = 64
+"""Most frames held undecoded for the decisions."""
+JOB_BYTES = 1 << 20
+"""Frames of one job decode to about this."""
+MAX_RAW_BYTES = 1 << 28
+"""A larger raw frame is refused."""
+
+
+@dataclass(slots=True)
+class Job:
+    """Frames to decode and prepare."""
+
+    records: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    payloads: Sequence[Payload]
+
+    @property
+    def is_light(self) -> bool:
+        """Whether handing it to another thread would cost more than doing it."""
+        return self.payloads[0].codec == "raw"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a job came to, row by row."""
+
+    job: Job
+    reasons: list[str | None]
+    """None where the frame is in its slot, otherwise why not. Shape (frame,)."""
+    negatives: int
+    """Pixels that were below 0."""
+
+
+class Intake:
+    """Slots, slabs and decisions of one scan."""
+
+    def __init__(
+        self,
+        label: str,
+        parameters: PtyScanParameters,
+        *,
+        hold: int,
+        max_bytes: int | None,
+        pool: Executor | None,
+        decisions: Mapping[str, Any] | None,
+    ) -> None:
+        self.label, self.parameters = label, parameters
+        self.slabs: Slabs | None = None
+        self.decisions: dict[str, Any] = dict(decisions or {})
+        self.failure: str | None = None
+        """Why no frame can be prepared."""
+        self._preparation: Preparation | None = None
+        self._hold = max(1, min(hold, MAX_HELD))
+        self._held: list[tuple[int, int, Payload]] = []
+        self._free: list[int] = []
+        self._slots = 0
+        self._pool = pool
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self._max_bytes = max_bytes if max_bytes is not None else memory // 2
+        self._logged: set[str] = set()
+
+    @property
+    def decided(self) -> bool:
+        """Whether raw shape, dtype and centre are fixed."""
+        return self._preparation is not None
+
+    def refuse(self, payload: Payload | FileRows) -> str | None:
+        """Why this payload cannot be taken, seen from its description alone."""
+        if isinstance(payload, FileRows):
+            return "file_reference"
+        if self.failure is not None:
+            return "undecided"
+        expected = self.decisions
+        if self._preparation is not None or "raw_shape" in expected:
+            if list(payload.shape) != expected["raw_shape"]:
+                return "wrong_shape"
+            if payload.dtype.name != expected["raw_dtype"]:
+                return "wrong_dtype"
+        elif payload.dtype.kind not in "uif":
+            return "wrong_dtype"
+        elif len(payload.shape) != 2 or not 0 < int(np.prod(payload.shape)) * payload.dtype.itemsize <= MAX_RAW_BYTES:
+            return "wrong_shape"
+        return None
+
+    def slots(self, count: int, max_frames: int) -> NDArray[np.int64]:
+        """Reserve up to `count` slots; fewer where memory or `max_frames` end."""
+        room = max_frames if self.slabs is None else min(max_frames, self.slabs.max_frames)
+        again = [self._free.pop() for _ in range(min(count, len(self._free)))]
+        new = max(0, min(count - len(again), room - self._slots))
+        first, self._slots = self._slots, self._slots + new
+        return np.concatenate([np.asarray(again, np.int64), np.arange(first, first + new)])
+
+    def free(self, slot: int) -> None:
+        """The slot's frame failed; another may have it, because it was never handed out."""
+        self._free.append(slot)
+
+    def add(
+        self, records: NDArray[np.int64], slots: NDArray[np.int64], payloads: Sequence[Payload], expected: int | None
+    ) -> list[Job]:
+        """Take frames over; returns the jobs that can be done now."""
+        if self._preparation is None:
+            self._held.extend(zip(records.tolist(), slots.tolist(), payloads, strict=True))
+            if len(self._held) >= self._hold or "raw_shape" in self.decisions:
+                return self.decide(expected)
+            return []
+        assert self.slabs is not None
+        self.slabs.require(self._slots, expected)
+        frame_bytes = self._preparation.raw_dtype.itemsize * int(np.prod(self._preparation.raw_shape))
+        step = max(1, JOB_BYTES // frame_bytes)
+        return [
+            Job(records[k : k + step], slots[k : k + step], payloads[k : k + step])
+            for k in range(0, len(records), step)
+        ]
+
+    def decide(self, expected: int | None) -> list[Job]:
+        """Take the decisions with the frames there are; returns the jobs of the frames that were held.
+
+        Where nothing can be decided, `failure` says why and the jobs' frames will be refused.
+        """
+        held, self._held = self._held, []
+        if self._preparation is not None or not held:
+            return []
+        try:
+            if "raw_shape" not in self.decisions:
+                self.decisions.update(decide(self.parameters, [f for *_, p in held if (f := _decoded(p)) is not None]))
+            preparation = Preparation(self.parameters, self.decisions)
+            slabs = Slabs(
+                preparation.shape,
+                preparation.dtype,
+                preparation.mask,
+                max_bytes=self._max_bytes,
+                pool=self._pool,
+            )
+            if max(expected or 0, self._slots) > slabs.max_frames:
+                raise PrepareError(
+                    "undecided",
+                    f"{max(expected or 0, self._slots)} frames of {slabs.frame_bytes} bytes do not fit into the "
+                    f"{self._max_bytes} bytes allowed: crop or rebin more, or allow more memory",
+                )
+        except ValueError as error:
+            self.failure = str(error)
+            log.error("%s: %s", self.label, error)
+        else:
+            self.slabs, self._preparation = slabs, preparation
+            self.mask_pixels(self.decisions.get("hot_pixels", ()))
+        records, slots, payloads = zip(*held, strict=True)
+        if self._preparation is None:
+            return [Job(np.asarray(records), np.asarray(slots), payloads)]
+        return self.add(np.asarray(records), np.asarray(slots), payloads, expected)
+
+    def mask_pixels(self, pixels: Sequence[Sequence[int]]) -> None:
+        """Mask pixels [y, x] of the prepared frame, in place."""
+        assert self.slabs is not None
+        for y, x in pixels:
+            self.slabs.mask[y, x] = 0
+
+    def run(self, job: Job) -> Outcome:
+        """Decode and prepare; never raises."""
+        preparation, slabs = self._preparation, self.slabs
+        outcome = Outcome(job, [], 0)
+        for slot, payload in zip(job.slots.tolist(), job.payloads, strict=True):
+            reason: str | None = None
+            try:
+                if preparation is None or slabs is None:
+                    raise PrepareError("undecided", self.failure or "the scan was released")
+                if (why := self.refuse(payload)) is not None:
+                    raise PrepareError(
+                        why, f"frame of {payload.shape} {payload.dtype}, the scan's are of {self.decisions}"
+                    )
+                outcome.negatives += preparation.into(decode(payload), slabs.row(slot))
+            except PrepareError as error:
+                reason = self._say(error.reason, error)
+            except CodecError as error:
+                reason = self._say("undecodable", error)
+            except Exception as error:  # a frame must not end the scan
+                log.exception("%s: a frame could not be prepared", self.label)
+                reason = self._say("failed", error)
+            outcome.reasons.append(reason)
+        return outcome
+
+    def release(self) -> None:
+        """Forget frames and slabs."""
+        self._held.clear()
+        self.slabs = self._preparation = None
+        self.failure = "the scan was released"
+
+    def _say(self, reason: str, error: Exception) -> str:
+        if reason not in self._logged:
+            self._logged.add(reason)
+            log.warning("%s: %s (logged once per reason): %s", self.label, reason, error)
+        return reason
+
+
+def _decoded(payload: Payload) -> NDArray[Any] | None:
+    try:
+        return decode(payload)
+    except CodecError:
+        return None

@@ -1,0 +1,289 @@
+"""What a user may set about the frames and positions of a scan, common to all sources."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator, model_validator
+
+from ptystream.params.base import Branch, parameter
+
+MAX_ARRAY_BYTES = 1 << 30
+"""An array that a configuration names and that is larger is refused."""
+
+
+class PtyScanParameters(Branch):
+    """Frames: geometry, cropping, orientation and corrections."""
+
+    name: str = parameter("PtyScan")
+    """Source of the frames."""
+
+    label: str | None = parameter(None)
+    """The scan label
+
+    Unique string identifying the scan; None: the key of the scan's entry in `scans`."""
+
+    shape: int | tuple[int, int] | None = parameter(256)
+    """Shape of the region of interest cropped from the raw data
+
+    Pixels (y, x) before rebinning; one number stands for both, None for the whole frame. Where the two differ the
+    smaller is taken for both."""
+
+    center: Literal["fftshift", "geometric", "fft"] | tuple[float, float] | None = parameter("fftshift")
+    """Center (pixel) of the optical axes in raw data
+
+    (y, x) in raw pixels, 'fftshift' (frame size // 2), 'geometric' (frame size / 2 - 0.5) or 'fft' (zero frequency
+    at pixel [0, 0], the frame wraps round). None: see `auto_center`. Used to the nearest whole pixel."""
+
+    auto_center: bool | None = parameter(None)
+    """Determine if center in data is calculated automatically
+
+    The center is then the median over the run's first frames of each frame's center of mass of valid pixels.
+
+    - ``False``, no automatic centering
+    - ``None``, only if `center` is ``None``
+    - ``True``, it will be enforced"""
+
+    orientation: int | tuple[bool, bool, bool] | None = parameter(None)
+    """Data frame orientation
+
+    - ``None`` or ``0``: correct orientation
+    - ``1``: invert columns (numpy.fliplr)
+    - ``2``: invert rows (numpy.flipud)
+    - ``3``: invert columns, invert rows
+    - ``4``: transpose (numpy.transpose)
+    - ``4+i``: transpose + other operations from above
+
+    Alternatively, three booleans (do_transpose, do_flipud, do_fliplr). The transpose comes first."""
+
+    rebin: int | None = parameter(None, lower=1, upper=32)
+    """Rebinning factor
+
+    Rebinning factor for the raw data frames. ``None`` or ``1`` both mean *no binning*. Must divide `shape`."""
+
+    rebin_mode: Literal["sum", "mean"] = parameter("sum", ours=True)
+    """'sum' keeps the number of photons; 'mean' is what ptypy does."""
+
+    min_frames: int = parameter(1, lower=1)
+    """Minimum number of frames loaded by each node
+
+    Fewer are handed out only at the end of the scan."""
+
+    num_frames: int | None = parameter(None)
+    """Maximum number of frames to be prepared
+
+    Frames with a larger index are counted and left out, and the scan ends when all have come. If `positions_theory`
+    are provided, num_frames will be overridden with the number of positions available."""
+
+    positions_theory: np.ndarray | list[Any] | str | None = parameter(None)
+    """Theoretical positions for this scan
+
+    Shape (frame, 2), (y, x) in metres (object pixels where the positions' `unit` is 'px'): an array, a nested list,
+    or a file 'name.npy', 'name.npz:array' or 'name.h5:/dataset'. If provided, measured positions are ignored."""
+
+    psize: float | tuple[float, float] | None = Field(
+        0.000172, json_schema_extra={"steerable": False, "ours": False, "lower": 0.0}
+    )
+    """Detector pixel size
+
+    Dimensions of the detector pixels (in meters), (y, x) or one number for both; None where it is not known."""
+
+    distance: float | None = parameter(7.19, lower=0.0)
+    """Sample to detector distance
+
+    In meters; None where it is not known."""
+
+    energy: float | None = parameter(7.2, lower=0.0)
+    """Photon energy of the incident radiation in keV; None where it is not known."""
+
+    saturation: float | None = parameter(None, lower=1.0, ours=True)
+    """Counts from which on a pixel is invalid in that frame; None: only the largest value of the data's integer
+    type."""
+
+    no_data: tuple[int, ...] = parameter((), ours=True)
+    """Further counts that mean 'no data in this pixel of this frame', such as -1 and -2 of some pixel detectors."""
+
+    dark: np.ndarray | list[Any] | str | None = parameter(None, ours=True)
+    """Counts without beam, subtracted; shape of the raw frame. An array, nested list or file (as
+    `positions_theory`)."""
+
+    flat: np.ndarray | list[Any] | str | None = parameter(None, ours=True)
+    """Response to uniform light, divided by as it is; shape of the raw frame. Pixels not above 0 are masked."""
+
+    counts_per_photon: float = parameter(1.0, ours=True)
+    """Counts of one photon; counts are divided by it."""
+
+    mask: np.ndarray | list[Any] | str | None = parameter(None, ours=True)
+    """Pixels to use (not 0) and to ignore (0) in every frame; shape of the raw frame, or of any other size: then it is
+    laid over the crop by its own middle."""
+
+    hot_pixels: float | None = parameter(None, lower=1.0, ours=True)
+    """Mask pixels whose median over the first 32 frames is more than this factor times that of the brightest of
+    their eight neighbours (plus one count); None: no search; 10 is sound. The nine pixels around zero frequency are
+    never taken."""
+
+    @field_validator("psize")
+    @classmethod
+    def _psize(cls, value: float | tuple[float, float] | None) -> float | tuple[float, float] | None:
+        if value is not None and not all(math.isfinite(v) and v > 0 for v in np.atleast_1d(value)):
+            raise ValueError("must be above 0 (metres)")
+        return value
+
+    @field_validator("counts_per_photon")
+    @classmethod
+    def _counts_per_photon(cls, value: float) -> float:
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError("must be above 0")
+        return value
+
+    @field_validator("orientation")
+    @classmethod
+    def _orientation(cls, value: int | tuple[bool, bool, bool] | None) -> int | tuple[bool, bool, bool] | None:
+        if isinstance(value, int) and not 0 <= value <= 7:
+            raise ValueError("must be 0 to 7, or three booleans (transpose, flipud, fliplr)")
+        return value
+
+    @model_validator(mode="after")
+    def _sides(self) -> Self:
+        sides = () if self.shape is None else (self.shape,) if isinstance(self.shape, int) else self.shape
+        if any(side < 1 for side in sides):
+            raise ValueError(f"shape: {self.shape!r}: must be 1 or more")
+        if self.num_frames is not None and self.num_frames < 1:
+            raise ValueError(f"num_frames: {self.num_frames}: must be 1 or more, or None")
+        if sides and self.rebin and min(sides) % self.rebin:
+            raise ValueError(
+                f"rebin: {self.rebin} does not divide shape {min(sides)}; "
+                f"shape {min(sides) - min(sides) % self.rebin} would"
+            )
+        return self
+
+    def operations(self) -> tuple[bool, bool, bool]:
+        """`orientation` as (transpose, flipud, fliplr)."""
+        code = self.orientation or 0
+        if isinstance(code, int):
+            return bool(code & 4), bool(code & 2), bool(code & 1)
+        return code
+
+    def pixel_m(self) -> tuple[float, float] | None:
+        """Far-field pixel (y, x) on the sample of the prepared frame, λ z / (N psize); None where something is not
+        known."""
+        if not (self.psize and self.distance and self.energy and self.shape):
+            return None
+        side = self.shape if isinstance(self.shape, int) else min(self.shape)
+        y, x = np.broadcast_to(np.asarray(self.psize, float), 2)
+        scale = 1.23984193e-9 / self.energy * self.distance / side
+        return float(scale / y), float(scale / x)
+
+
+class ChannelsParameters(Branch):
+    """Which channels of a source mean what."""
+
+    y: str | None = parameter("y", ours=True)
+    """Channel of the stage's vertical reading; None: this source has none."""
+
+    x: str | None = parameter("x", ours=True)
+    """Channel of the stage's horizontal reading; None: this source has none."""
+
+    dose: str | None = parameter(None, ours=True)
+    """Channel of the beam intensity I0; None: not measured by this source."""
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.y is None) != (self.x is None):
+            raise ValueError(f"y: {self.y!r}, x: {self.x!r}: name both, or neither")
+        if self.y is None and self.dose is None:
+            raise ValueError("no channel is named: name y and x, or dose")
+        return self
+
+
+class PositionsParameters(Branch):
+    """How the samples of slow channels become one position (and dose) per frame."""
+
+    channels: ChannelsParameters = Field(default_factory=ChannelsParameters)
+    """Names of the channels."""
+
+    unit: Literal["m", "px"] = parameter("m", ours=True)
+    """'m': readings are metres. 'px': object pixels, for data whose geometry is not known."""
+
+    matrix: tuple[tuple[float, float], tuple[float, float]] = parameter(((1.0, 0.0), (0.0, 1.0)), ours=True)
+    """Beam position on the sample (y, x) = matrix · stage reading (y, x): swap, sign, scale, shear and rotation in one.
+    Where the reading is that of a stage which moves the sample, the beam goes the other way: [[-1, 0], [0, -1]]."""
+
+    interpolate: Literal["index", "time"] = parameter("index", ours=True)
+    """'index': sample k belongs to frame (k - first_sample) // samples_per_frame, and a frame gets the mean of its
+    samples. 'time': linear interpolation between the two samples around the frame's time stamp; both sources must
+    send time stamps."""
+
+    samples_per_frame: int = parameter(1, lower=1, upper=100000, ours=True)
+    """Samples of one frame, for 'index'."""
+
+    first_sample: int = parameter(0, ours=True)
+    """Number of the first sample of frame 0, for 'index'."""
+
+    time_offset_s: float = parameter(0.0, ours=True)
+    """Added to a frame's time stamp to get the samples' clock (half the exposure, difference of the clocks), for
+    'time'."""
+
+    spread_limit: float | None = parameter(None, lower=0.0, ours=True)
+    """Frames with a sample further than this from the mean position (in `unit`, either axis) are excluded as
+    'settling'; None: no limit. For 'time' the two samples around the frame count."""
+
+    position_limit: float | None = parameter(None, lower=0.0, ours=True)
+    """Positions further than this (in `unit`, either axis) from the median of all are refused. None: further than 20
+    times the median distance and four frame widths, or more than would fit on a canvas of 1 GiB."""
+
+    dose_limit: float | None = parameter(None, lower=0.0, ours=True)
+    """Frames whose dose is below this (in the channel's unit) are excluded as 'beam_off'; None: no limit."""
+
+    wait_s: float | None = parameter(None, lower=0.0, ours=True)
+    """How long to wait for samples after the last frame, seconds; None: until this source ends."""
+
+    @field_validator("matrix")
+    @classmethod
+    def _regular(cls, value: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+        determinant = float(np.linalg.det(np.asarray(value, float)))
+        if not math.isfinite(determinant) or determinant == 0.0:
+            raise ValueError("must have a determinant other than 0: both axes of the sample have to be reached")
+        return value
+
+
+def load_array(value: Any, name: str) -> NDArray[Any] | None:
+    """The array that a parameter means: itself, a nested list, 'file.npy', 'file.npz:array' or 'file.h5:/dataset'.
+
+    Raises `ValueError` with `name`, the value and what is wrong; `MAX_ARRAY_BYTES` bounds what is read.
+    """
+    if value is None or isinstance(value, np.ndarray):
+        return value
+    if not isinstance(value, str):
+        return np.asarray(value, np.float64)
+    file, _, member = value.partition(":")
+    suffix = Path(file).suffix
+    try:
+        if suffix == ".npy":
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+            _fits(array.nbytes)
+            return np.array(array)
+        if suffix == ".npz":
+            if Path(file).stat().st_size > MAX_ARRAY_BYTES:
+                raise ValueError(f"the file is larger than {MAX_ARRAY_BYTES} bytes")
+            with np.load(file, allow_pickle=False) as archive:
+                return np.asarray(archive[member])
+        if suffix in (".h5", ".hdf5", ".nxs"):
+            import h5py
+
+            with h5py.File(file, "r") as h5:
+                dataset = h5[member]
+                _fits(dataset.size * dataset.dtype.itemsize)
+                return np.asarray(dataset[()])
+        raise ValueError("name a .npy, .npz:array or .h5:/dataset")
+    except (OSError, KeyError, ValueError, EOFError) as error:
+        raise ValueError(f"{name}: {value!r}: {error}") from error
+
+
+def _fits(nbytes: int) -> None:
+    if nbytes > MAX_ARRAY_BYTES:
+        raise ValueError(f"{nbytes} bytes are more than the {MAX_ARRAY_BYTES} allowed")

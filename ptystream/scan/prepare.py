@@ -1,0 +1,293 @@
+"""From a raw frame to counts in a slab: validity, dark, flat, photons, crop, orientation, rebinning, zero frequency
+at [0, 0].
+
+What depends on the data (raw shape, dtype, centre) is decided once from the first frames (`decide`); a `Preparation` is
+then constant and may be used by many threads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptystream.scan.parameters import PtyScanParameters, load_array
+
+HOT_FRAMES = 32
+"""Frames that a search for hot pixels needs."""
+
+Segments = list[tuple[slice, slice]]
+
+
+class PrepareError(ValueError):
+    """A frame that cannot be prepared; `reason` is what the ledger counts."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+def decide(parameters: PtyScanParameters, frames: Sequence[NDArray[Any]]) -> dict[str, Any]:
+    """Raw shape and dtype (the most frequent), whether floats are whole counts, and the centre; plain values.
+
+    The centre of mass is the median over `frames`, so that one damaged frame does not move it.
+    Raises `PrepareError` where there is no frame or the centre lies outside it.
+    """
+    if not frames:
+        raise PrepareError("undecided", "no frame could be decoded")
+    (shape, dtype), _ = Counter((f.shape, f.dtype.newbyteorder("=")) for f in frames).most_common(1)[0]
+    chosen = [f for f in frames if (f.shape, f.dtype) == (shape, dtype)]
+    if len(shape) != 2 or dtype.kind not in "uif" or 0 in shape:
+        raise PrepareError(
+            "wrong_dtype", f"frames of shape {shape} and dtype {dtype}: two axes of real numbers are needed"
+        )
+    whole = dtype.kind in "ui" or all(_is_whole(f) for f in chosen)
+    center = parameters.center
+    if parameters.auto_center or (parameters.auto_center is None and center is None):
+        invalid = [_invalid(f, parameters) | (f < 0) for f in chosen]
+        centers = [c for f, i in zip(chosen, invalid, strict=True) if (c := _center_of_mass(f, i)) is not None]
+        if not centers:
+            raise PrepareError("undecided", "auto_center: the first frames have no counts; give data.center")
+        center = tuple(float(v) for v in np.median(centers, axis=0))  # type: ignore[assignment]
+    elif center == "geometric":
+        center = (shape[0] / 2 - 0.5, shape[1] / 2 - 0.5)
+    elif center is None or center == "fftshift":
+        center = (shape[0] // 2, shape[1] // 2)
+    if not isinstance(center, str) and not all(0 <= c < n for c, n in zip(center, shape, strict=True)):  # type: ignore[arg-type]
+        raise PrepareError(
+            "undecided", f"data.center: {center}: lies outside the frames of {shape}; give (y, x) in raw pixels"
+        )
+    return {
+        "raw_shape": [int(n) for n in shape],
+        "raw_dtype": dtype.name,
+        "whole": bool(whole),
+        "center": center if isinstance(center, str) else [float(c) for c in center],  # type: ignore[union-attr]
+    }
+
+
+class Preparation:
+    """How the frames of one scan are prepared. Immutable; raises `PrepareError` for settings that do not fit the
+    frames."""
+
+    def __init__(self, parameters: PtyScanParameters, decisions: Mapping[str, Any]) -> None:
+        self.parameters = parameters
+        self.raw_shape: tuple[int, int] = tuple(decisions["raw_shape"])
+        self.raw_dtype = np.dtype(decisions["raw_dtype"])
+        self._whole = bool(decisions["whole"])
+        self._transpose, self._flipud, self._fliplr = parameters.operations()
+        sides = self.raw_shape if parameters.shape is None else parameters.shape
+        self._side = n = sides if isinstance(sides, int) else min(sides)
+        self._rebin = r = parameters.rebin or 1
+        if n % r:
+            raise PrepareError("undecided", f"data.rebin: {r}: does not divide the crop of {n} pixels")
+        self._index = self._crop_index(decisions["center"])
+        self._slot_segments = [_segments(np.fft.ifftshift(i)) for i in self._index]
+        self._padded = any((i < 0).any() for i in self._index)
+        self.shape = (n // r, n // r)
+        dark, flat = (self._calibration(name) for name in ("dark", "flat"))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self._dark = None if dark is None else self._crop(dark, np.float32(0)).astype(np.float64)
+            gain = np.float64(parameters.counts_per_photon) * (1.0 if flat is None else self._crop(flat, np.float32(1)))
+            self._gain = None if flat is None and parameters.counts_per_photon == 1.0 else 1.0 / gain
+        self.dtype = self._slab_dtype()
+        self._limit = float(np.iinfo(self.dtype).max) if self.dtype.kind in "ui" else np.inf
+        self._plain = (
+            self._rebin == 1 and self.dtype == self.raw_dtype and self.raw_dtype.kind == "u" and not parameters.no_data
+        )
+        self.mask = self._build_mask(dark, flat)
+
+    # ------------------------------------------------------------------ one frame
+
+    def into(self, raw: NDArray[Any], out: NDArray[Any]) -> int:
+        """Write the prepared frame into `out`, shape (y, x) of a slab's row; returns how many pixels were negative.
+
+        Invalid pixels become the largest value of the slab's dtype (infinity for float32). Raises `PrepareError`.
+        """
+        if raw.shape != self.raw_shape:
+            raise PrepareError("wrong_shape", f"frame of {raw.shape}, the scan's have {self.raw_shape}")
+        return self._copy(raw, out) if self._plain else self._convert(raw, out)
+
+    def _copy(self, raw: NDArray[Any], out: NDArray[Any]) -> int:
+        """Same unsigned dtype, no arithmetic: two to four copies, and one look for saturation."""
+        view = self._orient(raw)
+        if self._padded:
+            out[...] = 0
+        for rows, raw_rows in self._slot_segments[0]:
+            for columns, raw_columns in self._slot_segments[1]:
+                out[rows, columns] = view[raw_rows, raw_columns]
+        saturation = self.parameters.saturation
+        if saturation is not None and out.max() >= saturation:
+            out[out >= saturation] = np.iinfo(self.dtype).max
+        return 0
+
+    def _convert(self, raw: NDArray[Any], out: NDArray[Any]) -> int:
+        crop = self._crop(raw, raw.dtype.type(0))
+        invalid = _invalid(crop, self.parameters)
+        counts = crop.astype(np.float64)
+        counts[invalid] = 0.0
+        if self.dtype.kind in "ui" and raw.dtype.kind == "f" and not _is_whole(counts):
+            raise PrepareError("not_whole", "a frame with fractions of counts among frames of whole counts")
+        if self._dark is not None:
+            counts -= self._dark
+        if self._gain is not None:
+            counts *= self._gain
+        negative = counts < 0
+        negatives = int(np.count_nonzero(negative))
+        counts[negative | ~np.isfinite(counts)] = 0.0
+        if self._rebin > 1:
+            counts = _bins(counts, self._rebin).sum(axis=(1, 3))
+            if self.parameters.rebin_mode == "mean":
+                counts /= self._rebin**2
+            invalid = np.asarray(_bins(invalid, self._rebin).any(axis=(1, 3)))
+        counts[invalid] = self._limit
+        np.minimum(counts, self._limit, out=counts)
+        out[...] = np.fft.ifftshift(counts)
+        return negatives
+
+    # ------------------------------------------------------------------ geometry
+
+    def _orient(self, raw: NDArray[Any]) -> NDArray[Any]:
+        view = raw.T if self._transpose else raw
+        if self._flipud:
+            view = view[::-1]
+        return view[:, ::-1] if self._fliplr else view
+
+    def _crop_index(self, center: str | Sequence[float]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Raw row and column (after orientation) of every row and column of the crop, zero frequency at n // 2; -1:
+        none."""
+        wrap = isinstance(center, str)
+        pixel = [0, 0] if isinstance(center, str) else [int(np.floor(c + 0.5)) for c in center]
+        shape = list(self.raw_shape)
+        if self._transpose:
+            pixel.reverse()
+            shape.reverse()
+        if self._flipud:
+            pixel[0] = shape[0] - 1 - pixel[0]
+        if self._fliplr:
+            pixel[1] = shape[1] - 1 - pixel[1]
+        if wrap and self._side > min(shape):
+            raise PrepareError(
+                "undecided", f"data.shape: {self._side}: frames of {self.raw_shape} wrap round; use less"
+            )
+        result = []
+        for c, n in zip(pixel, shape, strict=True):
+            index = c - self._side // 2 + np.arange(self._side)
+            result.append(index % n if wrap else np.where((index >= 0) & (index < n), index, -1))
+        return result[0], result[1]
+
+    def _crop(self, raw: NDArray[Any], fill: Any) -> NDArray[Any]:
+        view = self._orient(raw)
+        rows, columns = self._index
+        crop = view[np.maximum(rows, 0)[:, None], np.maximum(columns, 0)[None, :]]
+        if self._padded:
+            crop[rows < 0] = fill
+            crop[:, columns < 0] = fill
+        return crop
+
+    # ------------------------------------------------------------------ constant parts
+
+    def _calibration(self, name: str) -> NDArray[Any] | None:
+        array = load_array(getattr(self.parameters, name), f"data.{name}")
+        if array is not None and array.shape != self.raw_shape:
+            raise PrepareError("undecided", f"data.{name}: shape {array.shape}: frames have {self.raw_shape}")
+        return array
+
+    def _slab_dtype(self) -> np.dtype[Any]:
+        raw, r = self.raw_dtype, self._rebin
+        mean = r > 1 and self.parameters.rebin_mode == "mean"
+        if self._dark is not None or self._gain is not None or mean or not self._whole:
+            return np.dtype(np.float32)
+        if raw.kind == "f" or raw.itemsize == 8:
+            return np.dtype(np.uint32)
+        if raw == np.int32 and r == 1:
+            return np.dtype(np.int32)
+        largest = int(np.iinfo(raw).max) * r * r
+        fits = (t for t in (np.uint8, np.uint16, np.uint32) if np.dtype(t).itemsize >= raw.itemsize)
+        return np.dtype(next((t for t in fits if np.iinfo(t).max >= largest), np.uint32))
+
+    def _build_mask(self, dark: NDArray[Any] | None, flat: NDArray[Any] | None) -> NDArray[np.uint8]:
+        valid = (self._index[0] >= 0)[:, None] & (self._index[1] >= 0)[None, :]
+        if dark is not None:
+            valid &= np.isfinite(self._crop(dark, np.nan if dark.dtype.kind == "f" else 0))
+        if flat is not None:
+            level = self._crop(flat, 0)
+            valid &= np.isfinite(level) & (level > 0)
+        mask = load_array(self.parameters.mask, "data.mask")
+        if mask is not None:
+            if mask.ndim != 2:
+                raise PrepareError("undecided", f"data.mask: shape {mask.shape}: two axes (y, x) are needed")
+            used = (np.nan_to_num(mask) > 0).astype(np.uint8)
+            valid &= (self._crop(used, 0) if mask.shape == self.raw_shape else self._by_middle(used)) > 0
+        if self._rebin > 1:
+            valid = np.asarray(_bins(valid, self._rebin).all(axis=(1, 3)))
+        return np.fft.ifftshift(valid).astype(np.uint8)
+
+    def _by_middle(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A mask of its own size, its middle (size // 2, after orientation) on the middle of the crop."""
+        view = self._orient(mask)
+        laid = np.zeros((self._side, self._side), np.uint8)
+        rows, columns = (np.arange(self._side) - self._side // 2 + n // 2 for n in view.shape)
+        inside = ((rows >= 0) & (rows < view.shape[0]))[:, None] & ((columns >= 0) & (columns < view.shape[1]))[None, :]
+        laid[inside] = view[np.clip(rows, 0, view.shape[0] - 1)[:, None], np.clip(columns, 0, view.shape[1] - 1)][
+            inside
+        ]
+        return laid
+
+
+def find_hot_pixels(frames: NDArray[Any], mask: NDArray[np.uint8], factor: float) -> list[list[int]]:
+    """Pixels [y, x] whose median over `frames` exceeds `factor` × (brightest valid neighbour's median + 1).
+
+    `frames`: prepared counts, zero frequency at [0, 0], shape (frame, y, x). A pixel that is really lit has lit
+    neighbours, because speckles are oversampled; the direct beam need not, so the 3 × 3 pixels around zero frequency
+    are left out.
+    """
+    median = np.where(mask > 0, np.median(frames, axis=0), 0.0)
+    steps = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
+    brightest = np.max([np.roll(median, step, (0, 1)) for step in steps], axis=0)
+    hot = (median > factor * (brightest + 1.0)) & (mask > 0)
+    hot[np.ix_((-1, 0, 1), (-1, 0, 1))] = False
+    return [[int(y), int(x)] for y, x in np.argwhere(hot)]
+
+
+def _invalid(raw: NDArray[Any], parameters: PtyScanParameters) -> NDArray[np.bool_]:
+    """Saturated or without data: not below the saturation value, all bits set in an unsigned type, listed, not
+    finite."""
+    invalid: NDArray[np.bool_] = ~np.isfinite(raw) if raw.dtype.kind == "f" else raw == np.iinfo(raw.dtype).max
+    if parameters.saturation is not None:
+        invalid |= raw >= parameters.saturation
+    if parameters.no_data:
+        invalid |= np.isin(raw, parameters.no_data)
+    return invalid
+
+
+def _is_whole(raw: NDArray[Any]) -> bool:
+    finite = raw[np.isfinite(raw)]
+    return bool((finite == np.rint(finite)).all())
+
+
+def _center_of_mass(raw: NDArray[Any], invalid: NDArray[np.bool_]) -> tuple[float, float] | None:
+    counts = np.where(invalid, 0, raw).astype(np.float64)
+    total = counts.sum()
+    if not total > 0:
+        return None
+    rows, columns = counts.sum(axis=1), counts.sum(axis=0)
+    return float(rows @ np.arange(len(rows)) / total), float(columns @ np.arange(len(columns)) / total)
+
+
+def _bins(array: NDArray[Any], r: int) -> NDArray[Any]:
+    y, x = array.shape
+    return array.reshape(y // r, r, x // r, r)
+
+
+def _segments(index: NDArray[np.int64]) -> Segments:
+    """Slices (to, from) that together copy index[k] to k; places with -1 are left out."""
+    breaks = np.flatnonzero((np.diff(index) != 1) | (index[1:] < 0) | (index[:-1] < 0)) + 1
+    parts = np.split(np.arange(len(index)), breaks)
+    return [
+        (slice(int(p[0]), int(p[-1]) + 1), slice(int(index[p[0]]), int(index[p[-1]]) + 1))
+        for p in parts
+        if index[p[0]] >= 0
+    ]

@@ -1,0 +1,586 @@
+"""The live block buffer: sources feed it, the engine's loop takes blocks of frames that are prepared and paired.
+
+Frames and samples are joined by identity, never by order of arrival; whatever becomes of a frame is in the ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptystream.events import Event, FileRows, Frames, Payload, Rejected, Samples, ScanEnded, ScanStarted
+from ptystream.scan.block import EOS, WAIT, Block, FrameStore, Revision, Signal
+from ptystream.scan.intake import Intake, Job, Outcome
+from ptystream.scan.join import MAX_INDEX, Join, Readings, SamplesError, join
+from ptystream.scan.judge import Judge
+from ptystream.scan.ledger import DOSE, POSITION, PREPARED, QUEUED, USED, Ledger
+from ptystream.scan.parameters import PositionsParameters, PtyScanParameters, load_array
+from ptystream.scan.prepare import HOT_FRAMES, find_hot_pixels
+
+log = logging.getLogger(__name__)
+
+JOBS_IN_FLIGHT = 8
+"""Jobs given to the pool and not yet done; then sources wait."""
+NONE = np.zeros(0, np.int64)
+
+
+class PtyScan:
+    """Frames of one scan. Thread-safe: source threads `feed`, the engine's thread takes.
+
+    `decide_after`: frames that automatic decisions (raw shape, whole counts, centre, dose median) wait for; the run's
+    min_frames_for_recon. `decisions`, as an earlier run's `decisions` gave them, are used instead of deciding again.
+    Without `positions` they are taken from the samples that come with the frames, one per frame, in metres.
+    `also`: further sources of samples (channel 'also.0' is the first), such as a beam monitor. `max_bytes` bounds the
+    slabs (None: half of the machine's memory), `max_frames` the records. `pool` decodes; None: the feeding thread does.
+    Raises `ValueError` for arrays in `parameters` that cannot be read or do not fit.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        parameters: PtyScanParameters,
+        positions: PositionsParameters | None = None,
+        *,
+        also: Sequence[PositionsParameters] = (),
+        pool: Executor | None = None,
+        max_frames: int = 1_000_000,
+        max_bytes: int | None = None,
+        decide_after: int = 1,
+        decisions: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.label, self.parameters = label, parameters
+        self.ledger = Ledger()
+        """Its `counts`, `reason_counts` and `notes` may be read at any time; `PtyScan.map` copies its map."""
+        self.ended: str | None = None
+        """Why the scan is over; None while it goes on. What was fed before may still be on its way to `take`."""
+        self._condition = threading.Condition(threading.RLock())
+        self._version = 0
+        self._pool, self._clock = pool, clock
+        self._decide_after, self._max_frames = max(1, decide_after), max_frames
+        self._intake = Intake(label, parameters, hold=decide_after, max_bytes=max_bytes, pool=pool, decisions=decisions)
+        self._jobs = threading.BoundedSemaphore(JOBS_IN_FLIGHT)
+        self._source_ended: dict[str, str] = {}
+        self._data_done_at: float | None = None
+        self._ready: list[NDArray[np.int64]] = []
+        self._record_of_slot: dict[int, int] = {}
+        self._revisions: list[Revision] = []
+        self._released = False
+        self._num_frames = parameters.num_frames
+        self._last_arrival_ns = 0
+        sources = {"positions": positions} if positions is not None else {}
+        self._joins: dict[str, Join] = {
+            name: join(p, max_frames) for name, p in [*sources.items(), *((f"also.{k}", p) for k, p in enumerate(also))]
+        }
+        if parameters.positions_theory is None and not any(j.positions for j in self._joins.values()):
+            self._joins["data"] = join(PositionsParameters(), max_frames)
+        self._needed = np.uint8(PREPARED | POSITION)
+        if any("dose" in j.roles for j in self._joins.values()):
+            self._needed = np.uint8(self._needed | DOSE)
+        unit_m = positions is None or positions.unit == "m"
+        self._judge = Judge(parameters.pixel_m() if unit_m else (1.0, 1.0), parameters.shape, positions)
+        theory = load_array(parameters.positions_theory, "data.positions_theory")
+        self._theory = theory is not None
+        if theory is not None:
+            self._take_theory(np.asarray(theory, np.float64))
+        self.ledger.expected = self._num_frames or 0
+
+    # ------------------------------------------------------------------ sources
+
+    def feed(self, source: str, event: Event, arrival_ns: int) -> None:
+        """Take one event of 'data', 'positions' or 'also.0'. Bad data are counted by reason and never raise."""
+        if isinstance(event, Frames):
+            for job in self._frames(event, arrival_ns):
+                self._start(job)
+            return
+        with self._condition:
+            if self._released:
+                return
+            if isinstance(event, Samples):
+                self._samples(source, event)
+            elif isinstance(event, Rejected):
+                self.ledger.note(f"rejected_{event.reason}", event.count)
+            elif isinstance(event, ScanStarted):
+                number = event.metadata.get("num_frames")
+                if source == "data" and isinstance(number, int) and 0 < number < MAX_INDEX and not self._num_frames:
+                    self.ledger.expected = number
+            elif isinstance(event, ScanEnded):
+                self._source_ended[source] = event.reason
+                if source == "data" and event.count is not None and 0 <= event.count < MAX_INDEX:
+                    self.ledger.expected = min(event.count, self._num_frames or event.count)
+                if source in self._joins and (rest := self._joins[source].flush()) is not None and len(rest.indices):
+                    self.ledger.note("samples_incomplete", len(rest.indices))
+                    self._read(self._joins[source], rest)
+            jobs = self._check_end()
+        for job in jobs:
+            self._start(job)
+
+    def end(self, reason: str) -> None:
+        """The scan is over now, by request or time-out; what has come and is paired will still be handed out."""
+        with self._condition:
+            jobs = self._end(reason)
+        for job in jobs:
+            self._start(job)
+
+    def release(self) -> None:
+        """Forget the frames. What comes afterwards is ignored."""
+        with self._condition:
+            self._released = True
+            self._intake.release()
+            self._ready.clear()
+            self._changed()
+
+    # ------------------------------------------------------------------ the loop's side
+
+    def take(self, limit: int, ranks: int = 1) -> Block | Signal:
+        """Up to `limit` frames that became usable, in order of their slots; WAIT, or EOS when nothing is left.
+
+        Fewer than min_frames × `ranks` are handed out only at the end of the scan.
+        """
+        with self._condition:
+            jobs = self._check_end()
+        for job in jobs:
+            self._start(job)
+        with self._condition:
+            ready = self._usable()
+            final = self.ended is not None and self.ledger.waiting == len(ready)
+            if len(ready) == 0:
+                return EOS if final else WAIT
+            if len(ready) < self.parameters.min_frames * ranks and not final:
+                return WAIT
+            if not self._decide_dose(ready, final):
+                return WAIT
+            self._ready = [ready[limit:]]
+            return self._hand_out(ready[:limit])
+
+    def take_exactly(self, indices: NDArray[np.int64], timeout_s: float) -> Block:
+        """The frames with these numbers, in this order, as soon as all are usable: for repeating a schedule.
+
+        Raises `TimeoutError` that names the first frame that is not there.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._condition:
+            while True:
+                found = [self.ledger.find(i) for i in indices.tolist()]
+                records = np.asarray([-1 if r is None else r for r in found], np.int64)
+                usable = records >= 0
+                usable[usable] = self._is_usable(records[usable])
+                if usable.all() and self._decide_dose(records, self.ended is not None):
+                    return self._hand_out(records)
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._condition.wait(left):
+                    lacking = indices[~usable]
+                    what = f"frame {lacking[0]} and {len(lacking) - 1} more" if len(lacking) else "the dose median"
+                    raise TimeoutError(f"{self.label}: {what} did not come within {timeout_s:g} s")
+
+    def revisions(self) -> list[Revision]:
+        """What changed about frames already handed out, since the last call."""
+        with self._condition:
+            revisions, self._revisions = self._revisions, []
+            return revisions
+
+    def changed(self, seen: int, timeout_s: float) -> int:
+        """Wait until something has happened since `seen` (0 at first), at most `timeout_s`; returns the number to
+        wait with next."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._version != seen, timeout_s)
+            return self._version
+
+    def refuse(self, slots: NDArray[np.int64], reason: str) -> None:
+        """Frames handed out that the model cannot place: they are counted under `reason`."""
+        with self._condition:
+            self.ledger.exclude(self._records(slots), reason)
+
+    def slot_of(self, index: int) -> int | None:
+        """Slot of a frame number."""
+        with self._condition:
+            record = self.ledger.find(index)
+            slot = -1 if record is None else int(self.ledger.slot[record])
+            return None if slot < 0 else slot
+
+    def index_of(self, slot: int) -> int:
+        """Frame number of a slot. Raises `KeyError`."""
+        with self._condition:
+            return int(self.ledger.index[self._record_of_slot[slot]])
+
+    def map(self) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """`Ledger.map`, taken while nothing changes."""
+        with self._condition:
+            return self.ledger.map()
+
+    @property
+    def frames(self) -> FrameStore:
+        """The slabs. Raises `RuntimeError` before the first block: shape and dtype are decided from the first
+        frames."""
+        slabs = self._intake.slabs
+        if slabs is None:
+            raise RuntimeError(f"{self.label}: {self._intake.failure or 'no frame has been prepared yet'}")
+        return slabs
+
+    @property
+    def decisions(self) -> dict[str, Any]:
+        """What was decided from the data, in plain values: raw_shape, raw_dtype, whole, center, hot_pixels,
+        dose_median."""
+        with self._condition:
+            return dict(self._intake.decisions)
+
+    # ------------------------------------------------------------------ frames
+
+    def _frames(self, event: Frames, arrival_ns: int) -> list[Job]:
+        """Identify frames and reserve their slots; returns the jobs."""
+        ledger = self.ledger
+        with self._condition:
+            if self._released:
+                return []
+            indices = np.asarray(event.indices)
+            ledger.received += len(event.payloads)
+            times = event.timestamps_ns
+            wrong = indices.dtype.kind not in "iu" or indices.shape != (len(event.payloads),)
+            if wrong or (times is not None and np.shape(times) != indices.shape):
+                ledger.drop("malformed", len(event.payloads))
+                return []
+            if self.ended is not None:
+                ledger.drop("late", len(indices))
+                return []
+            stamps = np.zeros(len(indices), np.int64) if times is None else np.asarray(times, np.int64)
+            kept, payloads = self._keep(indices, event.payloads)
+            records = ledger.records(indices[kept], self._room())
+            kept, payloads, records = self._one_each(kept, payloads, records)
+            slots = self._intake.slots(len(records), self._max_frames)
+            if len(slots) < len(records):
+                ledger.drop("memory_limit", len(records) - len(slots))
+                kept, payloads, records = kept[: len(slots)], payloads[: len(slots)], records[: len(slots)]
+            if len(records):
+                ledger.slot[records] = slots
+                ledger.arrival_ns[records] = arrival_ns
+                ledger.time_ns[records] = stamps[kept]
+                ledger.distinct += len(records)
+                ledger.paired += int(np.count_nonzero(self._is_paired(records)))
+                self._record_of_slot.update(zip(slots.tolist(), records.tolist(), strict=True))
+                self._last_arrival_ns = arrival_ns
+                self._judge_records(records)
+                for source in self._joins.values():
+                    readings = source.frames(ledger.index[records], ledger.time_ns[records])
+                    if readings is not None:
+                        self._read(source, readings)
+            jobs = self._intake.add(records, slots, payloads, ledger.expected or None) if len(records) else []
+            return jobs + self._check_end()
+
+    def _keep(
+        self, indices: NDArray[np.int64], payloads: Sequence[Payload | FileRows]
+    ) -> tuple[NDArray[np.int64], list[Payload]]:
+        """Places in the message of frames with a possible number and an acceptable description, and their payloads."""
+        bad = (indices < 0) | (indices >= MAX_INDEX)
+        surplus = ~bad & (indices >= (self._num_frames or MAX_INDEX))
+        self.ledger.drop("bad_index", int(np.count_nonzero(bad)))
+        self.ledger.drop("beyond_num_frames", int(np.count_nonzero(surplus)))
+        kept, chosen = [], []
+        for k in np.flatnonzero(~(bad | surplus)).tolist():
+            payload = payloads[k]
+            reason = self._intake.refuse(payload)
+            if reason is None and isinstance(payload, Payload):
+                kept.append(k)
+                chosen.append(payload)
+            else:
+                self.ledger.drop(reason or "file_reference")
+        return np.asarray(kept, np.int64), chosen
+
+    def _one_each(
+        self, kept: NDArray[np.int64], payloads: list[Payload], records: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], list[Payload], NDArray[np.int64]]:
+        """Leave out frames that are there already, come twice in the message, or have no record."""
+        fresh = records >= 0
+        self.ledger.drop("too_many", int(np.count_nonzero(~fresh)))
+        repeated = fresh & (self.ledger.slot[records] >= 0) if len(records) else np.zeros(0, np.bool_)
+        if len(records) > 1 and (np.diff(records) <= 0).any():
+            first = np.zeros(len(records), np.bool_)
+            first[np.unique(records, return_index=True)[1]] = True
+            repeated |= fresh & ~first
+        self.ledger.drop("duplicate", int(np.count_nonzero(repeated)))
+        fresh &= ~repeated
+        if fresh.all():
+            return kept, payloads, records
+        return kept[fresh], [p for p, f in zip(payloads, fresh.tolist(), strict=True) if f], records[fresh]
+
+    def _start(self, job: Job) -> None:
+        """Do a job here or in the pool; waits while the pool has enough."""
+        if self._pool is None or job.is_light:
+            self._finish(self._intake.run(job))
+            return
+        while not self._jobs.acquire(timeout=0.5):
+            if self._released:
+                return
+        try:
+            future = self._pool.submit(self._intake.run, job)
+        except RuntimeError:
+            self._jobs.release()
+            self._finish(self._intake.run(job))
+            return
+
+        def done(_: object) -> None:
+            self._jobs.release()
+            cancelled = future.cancelled() or future.exception() is not None
+            self._finish(Outcome(job, ["failed"] * len(job.slots), 0) if cancelled else future.result())
+
+        future.add_done_callback(done)
+
+    def _finish(self, outcome: Outcome) -> None:
+        with self._condition:
+            if self._released:
+                return
+            ledger, job = self.ledger, outcome.job
+            ledger.note("negative_pixels", outcome.negatives)
+            good = np.asarray([reason is None for reason in outcome.reasons])
+            for k in np.flatnonzero(~good).tolist():
+                self._withdraw_slot(int(job.records[k]), int(job.slots[k]), str(outcome.reasons[k]))
+            records = job.records[good]
+            ledger.decoded += len(records) + outcome.reasons.count("not_whole")
+            ledger.prepared += len(records)
+            ledger.flags[records] |= PREPARED
+            self._find_hot_pixels()
+            self._queue(records)
+            if not good.all() and self._intake.failure is not None:
+                self._end(f"failed: {self._intake.failure}")
+
+    def _withdraw_slot(self, record: int, slot: int, reason: str) -> None:
+        """A frame could not be decoded or prepared; the same frame may come again."""
+        ledger, row = self.ledger, np.asarray([record])
+        ledger.paired -= int(self._is_paired(row)[0])
+        ledger.include(row)
+        ledger.slot[record] = -1
+        ledger.distinct -= 1
+        ledger.drop(reason)
+        del self._record_of_slot[slot]
+        self._intake.free(slot)
+
+    def _find_hot_pixels(self) -> None:
+        factor = self.parameters.hot_pixels
+        slabs = self._intake.slabs
+        if (
+            factor is None
+            or slabs is None
+            or self.ledger.prepared < HOT_FRAMES
+            or "hot_pixels" in self._intake.decisions
+        ):
+            return
+        records = np.flatnonzero(self.ledger.flags[: self.ledger.length] & PREPARED)[:HOT_FRAMES]
+        stack = np.stack([slabs.row(slot) for slot in self.ledger.slot[records].tolist()])
+        pixels = find_hot_pixels(stack, slabs.mask, factor)
+        self._intake.decisions["hot_pixels"] = pixels
+        self._intake.mask_pixels(pixels)
+        if pixels:
+            log.info("%s: %d hot pixels masked (zero frequency at [0, 0]): %s", self.label, len(pixels), pixels[:20])
+            used = np.flatnonzero(self.ledger.flags[: self.ledger.length] & USED)
+            self._revisions.extend(Revision(int(slot), "mask") for slot in self.ledger.slot[used])
+            self._changed()
+
+    # ------------------------------------------------------------------ positions and dose
+
+    def _take_theory(self, theory: NDArray[np.float64]) -> None:
+        if theory.ndim != 2 or theory.shape[1] != 2 or not len(theory):
+            raise ValueError(f"data.positions_theory: shape {theory.shape}: must be (frame, 2), (y, x)")
+        if len(theory) > self._max_frames:
+            raise ValueError(
+                f"data.positions_theory: {len(theory)} positions: at most {self._max_frames} frames are allowed"
+            )
+        self._num_frames = len(theory)
+        self._set_positions(self.ledger.records(np.arange(len(theory)), self._room()), theory, np.zeros(len(theory)))
+
+    def _samples(self, source: str, event: Samples) -> None:
+        if source not in self._joins:
+            self.ledger.note("samples_not_configured")
+            return
+        if self.ended is not None:
+            self.ledger.note("samples_late", 1)
+            return
+        try:
+            readings = self._joins[source].add(event)
+        except (SamplesError, ValueError, TypeError, OverflowError) as error:
+            reason = str(error).partition(":")[0] if isinstance(error, SamplesError) else "malformed"
+            if f"samples_{reason}" not in self.ledger.notes():
+                log.warning("%s: %s (logged once per reason): %s", self.label, source, error)
+            self.ledger.note(f"samples_{reason}")
+            return
+        self.ledger.note("samples_repeated", readings.repeated)
+        self.ledger.note("samples_changed", readings.changed)
+        self._read(self._joins[source], readings)
+
+    def _read(self, source: Join, readings: Readings) -> None:
+        """Enter readings of frames, whether or not the frames have come."""
+        records = self.ledger.records(readings.indices, self._room())
+        known = records >= 0
+        if not known.all():
+            self.ledger.note("samples_too_many", int(np.count_nonzero(~known)))
+        records, values = records[known], readings.values[known]
+        if source.positions and not self._theory:
+            self._set_positions(records, values[:, :2], readings.spread[known])
+        if "dose" in source.roles:
+            before = self._is_paired(records)
+            self.ledger.dose[records] = values[:, -1]
+            self.ledger.flags[records] |= DOSE
+            self._count_paired(records, before)
+        if source.parameters.dose_limit is not None and "dose" in source.roles:
+            self._judge.beam_off(records, ~(values[:, -1] >= source.parameters.dose_limit))
+        elif "dose" in source.roles:
+            self._judge.beam_off(records, ~(np.isfinite(values[:, -1]) & (values[:, -1] > 0)))
+        self._judge_records(records)
+        self._queue(records)
+
+    def _set_positions(
+        self, records: NDArray[np.int64], values: NDArray[np.float64], spread: NDArray[np.float64]
+    ) -> None:
+        ledger = self.ledger
+        before = self._is_paired(records)
+        known = (ledger.flags[records] & POSITION) != 0
+        moved = known & (ledger.position[records] != values).any(axis=1)
+        ledger.position[records] = values
+        ledger.flags[records] |= POSITION
+        self._count_paired(records, before)
+        judged = self._judge.positions(records, values, spread, ledger.position[: ledger.length])
+        self._judge_records(judged)
+        moved &= (ledger.flags[records] & USED != 0) & (ledger.reason[records] == 0)
+        for record in records[moved].tolist():
+            y, x = ledger.position[record].tolist()
+            self._revisions.append(Revision(int(ledger.slot[record]), "position", (y, x)))
+        if moved.any():
+            self._changed()
+
+    def _judge_records(self, records: NDArray[np.int64]) -> None:
+        """Exclude, or take back, frames by what is now known about their position and dose."""
+        ledger = self.ledger
+        present = records[ledger.slot[records] >= 0]
+        if self._judge.believes(present) and not ledger.reason[present].any():
+            return
+        for reason, bad in self._judge.verdicts(present):
+            free = present[~bad & ledger.is_out(present, (reason,)) & (ledger.flags[present] & USED == 0)]
+            if len(free):
+                ledger.include(free)
+                self._queue(free)
+        for reason, bad in self._judge.verdicts(present):
+            out = ledger.exclude(present[bad], reason)
+            for record in out[ledger.flags[out] & USED != 0].tolist():
+                self._revisions.append(Revision(int(ledger.slot[record]), "withdrawn"))
+                self._changed()
+
+    def _is_paired(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
+        needed = np.uint8(self._needed & ~PREPARED)
+        paired: NDArray[np.bool_] = (self.ledger.slot[records] >= 0) & (self.ledger.flags[records] & needed == needed)
+        return paired
+
+    def _count_paired(self, records: NDArray[np.int64], before: NDArray[np.bool_]) -> None:
+        self.ledger.paired += int(np.count_nonzero(self._is_paired(records) & ~before))
+
+    # ------------------------------------------------------------------ handing out
+
+    def _is_usable(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
+        flags = self.ledger.flags[records]
+        complete = (flags & np.uint8(self._needed | USED)) == self._needed
+        usable: NDArray[np.bool_] = complete & (self.ledger.reason[records] == 0) & (self.ledger.slot[records] >= 0)
+        return usable
+
+    def _queue(self, records: NDArray[np.int64]) -> None:
+        new = records[self._is_usable(records) & (self.ledger.flags[records] & QUEUED == 0)]
+        if len(new):
+            self.ledger.flags[new] |= QUEUED
+            self._ready.append(new)
+            self._changed()
+
+    def _usable(self) -> NDArray[np.int64]:
+        """Records that can be handed out, by slot; those excluded since they were queued lose their place."""
+        ready = np.concatenate(self._ready) if self._ready else NONE
+        usable = self._is_usable(ready)
+        if not usable.all():
+            self.ledger.flags[ready[~usable]] &= ~QUEUED
+            ready = ready[usable]
+        ready = ready[np.argsort(self.ledger.slot[ready], kind="stable")]
+        self._ready = [ready]
+        return ready
+
+    def _decide_dose(self, ready: NDArray[np.int64], final: bool) -> bool:
+        """Whether the dose's median is known (or not needed); taken once, from the first frames that can be used."""
+        if not self._needed & DOSE or "dose_median" in self._intake.decisions:
+            return True
+        if len(ready) < self._decide_after and not final:
+            return False
+        first = self.ledger.dose[ready[: self._decide_after]]
+        self._intake.decisions["dose_median"] = float(np.median(first)) if len(first) else 1.0
+        return True
+
+    def _hand_out(self, records: NDArray[np.int64]) -> Block:
+        ledger = self.ledger
+        ledger.flags[records] |= USED
+        ledger.used += len(records)
+        dose = np.ones(len(records))
+        if self._needed & DOSE:
+            dose = ledger.dose[records] / self._intake.decisions["dose_median"]
+        return Block(
+            self.label,
+            ledger.slot[records],
+            ledger.index[records],
+            ledger.position[records],
+            dose,
+            ledger.arrival_ns[records],
+        )
+
+    # ------------------------------------------------------------------ the end
+
+    def _check_end(self) -> list[Job]:
+        """End the scan where every source that is needed has ended, or nothing is left to wait for."""
+        if self.ended is not None or self._released:
+            return []
+        complete = self._num_frames is not None and self.ledger.distinct >= self._num_frames
+        if not complete and "data" not in self._source_ended:
+            return []
+        if self._data_done_at is None:
+            self._data_done_at = self._clock()
+        waited = self._clock() - self._data_done_at
+        open_sources = [
+            name
+            for name, source in self._joins.items()
+            if name not in self._source_ended
+            and not (self._theory and source.roles == ("y", "x"))
+            and (source.parameters.wait_s is None or waited < source.parameters.wait_s)
+        ]
+        if open_sources and self.ledger.paired < self.ledger.distinct:
+            return []
+        if complete and "data" not in self._source_ended:
+            return self._end("num_frames reached")
+        return self._end(self._source_ended.get("data", "completed"))
+
+    def _end(self, reason: str) -> list[Job]:
+        if self.ended is not None or self._released:
+            return []
+        for name, source in self._joins.items():
+            if name not in self._source_ended and (rest := source.flush()) is not None and len(rest.indices):
+                self.ledger.note("samples_incomplete", len(rest.indices))
+                self._read(source, rest)
+        self.ended, self.ledger.ended = reason, True
+        ledger = self.ledger
+        records = np.arange(ledger.length)
+        self._judge_records(
+            self._judge.again(ledger.position[: ledger.length], ledger.flags[: ledger.length] & POSITION != 0)
+        )
+        came = records[ledger.slot[: ledger.length] >= 0]
+        ledger.exclude(came[ledger.flags[came] & POSITION == 0], "position_missing")
+        if self._needed & DOSE:
+            ledger.exclude(came[ledger.flags[came] & DOSE == 0], "dose_missing")
+        self._changed()
+        return self._intake.decide(ledger.expected or None)
+
+    def _room(self) -> int:
+        """Records that may exist: frames that came, and as many again that only samples speak of."""
+        return 2 * self._max_frames
+
+    def _records(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.asarray([self._record_of_slot[s] for s in np.asarray(slots).tolist()], np.int64)
+
+    def _changed(self) -> None:
+        self._version += 1
+        self._condition.notify_all()

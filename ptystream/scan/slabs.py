@@ -1,0 +1,115 @@
+"""Prepared frames of one scan in slabs of equal length: memory that is taken ahead and never moved."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SLAB_BYTES = 16 << 20
+"""Size aimed at: small beside a scan, large beside a frame."""
+PAGE_BYTES = 4096
+DTYPES = ("uint8", "uint16", "uint32", "int32", "float32")
+
+
+class Slabs:
+    """The `FrameStore` of a scan.
+
+    `require` is called under the owner's lock. A slab's memory is touched before it is needed, by `pool` or a thread of
+    its own, so that no frame pays for the first touch of a page.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        dtype: np.dtype[Any],
+        mask: NDArray[np.uint8],
+        *,
+        max_bytes: int,
+        pool: Executor | None = None,
+        slab_frames: int | None = None,
+    ) -> None:
+        if dtype.name not in DTYPES:
+            raise ValueError(f"slab dtype {dtype.name}: must be one of {', '.join(DTYPES)}")
+        self.shape, self.dtype, self.mask = shape, dtype, mask
+        self.limit = float(np.iinfo(dtype).max) if dtype.kind in "ui" else float("inf")
+        self.frame_bytes = int(np.prod(shape)) * dtype.itemsize
+        self.slab_frames = slab_frames or max(1, SLAB_BYTES // self.frame_bytes)
+        self._max_slabs = max_bytes // (self.slab_frames * self.frame_bytes)
+        self._slabs: list[NDArray[Any]] = []
+        self._ahead: _Ahead | None = None
+        self._pool = pool
+
+    @property
+    def max_frames(self) -> int:
+        """Frames that fit into the memory allowed."""
+        return self._max_slabs * self.slab_frames
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, the slab taken ahead included."""
+        return (len(self._slabs) + (self._ahead is not None)) * self.slab_frames * self.frame_bytes
+
+    def slab(self, number: int) -> NDArray[Any]:
+        """Counts, zero frequency at [0, 0]. Shape (slab_frames, y, x); the same array at every call."""
+        return self._slabs[number]
+
+    def __len__(self) -> int:
+        return len(self._slabs)
+
+    def require(self, frames: int, expected: int | None = None) -> None:
+        """Have slabs for `frames` slots (at most `max_frames`) and one ahead, unless `expected` frames need none."""
+        needed = -(-frames // self.slab_frames)
+        if needed > self._max_slabs:
+            raise ValueError(f"{frames} frames: only {self.max_frames} fit into the memory allowed")
+        while len(self._slabs) < needed:
+            ahead, self._ahead = self._ahead, None
+            self._slabs.append(ahead.result() if ahead is not None else self._take())
+        full = len(self._slabs) * self.slab_frames
+        if self._ahead is None and len(self._slabs) < self._max_slabs and (expected is None or expected > full):
+            self._ahead = _Ahead(self._take, self._pool)
+
+    def row(self, slot: int) -> NDArray[Any]:
+        """The frame of a slot, shape (y, x), to be written or read in place."""
+        frame: NDArray[Any] = self._slabs[slot // self.slab_frames][slot % self.slab_frames]
+        return frame
+
+    def _take(self) -> NDArray[Any]:
+        slab = np.empty((self.slab_frames, *self.shape), self.dtype)
+        slab.reshape(-1).view(np.uint8)[::PAGE_BYTES] = 0
+        return slab
+
+
+class _Ahead:
+    """A slab being made elsewhere. Waiting for a pool that will never run it is avoided by making it here instead."""
+
+    def __init__(self, make: Callable[[], NDArray[Any]], pool: Executor | None) -> None:
+        self._make = make
+        self._claimed = threading.Lock()
+        self._done = threading.Event()
+        self._slab: NDArray[Any] | None = None
+        if pool is not None:
+            try:
+                pool.submit(self._run)
+                return
+            except RuntimeError:
+                return
+        threading.Thread(target=self._run, name="slab", daemon=True).start()
+
+    def _run(self) -> None:
+        if self._claimed.acquire(blocking=False):
+            try:
+                self._slab = self._make()
+            except MemoryError:
+                self._slab = None
+            self._done.set()
+
+    def result(self) -> NDArray[Any]:
+        if self._claimed.acquire(blocking=False):
+            return self._make()
+        self._done.wait(60.0)
+        return self._slab if self._slab is not None else self._make()
