@@ -1,0 +1,316 @@
+"""A session: sources, recorder, runs, publisher and metrics of one configuration, wired together.
+
+`run()` may be called from any thread; it returns when the runs asked for are finished or `stop()` was called. Only the
+command line installs signal handlers. A source, recorder or publisher thread that dies ends the session with its error.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ptystream.decoder import Decoder
+from ptystream.engine import Context
+from ptystream.epochs import EpochError, EpochMap
+from ptystream.events import Event, Rejected, ScanEnded, ScanStarted
+from ptystream.ingest import Source, Tap
+from ptystream.loop import Loop, LoopSettings, Step
+from ptystream.metrics import Metrics
+from ptystream.publish.publisher import Publisher
+from ptystream.run import EngineEntry, Run, Scan
+from ptystream.scan.ptyscan import PtyScan
+from ptystream.transport import Message, Transport
+
+log = logging.getLogger(__name__)
+
+WAIT_S = 0.25
+"""Longest time after which the loop looks at requests while it waits for frames."""
+
+
+class SessionError(RuntimeError):
+    """A part of the session died; the cause is chained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One source of the configuration: where its messages come from and who understands them."""
+
+    name: str
+    """'<scan label>/data', '<scan label>/positions'."""
+    transport: Transport
+    decoder: Decoder
+
+
+@dataclass(frozen=True, slots=True)
+class ScanEntry:
+    """One entry of `scans`: makes what a new run needs of it."""
+
+    label: str
+    make: Callable[[Mapping[str, Any] | None], tuple[PtyScan, Any]]
+    """Decisions of an earlier run or None → (buffer, scan model)."""
+    epochs: EpochMap
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a session is told, already validated."""
+
+    name: str
+    channels: Sequence[Channel]
+    scans: Sequence[ScanEntry]
+    engines: Sequence[EngineEntry]
+    context: Context
+    loop: LoopSettings
+    runs: int | None = 1
+    """How many runs until the session ends; None: until it is stopped."""
+    publish_interval_s: float = 0.1
+    timeout_s: float | None = None
+    """A scan from which nothing came for so long is ended; None: never."""
+    save: Callable[[Run], Path | None] = lambda run: None
+    """Writes the result of a finished run and returns its path."""
+    checkpoint: Callable[[Run], None] | None = None
+    checkpoint_interval: int = 0
+    """Iterations between checkpoints; 0: none."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A run whose scans are arriving."""
+
+    run: Run
+    keys: dict[str, str] = field(default_factory=dict)
+    """Scan label → key of its acquisition."""
+
+
+class Session:
+    """Steps the runs of one plan, one after another, while their sources feed them."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        metrics: Metrics,
+        publisher: Publisher | None = None,
+        tap: Tap | None = None,
+        recorded: Sequence[Message] = (),
+        on_ready: Callable[[], None] | None = None,
+    ) -> None:
+        """`recorded` are messages of an interrupted session: delivered before the sources open."""
+        self.plan, self.metrics, self.publisher = plan, metrics, publisher
+        self.results: list[Path] = []
+        self.current: Run | None = None
+        self.finished = 0
+        self._tap, self._recorded, self._on_ready = tap, recorded, on_ready
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._pending: list[_Pending] = []
+        self._assigned: dict[tuple[str, str], PtyScan] = {}
+        self._failure: BaseException | None = None
+        self._stop_asked = threading.Event()
+        self._pool = ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1)), "decode")
+        self._last_event = time.monotonic()
+        self._published = 0.0
+        self._received_before: tuple[float, int] = (time.monotonic(), 0)
+        self._rates: dict[str, float] = {"frames_per_second": 0.0}
+        self._sources = [
+            Source(c.transport, c.decoder, self._route, tap=tap, on_message=self._count, on_failure=self._fail)
+            for c in plan.channels
+        ]
+
+    # ------------------------------------------------------------------ called from any thread
+
+    def stop(self) -> None:
+        """End the current run at the next look: what is there is saved."""
+        self._stop_asked.set()
+        with self._arrived:
+            self._arrived.notify_all()
+
+    def status(self) -> dict[str, Any]:
+        """Numbers for a progress line."""
+        run = self.current
+        if run is None:
+            return {"run": self.plan.name, "state": "waiting", "received": 0, "used": 0, "iteration": 0} | self._rates
+        ledger = run.ledger()
+        errors, misfit = (run.errors[-1:], run.misfit[-1:])
+        age = None if run.newest_arrival_ns is None else (time.time_ns() - run.newest_arrival_ns) / 1e9
+        return {
+            "run": run.name,
+            "state": run.state,
+            "received": ledger.get("received", 0),
+            "expected": ledger.get("expected", 0),
+            "used": ledger.get("used", 0),
+            "iteration": run.iterations,
+            "fourier": float(errors[0][-1, 0]) if errors else None,
+            "misfit": float(misfit[0][-1, 0]) if misfit else None,
+            "age_s": age,
+        } | self._rates
+
+    def _fail(self, error: BaseException) -> None:
+        with self._arrived:
+            self._failure = self._failure or error
+            self._arrived.notify_all()
+
+    def _count(self, message: Message) -> None:
+        self._last_event = time.monotonic()
+        self.metrics.received(message.channel, sum(len(memoryview(part).cast("B")) for part in message.parts))
+
+    def _route(self, channel: str, event: Event, message: Message) -> None:
+        """Give an event to the scan that it belongs to; makes a run for an acquisition that is new."""
+        label, _, source = channel.partition("/")
+        if isinstance(event, Rejected):
+            self.metrics.dropped(event.reason, event.count)
+            return
+        with self._lock:
+            buffer = self._buffer(label, source, event, message.arrival_ns)
+        if buffer is None:
+            self.metrics.dropped("unknown_scan", 1)
+            return
+        buffer.feed(source, event, message.arrival_ns)
+
+    def _buffer(self, label: str, source: str, event: Any, now_ns: int) -> PtyScan | None:
+        entry = next(entry for entry in self.plan.scans if entry.label == label)
+        metadata = event.metadata if isinstance(event, ScanStarted) else None
+        entry.epochs.started(source, event.epoch, now_ns, metadata)
+        if isinstance(event, ScanEnded):
+            entry.epochs.ended(source, event.epoch, now_ns)
+        try:
+            key = entry.epochs.key(source, event.epoch)
+        except EpochError as error:
+            log.warning("%s/%s: %s", label, source, error)
+            return None
+        if key is None:
+            return None
+        if (label, key) not in self._assigned:
+            pending = next((p for p in self._pending if label not in p.keys), None) or self._new_run()
+            pending.keys[label] = key
+            self._assigned[label, key] = pending.run.scans[label].buffer
+            log.info("%s: acquisition %r of %s", pending.run.name, key, label)
+        return self._assigned[label, key]
+
+    def _new_run(self) -> _Pending:
+        number = self.finished + len(self._pending) + 1
+        name = self.plan.name if number == 1 else f"{self.plan.name}_{number:04d}"
+        scans = [Scan(e.label, k, *e.make(None)) for k, e in enumerate(self.plan.scans)]
+        pending = _Pending(Run(name, scans, self.plan.engines, self.plan.context))
+        self._pending.append(pending)
+        self._arrived.notify_all()
+        return pending
+
+    # ------------------------------------------------------------------ the engine's thread
+
+    def run(self) -> list[Path]:
+        """Open the sources, reconstruct, save; returns the results' paths.
+
+        Raises `SessionError` where a part died; what was reconstructed until then is saved first.
+        """
+        try:
+            for message in self._recorded:
+                next(s for s in self._sources if s.transport.channel == message.channel).deliver(message)
+            for source in self._sources:
+                source.start()
+            for source in self._sources:
+                source.wait_open(30.0)
+            self._check()
+            if self._on_ready is not None:
+                self._on_ready()
+            while not self._stop_asked.is_set() and (self.plan.runs is None or self.finished < self.plan.runs):
+                pending = self._next_pending()
+                if pending is not None:
+                    self._reconstruct(pending)
+        finally:
+            for source in self._sources:
+                source.stop()
+            self._pool.shutdown(cancel_futures=True)
+        self._check()
+        return self.results
+
+    def _next_pending(self) -> _Pending | None:
+        with self._arrived:
+            self._arrived.wait_for(
+                lambda: bool(self._pending) or self._failure is not None or self._stop_asked.is_set(), WAIT_S
+            )
+            pending = self._pending[0] if self._pending else None
+        self._check()
+        return pending
+
+    def _reconstruct(self, pending: _Pending) -> None:
+        run = self.current = pending.run
+        loop = Loop(run, self.plan.loop)
+        self._received_before = (time.monotonic(), 0)
+        saved_at = 0
+        try:
+            while True:
+                seen = {label: scan.buffer.changed(-1, 0.0) for label, scan in run.scans.items()}
+                step = loop.step()
+                self._tell(run, force=step is Step.DONE)
+                if step is Step.DONE:
+                    break
+                if step is Step.IDLE:
+                    self._wait(run, seen)
+                if self.plan.checkpoint_interval and run.iterations >= saved_at + self.plan.checkpoint_interval:
+                    saved_at = run.iterations
+                    if self.plan.checkpoint is not None:
+                        self.plan.checkpoint(run)
+                self._end_where_due(run)
+                if self._failure is not None:
+                    run.state = "failed"
+                    self._end(run, "a part of the session died")
+        finally:
+            if run.frames:
+                path = self.plan.save(run)
+                if path is not None:
+                    self.results.append(path)
+            with self._lock:
+                self._pending.remove(pending)
+                self.finished += 1
+                for label, key in pending.keys.items():
+                    self._assigned.pop((label, key), None)
+            for scan in run.scans.values():
+                scan.buffer.release()
+
+    def _wait(self, run: Run, seen: Mapping[str, int]) -> None:
+        """Sleep until a scan changed or the time is up; uses no CPU."""
+        open_scans = [label for label, scan in run.scans.items() if not scan.ended]
+        if open_scans and not self._stop_asked.is_set():
+            run.scans[open_scans[0]].buffer.changed(seen[open_scans[0]], WAIT_S)
+
+    def _end_where_due(self, run: Run) -> None:
+        limit = self.plan.timeout_s
+        if self._stop_asked.is_set():
+            self._end(run, "stopped on request")
+        elif limit is not None and time.monotonic() - self._last_event > limit:
+            self._end(run, f"nothing came for {limit:g} s")
+
+    def _end(self, run: Run, reason: str) -> None:
+        for scan in run.scans.values():
+            if not scan.ended:
+                scan.buffer.end(reason)
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise SessionError(f"the session ended: {self._failure}") from self._failure
+
+    # ------------------------------------------------------------------ telling
+
+    def _tell(self, run: Run, force: bool) -> None:
+        """Publish a snapshot where one is due, and bring the metrics up to date."""
+        now = time.monotonic()
+        if not force and now - self._published < self.plan.publish_interval_s:
+            return
+        self._published = now
+        ledger = run.ledger()
+        then, before = self._received_before
+        if now - then >= 1.0 or force:
+            self._rates["frames_per_second"] = max(0, ledger.get("received", 0) - before) / max(now - then, 1e-3)
+            self._received_before = (now, ledger.get("received", 0))
+        self.metrics.run(run, ledger)
+        if self.publisher is not None:
+            self.publisher.offer(run.snapshot(self._rates))
+            self.metrics.viewers(self.publisher.viewers)
