@@ -216,7 +216,7 @@ class Run:
         for table in scan.slots:
             rows = table[table[:, 1] == slot, 0]
             if len(rows):
-                return rows
+                return np.asarray(rows)
         return np.zeros(0, np.int64)
 
     @property
@@ -298,7 +298,7 @@ class Run:
         """[y, x, code] of every frame with a known position, lattice pixels. Shape (frame, 3)."""
         parts = []
         for scan in self.scans.values():
-            positions, codes = scan.buffer.ledger.map()
+            positions, codes = scan.buffer.map()
             pixel = scan.model.to_pixels(positions)
             parts.append(np.concatenate([pixel, codes[:, None]], axis=1))
         return np.concatenate(parts).astype(np.float32) if parts else np.zeros((0, 3), np.float32)
