@@ -132,10 +132,7 @@ class Intake:
         self.slabs.require(self._slots, expected)
         frame_bytes = self._preparation.raw_dtype.itemsize * int(np.prod(self._preparation.raw_shape))
         step = max(1, JOB_BYTES // frame_bytes)
-        return [
-            Job(records[k : k + step], slots[k : k + step], payloads[k : k + step])
-            for k in range(0, len(records), step)
-        ]
+        return [Job(records[k : k + step], slots[k : k + step], payloads[k : k + step]) for k in range(0, len(records), step)]
 
     def decide(self, expected: int | None) -> list[Job]:
         """Take the decisions with the frames there are; returns the jobs of the frames that were held.
@@ -189,9 +186,7 @@ class Intake:
                 if preparation is None or slabs is None:
                     raise PrepareError("undecided", self.failure or "the scan was released")
                 if (why := self.refuse(payload)) is not None:
-                    raise PrepareError(
-                        why, f"frame of {payload.shape} {payload.dtype}, the scan's are of {self.decisions}"
-                    )
+                    raise PrepareError(why, f"frame of {payload.shape} {payload.dtype}, the scan's are of {self.decisions}")
                 outcome.negatives += preparation.into(decode(payload), slabs.row(slot))
             except PrepareError as error:
                 reason = self._say(error.reason, error)

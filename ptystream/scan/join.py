@@ -202,9 +202,7 @@ class TimeJoin(Join):
         self._open = tuple(np.concatenate(p) for p in zip(before, self._open, strict=True))  # type: ignore[assignment]
         return readings
 
-    def _interpolate(
-        self, indices: NDArray[np.int64], times: NDArray[np.int64], repeated: int = 0, changed: int = 0
-    ) -> Readings:
+    def _interpolate(self, indices: NDArray[np.int64], times: NDArray[np.int64], repeated: int = 0, changed: int = 0) -> Readings:
         n = self._length
         time, number, values = self._time[:n], self._number[:n], self._values[:n]
         high = np.searchsorted(time, times)

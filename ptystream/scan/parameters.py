@@ -156,8 +156,7 @@ class PtyScanParameters(Branch):
             raise ValueError(f"num_frames: {self.num_frames}: must be 1 or more, or None")
         if sides and self.rebin and min(sides) % self.rebin:
             raise ValueError(
-                f"rebin: {self.rebin} does not divide shape {min(sides)}; "
-                f"shape {min(sides) - min(sides) % self.rebin} would"
+                f"rebin: {self.rebin} does not divide shape {min(sides)}; shape {min(sides) - min(sides) % self.rebin} would"
             )
         return self
 

@@ -41,9 +41,7 @@ def decide(parameters: PtyScanParameters, frames: Sequence[NDArray[Any]]) -> dic
     (shape, dtype), _ = Counter((f.shape, f.dtype.newbyteorder("=")) for f in frames).most_common(1)[0]
     chosen = [f for f in frames if (f.shape, f.dtype) == (shape, dtype)]
     if len(shape) != 2 or dtype.kind not in "uif" or 0 in shape:
-        raise PrepareError(
-            "wrong_dtype", f"frames of shape {shape} and dtype {dtype}: two axes of real numbers are needed"
-        )
+        raise PrepareError("wrong_dtype", f"frames of shape {shape} and dtype {dtype}: two axes of real numbers are needed")
     whole = dtype.kind in "ui" or all(_is_whole(f) for f in chosen)
     center = parameters.center
     if parameters.auto_center or (parameters.auto_center is None and center is None):
@@ -57,9 +55,7 @@ def decide(parameters: PtyScanParameters, frames: Sequence[NDArray[Any]]) -> dic
     elif center is None or center == "fftshift":
         center = (shape[0] // 2, shape[1] // 2)
     if not isinstance(center, str) and not all(0 <= c < n for c, n in zip(center, shape, strict=True)):  # type: ignore[arg-type]
-        raise PrepareError(
-            "undecided", f"data.center: {center}: lies outside the frames of {shape}; give (y, x) in raw pixels"
-        )
+        raise PrepareError("undecided", f"data.center: {center}: lies outside the frames of {shape}; give (y, x) in raw pixels")
     return {
         "raw_shape": [int(n) for n in shape],
         "raw_dtype": dtype.name,
@@ -94,9 +90,7 @@ class Preparation:
             self._gain = None if flat is None and parameters.counts_per_photon == 1.0 else 1.0 / gain
         self.dtype = self._slab_dtype()
         self._limit = float(np.iinfo(self.dtype).max) if self.dtype.kind in "ui" else np.inf
-        self._plain = (
-            self._rebin == 1 and self.dtype == self.raw_dtype and self.raw_dtype.kind == "u" and not parameters.no_data
-        )
+        self._plain = self._rebin == 1 and self.dtype == self.raw_dtype and self.raw_dtype.kind == "u" and not parameters.no_data
         self.mask = self._build_mask(dark, flat)
 
     # ------------------------------------------------------------------ one frame
@@ -169,9 +163,7 @@ class Preparation:
         if self._fliplr:
             pixel[1] = shape[1] - 1 - pixel[1]
         if wrap and self._side > min(shape):
-            raise PrepareError(
-                "undecided", f"data.shape: {self._side}: frames of {self.raw_shape} wrap round; use less"
-            )
+            raise PrepareError("undecided", f"data.shape: {self._side}: frames of {self.raw_shape} wrap round; use less")
         result = []
         for c, n in zip(pixel, shape, strict=True):
             index = c - self._side // 2 + np.arange(self._side)
@@ -231,9 +223,7 @@ class Preparation:
         laid = np.zeros((self._side, self._side), np.uint8)
         rows, columns = (np.arange(self._side) - self._side // 2 + n // 2 for n in view.shape)
         inside = ((rows >= 0) & (rows < view.shape[0]))[:, None] & ((columns >= 0) & (columns < view.shape[1]))[None, :]
-        laid[inside] = view[np.clip(rows, 0, view.shape[0] - 1)[:, None], np.clip(columns, 0, view.shape[1] - 1)][
-            inside
-        ]
+        laid[inside] = view[np.clip(rows, 0, view.shape[0] - 1)[:, None], np.clip(columns, 0, view.shape[1] - 1)][inside]
         return laid
 
 
@@ -286,8 +276,4 @@ def _segments(index: NDArray[np.int64]) -> Segments:
     """Slices (to, from) that together copy index[k] to k; places with -1 are left out."""
     breaks = np.flatnonzero((np.diff(index) != 1) | (index[1:] < 0) | (index[:-1] < 0)) + 1
     parts = np.split(np.arange(len(index)), breaks)
-    return [
-        (slice(int(p[0]), int(p[-1]) + 1), slice(int(index[p[0]]), int(index[p[-1]]) + 1))
-        for p in parts
-        if index[p[0]] >= 0
-    ]
+    return [(slice(int(p[0]), int(p[-1]) + 1), slice(int(index[p[0]]), int(index[p[-1]]) + 1)) for p in parts if index[p[0]] >= 0]

@@ -77,10 +77,10 @@ class PtyScan:
         self._last_arrival_ns = 0
         sources = {"positions": positions} if positions is not None else {}
         self._joins: dict[str, Join] = {
-            name: join(p, max_frames) for name, p in [*sources.items(), *((f"also.{k}", p) for k, p in enumerate(also))]
+            name: join(p, self._room()) for name, p in [*sources.items(), *((f"also.{k}", p) for k, p in enumerate(also))]
         }
         if parameters.positions_theory is None and not any(j.positions for j in self._joins.values()):
-            self._joins["data"] = join(PositionsParameters(), max_frames)
+            self._joins["data"] = join(PositionsParameters(), self._room())
         self._needed = np.uint8(PREPARED | POSITION)
         if any("dose" in j.roles for j in self._joins.values()):
             self._needed = np.uint8(self._needed | DOSE)
@@ -363,12 +363,7 @@ class PtyScan:
     def _find_hot_pixels(self) -> None:
         factor = self.parameters.hot_pixels
         slabs = self._intake.slabs
-        if (
-            factor is None
-            or slabs is None
-            or self.ledger.prepared < HOT_FRAMES
-            or "hot_pixels" in self._intake.decisions
-        ):
+        if factor is None or slabs is None or self.ledger.prepared < HOT_FRAMES or "hot_pixels" in self._intake.decisions:
             return
         records = np.flatnonzero(self.ledger.flags[: self.ledger.length] & PREPARED)[:HOT_FRAMES]
         stack = np.stack([slabs.row(slot) for slot in self.ledger.slot[records].tolist()])
@@ -387,9 +382,7 @@ class PtyScan:
         if theory.ndim != 2 or theory.shape[1] != 2 or not len(theory):
             raise ValueError(f"data.positions_theory: shape {theory.shape}: must be (frame, 2), (y, x)")
         if len(theory) > self._max_frames:
-            raise ValueError(
-                f"data.positions_theory: {len(theory)} positions: at most {self._max_frames} frames are allowed"
-            )
+            raise ValueError(f"data.positions_theory: {len(theory)} positions: at most {self._max_frames} frames are allowed")
         self._num_frames = len(theory)
         self._set_positions(self.ledger.records(np.arange(len(theory)), self._room()), theory, np.zeros(len(theory)))
 
@@ -433,9 +426,7 @@ class PtyScan:
         self._judge_records(records)
         self._queue(records)
 
-    def _set_positions(
-        self, records: NDArray[np.int64], values: NDArray[np.float64], spread: NDArray[np.float64]
-    ) -> None:
+    def _set_positions(self, records: NDArray[np.int64], values: NDArray[np.float64], spread: NDArray[np.float64]) -> None:
         ledger = self.ledger
         before = self._is_paired(records)
         known = (ledger.flags[records] & POSITION) != 0
@@ -564,9 +555,7 @@ class PtyScan:
         self.ended, self.ledger.ended = reason, True
         ledger = self.ledger
         records = np.arange(ledger.length)
-        self._judge_records(
-            self._judge.again(ledger.position[: ledger.length], ledger.flags[: ledger.length] & POSITION != 0)
-        )
+        self._judge_records(self._judge.again(ledger.position[: ledger.length], ledger.flags[: ledger.length] & POSITION != 0))
         came = records[ledger.slot[: ledger.length] >= 0]
         ledger.exclude(came[ledger.flags[came] & POSITION == 0], "position_missing")
         if self._needed & DOSE:
