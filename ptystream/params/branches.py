@@ -1,0 +1,134 @@
+"""The branches of the tree that belong to no algorithm and no detector: the session, its files and its sockets."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from ptystream.params.base import Branch, parameter
+
+
+class PublishParameters(Branch):
+    """Snapshots for viewers."""
+
+    active: bool = parameter(True, ours=True)
+    """Whether results are published while running."""
+
+    address: str = parameter("tcp://127.0.0.1:*", ours=True)
+    """Where viewers connect; '*' takes a free port and the log says which. Loopback needs no keys; any other interface
+    needs `insecure`."""
+
+    insecure: bool = parameter(False, ours=True)
+    """Publish beyond loopback without encryption: everybody on that network can look."""
+
+    interval_s: float = parameter(0.1, lower=0.0, steerable=True, ours=True)
+    """Shortest time between two snapshots, seconds."""
+
+
+class MetricsParameters(Branch):
+    """Numbers for Prometheus."""
+
+    active: bool = parameter(True, ours=True)
+    """Whether the metrics can be scraped."""
+
+    address: str = parameter("127.0.0.1", ours=True)
+    """Interface of the endpoint."""
+
+    port: int = parameter(0, lower=0, upper=65535, ours=True)
+    """Port of the endpoint; 0 takes a free one and the log says which."""
+
+
+class RecordingParameters(Branch):
+    """The append-only record of everything that arrived."""
+
+    active: bool = parameter(True, ours=True)
+    """Whether messages are recorded, and acknowledged only then. A session that was killed continues from the record."""
+
+    file: str = parameter("recordings/%(run)s.ptyrec", ours=True)
+    """Path pattern below `io.home`."""
+
+    fsync: bool = parameter(False, ours=True)
+    """Wait for the disk as well: the record then survives the machine, not only the process."""
+
+
+class IoParameters(Branch):
+    """Global parameters for I/O"""
+
+    home: str = parameter("./")
+    """Base directory for all I/O"""
+
+    rfile: str | None = parameter("recons/%(run)s/%(run)s_%(engine)s_%(iterations)04d.ptyr")
+    """Reconstruction file name (or format string), below `home`; None: no file."""
+
+    rformat: Literal["minimal"] = parameter("minimal")
+    """Reconstruction file format"""
+
+    publish: PublishParameters = PublishParameters()
+    """Snapshots for viewers."""
+
+    metrics: MetricsParameters = MetricsParameters()
+    """Numbers for Prometheus."""
+
+    recording: RecordingParameters = RecordingParameters()
+    """The append-only record of everything that arrived."""
+
+
+class LiveParameters(Branch):
+    """How a session follows a scan."""
+
+    latency: float | None = parameter(None, lower=0.0, steerable=True, ours=True)
+    """Longest wanted duration of a pass while frames arrive, seconds: it then visits the new frames and a rotating share
+    of the rest. None: whole sweeps."""
+
+    timeout_s: float | None = parameter(None, lower=0.0, ours=True)
+    """A scan from which nothing came for so long is ended and finished, seconds; None: never."""
+
+    runs: int | None = parameter(1, lower=1, ours=True)
+    """Number of scans until the session ends; None: until it is stopped."""
+
+    epochs: str = parameter("same", ours=True)
+    """How acquisitions of several sources are joined to one scan: 'same' name, 'metadata:<key>', or 'order'."""
+
+
+class RootParameters(Branch):
+    """The root of the tree, without scans and engines."""
+
+    verbose_level: int | str = parameter("ERROR")
+    """Verbosity level: 0 to 5, or the name of a logging level (CRITICAL, ERROR, WARNING, INFO, INSPECT, DEBUG)."""
+
+    data_type: Literal["single", "double"] = parameter("single")
+    """Reconstruction floating number precision"""
+
+    run: str | None = parameter(None)
+    """Reconstruction identifier; None: the name of the configuration file."""
+
+    frames_per_block: int = parameter(100000, lower=1)
+    """Max number of frames per block of data: as many are taken from the scan at once."""
+
+    min_frames_for_recon: int = parameter(0, lower=None)
+    """Minimum number of frames to be loaded before starting reconstruction; 0: automatic (16)."""
+
+    io: IoParameters = IoParameters()
+    """Global parameters for I/O"""
+
+    live: LiveParameters = LiveParameters()
+    """How a session follows a scan."""
+
+    device: Literal["auto", "cpu"] = parameter("auto", ours=True)
+    """Where engines run; 'auto' takes the CPU in this version."""
+
+    threads: int | None = parameter(None, lower=1, ours=True)
+    """CPU threads of an engine; None: all cores that the process may use."""
+
+    seed: int = parameter(0, lower=0, ours=True)
+    """Key of every random choice."""
+
+
+def level(value: Any) -> int:
+    """A verbose level as a number of the logging module. Raises `ValueError` for an unknown one."""
+    names = ["CRITICAL", "ERROR", "WARNING", "INFO", "INSPECT", "DEBUG"]
+    numbers = [50, 40, 30, 20, 15, 10]
+    if isinstance(value, int) and 0 <= value < len(numbers):
+        return numbers[value]
+    if isinstance(value, str) and value.upper() in names:
+        return numbers[names.index(value.upper())]
+    raise ValueError(f"verbose_level: {value!r}: must be 0 to 5 or one of {', '.join(names)}")

@@ -1,0 +1,235 @@
+"""From a file or a nested dict to a checked configuration. Nothing is opened or connected before all of it is right."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError, create_model
+
+from ptystream.model.scan_model import MODELS, ScanModel
+from ptystream.params.base import Branch
+from ptystream.params.branches import RootParameters, level
+from ptystream.params.errors import ConfigurationError, Fault, closest, faults_of
+from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
+
+log = logging.getLogger(__name__)
+
+MAX_FILE_BYTES = 16 << 20
+SUFFIXES = ("_stream", "_nostream", "_serial", "_pycuda", "_cupy")
+"""Endings of ptypy's accelerated engine names: the same engine here."""
+TUNING = ("probe_update_cuda_atomics", "object_update_cuda_atomics", "fft_lib", "smooth_gradient_method")
+"""Their tuning parameters: accepted, not needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConfiguration:
+    """One source of a scan: which plug-in, with which parameters."""
+
+    name: str
+    plugin: Any
+    parameters: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ScanConfiguration:
+    """One entry of `scans`."""
+
+    label: str
+    model: type[ScanModel]
+    parameters: Any
+    data: SourceConfiguration
+    positions: SourceConfiguration | None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfiguration:
+    """One entry of `engines`."""
+
+    label: str
+    name: str
+    engine: Any
+    parameters: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A whole configuration, checked."""
+
+    name: str
+    root: RootParameters
+    scans: tuple[ScanConfiguration, ...]
+    engines: tuple[EngineConfiguration, ...]
+    """In the order in which they run: by label."""
+    given: Mapping[str, Any]
+    """The nested dict as it was given."""
+
+
+def load(source: str | Path | Mapping[str, Any]) -> Configuration:
+    """Read and check a configuration: a YAML, JSON or TOML file, or a nested dict.
+
+    Raises `ConfigurationError` with everything that is wrong.
+    """
+    if isinstance(source, Mapping):
+        return check(source, "ptystream")
+    path = Path(source)
+    given = read(path)
+    return check(given, path.name.split(".")[0])
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The nested dict in a file. Raises `ConfigurationError` where it cannot be read."""
+    readers: dict[str, Callable[[str], Any]] = {".yaml": yaml.safe_load, ".yml": yaml.safe_load, ".json": json.loads, ".toml": tomllib.loads}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise ConfigurationError([Fault("configuration", str(path), f"must end in {', '.join(readers)}")])
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigurationError([Fault("configuration", str(path), f"is larger than {MAX_FILE_BYTES >> 20} MiB")])
+        given = reader(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigurationError([Fault("configuration", str(path), f"cannot be read: {error}")]) from error
+    if not isinstance(given, dict):
+        raise ConfigurationError([Fault("configuration", str(path), "must be a mapping at the top level")])
+    return given
+
+
+def check(given: Mapping[str, Any], default_name: str) -> Configuration:
+    """Check a nested dict against the tree."""
+    faults: list[Fault] = []
+    rest = {key: value for key, value in given.items() if key not in ("scans", "engines")}
+    root = _branch(RootParameters, rest, "", faults, extra=("scans", "engines"))
+    if root is not None:
+        try:
+            level(root.verbose_level)
+        except ValueError as error:
+            faults.append(Fault("verbose_level", root.verbose_level, str(error).split(": ", 2)[-1]))
+    scans = [_scan(label, entry, faults) for label, entry in _entries(given, "scans", faults)]
+    engines = [_engine(label, entry, faults) for label, entry in sorted(_entries(given, "engines", faults))]
+    for part, found in (("scans", scans), ("engines", engines)):
+        if not found and not any(fault.path.startswith(part) for fault in faults):
+            faults.append(Fault(part, given.get(part), "needs at least one entry with a `name`"))
+    if faults or root is None:
+        raise ConfigurationError(faults)
+    return Configuration(
+        root.run or default_name,
+        root,
+        tuple(s for s in scans if s is not None),
+        tuple(e for e in engines if e is not None),
+        given,
+    )
+
+
+def _entries(given: Mapping[str, Any], part: str, faults: list[Fault]) -> list[tuple[str, dict[str, Any]]]:
+    """Entries with a name; those without are templates."""
+    branch = given.get(part) or {}
+    if not isinstance(branch, Mapping):
+        faults.append(Fault(part, branch, "must be a mapping of labels to entries"))
+        return []
+    found = []
+    for label, entry in branch.items():
+        if not isinstance(entry, Mapping):
+            faults.append(Fault(f"{part}.{label}", entry, "must be a mapping"))
+        elif entry.get("name") is not None:
+            found.append((str(label), dict(entry)))
+    return found
+
+
+def _scan(label: str, entry: dict[str, Any], faults: list[Fault]) -> ScanConfiguration | None:
+    path = f"scans.{label}"
+    model = MODELS.get(entry["name"])
+    if model is None:
+        faults.append(
+            Fault(f"{path}.name", entry["name"], f"not a scan model of this version; {closest(str(entry['name']), MODELS)}")
+        )
+        return None
+    data = entry.pop("data", None)
+    parameters = _branch(model.Parameters, entry, path, faults, extra=("data",))
+    if not isinstance(data, Mapping) or data.get("name") is None:
+        faults.append(Fault(f"{path}.data", data, "needs the `name` of a source"))
+        return None
+    data = dict(data)
+    positions = data.pop("positions", None)
+    frames = _source(f"{path}.data", data, PtyScanParameters, faults, extra=("positions",))
+    where = None
+    if positions is not None:
+        if not isinstance(positions, Mapping) or positions.get("name") is None:
+            faults.append(Fault(f"{path}.data.positions", positions, "needs the `name` of a source"))
+        else:
+            where = _source(f"{path}.data.positions", dict(positions), PositionsParameters, faults)
+    if parameters is None or frames is None:
+        return None
+    return ScanConfiguration(label, model, parameters, frames, where)
+
+
+def _source(
+    path: str, given: dict[str, Any], common: type[Branch], faults: list[Fault], extra: tuple[str, ...] = ()
+) -> SourceConfiguration | None:
+    plugin = plugins("detectors").get(str(given["name"]))
+    if plugin is None:
+        faults.append(
+            Fault(f"{path}.name", given["name"], f"no such source; {closest(str(given['name']), plugins('detectors'))}")
+        )
+        return None
+    made = source_parameters(plugin, common)
+    parameters = _branch(made, given, path, faults, extra)
+    return None if parameters is None else SourceConfiguration(str(given["name"]), plugin, parameters)
+
+
+def source_parameters(plugin: Any, common: type[Branch]) -> type[Branch]:
+    """Parameters of a source: the plug-in's own and those common to frames or positions."""
+    return create_model(f"{plugin.__name__}{common.__name__}", __base__=(plugin.Parameters, common))
+
+
+def _engine(label: str, entry: dict[str, Any], faults: list[Fault]) -> EngineConfiguration | None:
+    path, name = f"engines.{label}", str(entry["name"])
+    plain = name
+    for suffix in SUFFIXES:
+        plain = plain.removesuffix(suffix)
+    if plain != name:
+        log.info("%s.name: %s is the same engine as %s here", path, name, plain)
+        entry["name"] = plain
+    for key in TUNING:
+        if entry.pop(key, None) is not None:
+            log.info("%s.%s: accepted, not needed here", path, key)
+    engine = plugins("engines").get(plain)
+    if engine is None:
+        faults.append(Fault(f"{path}.name", name, f"not an engine of this version; {closest(plain, plugins('engines'))}"))
+        return None
+    parameters = _branch(engine.Parameters, entry, path, faults)
+    return None if parameters is None else EngineConfiguration(label, plain, engine, parameters)
+
+
+def plugins(group: str) -> dict[str, Any]:
+    """Classes that the entry points of group 'ptystream.<group>' name. Loading one loads nothing heavy."""
+    return {point.name: point.load() for point in entry_points(group=f"ptystream.{group}")}
+
+
+def _branch(model: type[Branch], given: Mapping[str, Any], path: str, faults: list[Fault], extra: tuple[str, ...] = ()) -> Any:
+    try:
+        return model.model_validate(_given(model, given))
+    except ValidationError as error:
+        for fault in faults_of(error, model, path):
+            faults.append(fault)
+        return None
+
+
+def _given(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the values None that mean 'not given': those of parameters for which None has no meaning of its own."""
+    kept = {}
+    for key, value in given.items():
+        field = model.model_fields.get(str(key))
+        inner = None if field is None else field.annotation
+        if value is None and field is not None and type(None) not in get_args(inner):
+            continue
+        if isinstance(value, Mapping) and isinstance(inner, type) and issubclass(inner, BaseModel):
+            value = _given(inner, value)
+        kept[str(key)] = value
+    return kept
