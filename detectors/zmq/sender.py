@@ -1,0 +1,232 @@
+"""For those who write a detector server: send frames and samples to ptystream in a few lines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import zmq
+from numpy.typing import ArrayLike, NDArray
+
+from ptystream.codecs import encode
+from ptystream.events import Buffer
+
+from .link import LinkSender, read_control, size_of
+from .protocol import frames_parts, header, samples_parts
+
+
+class SenderError(RuntimeError):
+    """A message could not be handed over in time, or the sender is closed."""
+
+
+class Sender:
+    """One stream of messages. Not to be shared between threads; a context manager.
+
+    'acknowledged': keeps every message until the receiver has recorded it, at most `buffer_bytes`; a full buffer makes the
+    next call wait (back-pressure), for `timeout_s` at the longest. 'push' and 'pub' are plain sockets: what they lose is
+    lost, and the receiver counts it.
+    """
+
+    def __init__(
+        self,
+        address: str = "tcp://127.0.0.1:*",
+        link: Literal["acknowledged", "push", "pub"] = "acknowledged",
+        *,
+        bind: bool = True,
+        buffer_bytes: int = 1 << 30,
+        timeout_s: float = 30.0,
+        high_water_mark: int = 1000,
+    ) -> None:
+        kinds = {"acknowledged": zmq.ROUTER, "push": zmq.PUSH, "pub": zmq.PUB}
+        if link not in kinds:
+            raise ValueError(f"link: {link!r}: must be one of {', '.join(kinds)}")
+        self._timeout_s = timeout_s
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] = self._context.socket(kinds[link])
+        self._socket.linger = 2000
+        self._socket.sndhwm = 0 if link == "acknowledged" else high_water_mark
+        self._socket.sndtimeo = int(timeout_s * 1000)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
+        try:
+            (self._socket.bind if bind else self._socket.connect)(address)
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            raise OSError(f"{address}: {error.strerror}") from error
+        self.address = bytes(self._socket.last_endpoint).rstrip(b"\0").decode()
+        """Where it is bound or connected; with the port that '*' became."""
+        self._sent = 0
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._link = LinkSender(os.urandom(8), buffer_bytes) if link == "acknowledged" else None
+        self._scan = ""
+        if self._link is not None:
+            self._changed = threading.Condition()
+            self._wake_read, self._wake_write = os.pipe()
+            os.set_blocking(self._wake_write, False)
+            self._thread = threading.Thread(target=self._serve, name="sender", daemon=True)
+            self._thread.start()
+
+    # ------------------------------------------------------------------ what a detector says
+
+    def start(self, scan: str, **metadata: Any) -> None:
+        """A scan begins; `num_frames` in the metadata lets viewers show how much is to come."""
+        self._scan = scan
+        self._send([header("start", scan=scan, meta=metadata, q=self._sent)])
+
+    def frames(
+        self,
+        first: int | Sequence[int],
+        frames: ArrayLike,
+        *,
+        timestamps_ns: ArrayLike | None = None,
+        positions: ArrayLike | None = None,
+        codec: str = "raw",
+    ) -> None:
+        """Frames (frame, y, x) or one (y, x), numbered from `first` (or by a list of numbers).
+
+        `positions` (frame, 2), metres (y, x), may come with them. Types: unsigned integers to 32 bits, int32, float32.
+        """
+        array = np.asarray(frames)
+        array = array[None] if array.ndim == 2 else array
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        encoded: list[Buffer] = [array.tobytes()] if codec == "raw" else [encode(frame, codec) for frame in array]
+        stamps = None if timestamps_ns is None else np.atleast_1d(np.asarray(timestamps_ns, np.int64))
+        places = None if positions is None else np.asarray(positions, float).reshape(len(array), 2)
+        numbers: Any = first if not isinstance(first, Sequence) else list(first)
+        shape = (int(array.shape[1]), int(array.shape[2]))
+        self._send(
+            frames_parts(self._scan, numbers, encoded, len(array), shape, array.dtype, codec, stamps, places, q=self._sent)
+        )
+
+    def samples(self, first: int, *, timestamps_ns: ArrayLike | None = None, **channels: ArrayLike) -> None:
+        """Readings of slow channels, SI units, numbered from `first`: samples(0, y=[...], x=[...])."""
+        table: Mapping[str, NDArray[np.float64]] = {k: np.atleast_1d(np.asarray(v, float)) for k, v in channels.items()}
+        stamps = None if timestamps_ns is None else np.atleast_1d(np.asarray(timestamps_ns, np.int64))
+        self._send(samples_parts(self._scan, first, table, stamps, q=self._sent))
+
+    def end(self, count: int | None = None, reason: str = "completed") -> None:
+        """The scan is over, after `count` frames (or samples)."""
+        self._send([header("end", scan=self._scan, count=count, reason=reason, q=self._sent)])
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        """Wait until everything is acknowledged. Raises `SenderError` with what is not. Plain links do not know."""
+        if self._link is None:
+            return
+        with self._changed:
+            link = self._link
+            if not self._changed.wait_for(lambda: link.first == link.next or self._failure is not None, timeout_s):
+                raise SenderError(f"{link.next - link.first} of {link.next} messages are not acknowledged after {timeout_s:g} s")
+        self._check()
+
+    @property
+    def unacknowledged(self) -> int:
+        """Messages still held."""
+        return 0 if self._link is None else self._link.next - self._link.first
+
+    def close(self) -> None:
+        """Close without waiting for acknowledgements (`flush` first). May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._link is not None:
+            self._wake()
+            self._thread.join(5.0)
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+        else:
+            self._socket.close()
+        self._context.term()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            self.close()
+
+    # ------------------------------------------------------------------ inside
+
+    def _send(self, parts: list[Buffer]) -> None:
+        if self._closed:
+            raise SenderError("the sender is closed")
+        self._check()
+        if self._link is None:
+            try:
+                self._socket.send_multipart(parts, copy=False)
+            except zmq.Again as error:
+                raise SenderError(f"{self.address}: nobody took the message within {self._timeout_s:g} s") from error
+        else:
+            link, size = self._link, size_of(parts)
+            with self._changed:
+                if not self._changed.wait_for(lambda: link.fits(size) or self._failure is not None, self._timeout_s):
+                    raise SenderError(
+                        f"{self.address}: {link.held_bytes} bytes are not acknowledged after {self._timeout_s:g} s; is the "
+                        "receiver running?"
+                    )
+                link.add(parts, size)
+            self._wake()
+        self._sent += 1
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise SenderError(f"{self.address}: the sender's thread died: {self._failure}") from self._failure
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # a full pipe has woken it already
+            os.write(self._wake_write, b"x")
+
+    def _serve(self) -> None:
+        """Thread body: owns the socket of the acknowledged link."""
+        assert self._link is not None
+        peer: bytes | None = None
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._wake_read, zmq.POLLIN)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        closing_at: float | None = None
+        try:
+            while closing_at is None or time.monotonic() < closing_at:
+                ready = dict(poller.poll(1000))
+                if self._wake_read in ready:
+                    os.read(self._wake_read, 4096)
+                if self._closed:
+                    break
+                while self._socket in ready and self._socket.poll(0):
+                    identity, *rest = self._socket.recv_multipart()
+                    word = read_control(rest[0]) if len(rest) == 1 else None
+                    if word is None:
+                        continue
+                    kind, stream, number = word
+                    with self._changed:
+                        if kind == b"HELO":
+                            if identity != peer:
+                                self._link.hello(stream, number)
+                            peer = identity
+                        elif identity == peer:
+                            self._link.acknowledged(stream, number)
+                        self._changed.notify_all()
+                while peer is not None:
+                    with self._changed:
+                        parts = self._link.take()
+                    if parts is None:
+                        break
+                    try:
+                        self._socket.send_multipart([peer, *parts], copy=False)
+                    except zmq.ZMQError:
+                        peer = None
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._socket.close()
+            with self._changed:
+                self._changed.notify_all()

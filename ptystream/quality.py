@@ -1,0 +1,149 @@
+"""Comparing reconstructions: what two of them share once shift, phase ramp and a complex constant are taken out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+from scipy.ndimage import shift as spline
+
+COVERED = 0.1
+"""Share of the peak coverage from which on a pixel counts as covered."""
+SEARCH_START = 0.06
+"""Part of the Nyquist frequency below which crossings of the Fourier ring correlation do not count."""
+
+
+def fit_ramp(image: NDArray[Any], weight: NDArray[Any]) -> tuple[float, float, float]:
+    """(a, b, c) of the plane a + b·row + c·column in the phase of a complex image (y, x).
+
+    b and c from the mean phase step between neighbours (weighted products, so wraps do not matter), a from what is left.
+    """
+    lit = np.asarray(weight, float) * (np.asarray(weight) > COVERED * float(np.max(weight, initial=0.0)))
+    down = np.sum(image[1:] * image[:-1].conj() * lit[1:] * lit[:-1])
+    right = np.sum(image[:, 1:] * image[:, :-1].conj() * lit[:, 1:] * lit[:, :-1])
+    b, c = float(np.angle(down)), float(np.angle(right))
+    y, x = np.ogrid[: image.shape[0], : image.shape[1]]
+    a = float(np.angle(np.sum(image * np.exp(-1j * (b * y + c * x)) * lit)))
+    return a, b, c
+
+
+def remove_ramp(image: NDArray[Any], ramp: tuple[float, float, float]) -> NDArray[Any]:
+    """The image without that plane of phase."""
+    y, x = np.ogrid[: image.shape[0], : image.shape[1]]
+    return np.asarray(image * np.exp(-1j * (ramp[0] + ramp[1] * y + ramp[2] * x)))
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """Two images made comparable."""
+
+    first: NDArray[np.complex128]
+    second: NDArray[np.complex128]
+    """Shifted, and multiplied by the phase ramp and constant that bring it closest to `first`."""
+    weight: NDArray[np.float64]
+    shift: tuple[float, float]
+    """How far `second` was moved, pixels (y, x)."""
+
+    @property
+    def phase_std(self) -> float:
+        """Standard deviation of the phase difference, radians."""
+        turn = self.first * self.second.conj()
+        angle = np.angle(turn)
+        mean = float(np.sum(angle * self.weight) / self.weight.sum())
+        return float(np.sqrt(np.sum(self.weight * (angle - mean) ** 2) / self.weight.sum()))
+
+    @property
+    def complex_rms(self) -> float:
+        """√(Σ w |a - b|² / Σ w |a|²)."""
+        apart = np.sum(self.weight * np.abs(self.first - self.second) ** 2)
+        return float(np.sqrt(apart / np.sum(self.weight * np.abs(self.first) ** 2)))
+
+
+def align(first: NDArray[Any], second: NDArray[Any], weight: NDArray[Any]) -> Aligned:
+    """Bring `second` onto `first`: ramp, sub-pixel shift, ramp again, constant; all of shape (y, x)."""
+    w = np.asarray(weight, float)
+    w = np.where(w > COVERED * w.max(), w, 0.0)
+    a = remove_ramp(np.asarray(first, complex), fit_ramp(np.asarray(first), w))
+    b = remove_ramp(np.asarray(second, complex), fit_ramp(np.asarray(second), w))
+    moved = _shift_between(a * w, b * w)
+    if np.hypot(*moved) > 1e-3:
+        b = spline(b.real, moved, mode="nearest") + 1j * spline(b.imag, moved, mode="nearest")
+    b = remove_ramp(b, fit_ramp(b * a.conj(), w))
+    scale = np.sum(w * b.conj() * a) / np.sum(w * np.abs(b) ** 2)
+    return Aligned(a, np.asarray(b * scale), w, (float(moved[0]), float(moved[1])))
+
+
+def _shift_between(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Shift that takes b to a: peak of the cross-correlation, refined by a parabola through its neighbours."""
+    product = scipy.fft.fft2(a) * scipy.fft.fft2(b).conj()
+    peak = np.abs(scipy.fft.ifft2(product))
+    top = np.unravel_index(int(np.argmax(peak)), peak.shape)
+    moved = []
+    for axis, n in enumerate(peak.shape):
+        values = [float(np.take(np.take(peak, [top[1 - axis]], 1 - axis).ravel(), (top[axis] + k) % n)) for k in (-1, 0, 1)]
+        bend = values[0] - 2 * values[1] + values[2]
+        part = 0.0 if bend == 0 else 0.5 * (values[0] - values[2]) / bend
+        moved.append((top[axis] + n // 2) % n - n // 2 + part)
+    return np.array(moved)
+
+
+@dataclass(frozen=True, slots=True)
+class Frc:
+    """A Fourier ring correlation; frequencies as a part of the Nyquist frequency."""
+
+    frequency: NDArray[np.float64]
+    correlation: NDArray[np.float64]
+    threshold: NDArray[np.float64]
+    """Half-bit, with half of each ring's pixels as independent ones."""
+    resolution: float
+    """First crossing above 0.06; 1 where there is none."""
+
+
+def crop_to_cover(weight: NDArray[Any]) -> tuple[slice, slice]:
+    """The largest centred-on-mass square inside the covered area, by shrinking from the bounding box."""
+    lit = np.asarray(weight) > COVERED * float(np.max(weight))
+    y, x = np.nonzero(lit)
+    low, high = np.array([y.min(), x.min()]), np.array([y.max(), x.max()]) + 1
+    middle = (low + high) // 2
+    half = int(min(high - low) // 2)
+    while half > 8 and not lit[middle[0] - half : middle[0] + half, middle[1] - half : middle[1] + half].all():
+        half -= 1
+    return slice(int(middle[0] - half), int(middle[0] + half)), slice(int(middle[1] - half), int(middle[1] + half))
+
+
+def fourier_ring_correlation(first: NDArray[Any], second: NDArray[Any], *, taper: float = 0.25) -> Frc:
+    """Correlation of two independent images of equal shape (y, x), ring by ring (one Fourier pixel each).
+
+    Means are subtracted and the edges tapered by cosines over `taper` of each side: otherwise a common offset or the
+    frame's edges correlate by themselves and prove nothing. van Heel & Schatz, J. Struct. Biol. 151, 250 (2005).
+    """
+    window = np.outer(*(_taper(n, taper) for n in first.shape)) if taper else np.ones(first.shape)
+    means = [np.sum(i * window) / window.sum() if taper else 0.0 for i in (first, second)]
+    a, b = (scipy.fft.fft2((i - m) * window) for i, m in zip((first, second), means, strict=True))
+    fy, fx = (np.fft.fftfreq(n) * min(first.shape) for n in first.shape)
+    ring = np.rint(np.hypot(fy[:, None], fx[None])).astype(int)
+    count = min(first.shape) // 2
+    inside = ring <= count
+
+    def per_ring(values: NDArray[Any]) -> NDArray[Any]:
+        return np.bincount(ring[inside], values[inside], count + 1)
+
+    cross = per_ring((a * b.conj()).real)
+    power = np.sqrt(per_ring(np.abs(a) ** 2) * per_ring(np.abs(b) ** 2))
+    correlation = cross / np.maximum(power, 1e-300)
+    n = np.maximum(per_ring(np.ones(first.shape)) / 2, 1)
+    threshold = (0.2071 + 1.9102 / np.sqrt(n)) / (1.2071 + 0.9102 / np.sqrt(n))
+    frequency = np.arange(count + 1) / count
+    below = np.flatnonzero((correlation < threshold) & (frequency > SEARCH_START))
+    return Frc(frequency, correlation, threshold, float(frequency[below[0]]) if len(below) else 1.0)
+
+
+def _taper(n: int, part: float) -> NDArray[np.float64]:
+    edge = max(1, round(n * part))
+    window = np.ones(n)
+    window[:edge] = 0.5 - 0.5 * np.cos(np.pi * (np.arange(edge) + 0.5) / edge)
+    window[-edge:] = window[:edge][::-1]
+    return window
