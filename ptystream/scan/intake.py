@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.codecs import CodecError, decode
-from ptystream.events import FileRows, Payload
+from ptystream.events import Payload
 from ptystream.scan.parameters import PtyScanParameters
 from ptystream.scan.prepare import Preparation, PrepareError, decide
 from ptystream.scan.slabs import Slabs
@@ -38,11 +38,6 @@ class Job:
     records: NDArray[np.int64]
     slots: NDArray[np.int64]
     payloads: Sequence[Payload]
-
-    @property
-    def is_light(self) -> bool:
-        """Whether handing it to another thread would cost more than doing it."""
-        return self.payloads[0].codec == "raw"
 
 
 @dataclass(slots=True)
@@ -89,14 +84,15 @@ class Intake:
         """Whether raw shape, dtype and centre are fixed."""
         return self._preparation is not None
 
-    def refuse(self, payload: Payload | FileRows) -> str | None:
+    def refuse(self, payload: Payload) -> str | None:
         """Why this payload cannot be taken, seen from its description alone."""
-        if isinstance(payload, FileRows):
-            return "file_reference"
+        preparation = self._preparation
+        if preparation and payload.shape == preparation.raw_shape and payload.dtype == preparation.raw_dtype:
+            return None
         if self.failure is not None:
             return "undecided"
         expected = self.decisions
-        if self._preparation is not None or "raw_shape" in expected:
+        if "raw_shape" in expected:
             if list(payload.shape) != expected["raw_shape"]:
                 return "wrong_shape"
             if payload.dtype.name != expected["raw_dtype"]:
@@ -197,6 +193,11 @@ class Intake:
                 reason = self._say("failed", error)
             outcome.reasons.append(reason)
         return outcome
+
+    def is_light(self, job: Job) -> bool:
+        """Whether handing the job to another thread would cost more than doing it: its frames are only copied."""
+        copied = self._preparation is None or self._preparation.is_copy
+        return copied and job.payloads[0].codec == "raw"
 
     def release(self) -> None:
         """Forget frames and slabs."""

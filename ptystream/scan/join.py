@@ -47,6 +47,7 @@ class Join:
         self.positions = "y" in self.roles
         self._names = [getattr(channels, role) for role in self.roles]
         self._matrix = np.asarray(parameters.matrix, float)
+        self._straight = bool((self._matrix == np.eye(2)).all())
         self._max = max_samples
 
     def add(self, samples: Samples) -> Readings:
@@ -76,7 +77,7 @@ class Join:
         if not 0 <= samples.first < MAX_INDEX:
             raise SamplesError(f"bad_index: first sample {samples.first}")
         values = np.stack(columns, axis=1)
-        if self.positions:
+        if self.positions and not self._straight:
             with np.errstate(invalid="ignore", over="ignore"):
                 values[:, :2] = values[:, :2] @ self._matrix.T
         return values
@@ -96,30 +97,32 @@ class IndexJoin(Join):
 
     def add(self, samples: Samples) -> Readings:
         values = self._columns(samples)
-        numbers = samples.first - self.parameters.first_sample + np.arange(len(values), dtype=np.int64)
-        values, numbers = values[numbers >= 0], numbers[numbers >= 0]
+        first = samples.first - self.parameters.first_sample
+        if first < 0:
+            values, first = values[-first:], 0
         if not len(values):
             return self._readings(np.zeros(0, np.int64))
+        numbers = np.arange(first, first + len(values))
         frames, place = np.divmod(numbers, self._per)
-        distinct = np.arange(frames[0], frames[-1] + 1)
-        new = sum(i not in self._row for i in distinct.tolist())
+        distinct = range(int(frames[0]), int(frames[-1]) + 1)
+        new = sum(i not in self._row for i in distinct)
         if (len(self._row) + new) * self._per > self._max:
             raise SamplesError(f"too_many: more than {self._max} samples")
-        of_frame = np.asarray([self._row.setdefault(i, len(self._row)) for i in distinct.tolist()])
+        of_frame = np.array([self._row.setdefault(i, len(self._row)) for i in distinct], np.int64)
         self._extend(len(self._row))
         self._frame[of_frame] = distinct
         rows = of_frame[frames - frames[0]]
         had = self._have[rows, place]
-        differs = had & (_bits(self._values[rows, place]) != _bits(values)).any(axis=1)
+        changed = 0
+        if had.any():
+            differs = had & (_bits(self._values[rows, place]) != _bits(values)).any(axis=1)
+            self._complete[rows[differs]] = False
+            changed = int(np.count_nonzero(differs))
         self._values[rows, place] = values
         self._have[rows, place] = True
-        complete = self._have[of_frame].all(axis=1)
-        touched = np.zeros(len(of_frame), np.bool_)
-        touched[(frames - frames[0])[differs]] = True
-        news = complete & (~self._complete[of_frame] | touched)
-        self._complete[of_frame[news]] = True
-        repeated = int(np.count_nonzero(had & ~differs))
-        return self._readings(of_frame[news], repeated, int(np.count_nonzero(differs)))
+        news = of_frame[self._have[of_frame].all(axis=1) & ~self._complete[of_frame]]
+        self._complete[news] = True
+        return self._readings(news, int(np.count_nonzero(had)) - changed, changed)
 
     def flush(self) -> Readings | None:
         n = len(self._row)

@@ -72,22 +72,24 @@ class Ledger:
         """Record of a frame number."""
         return self._of_index.get(index)
 
+    def record(self, index: int, room: int) -> int | None:
+        """Record of a frame number, made while there are fewer than `room`."""
+        known = self._of_index.get(index)
+        if known is None and len(self._of_index) < room:
+            known = self._of_index[index] = len(self._of_index)
+            self._extend(known + 1)
+            self.index[known] = index
+        return known
+
     def records(self, indices: NDArray[np.int64], room: int) -> NDArray[np.int64]:
         """Records of frame numbers, new ones made while there are fewer than `room`; -1 where there is none."""
         found = self._of_index
         numbers = indices.tolist()
         result = [found.get(i, -1) for i in numbers]
         if -1 in result:
-            for k, record in enumerate(result):
-                if record < 0:
-                    known = found.get(numbers[k])
-                    if known is None and len(found) < room:
-                        known = found[numbers[k]] = len(found)
-                    result[k] = -1 if known is None else known
-            self._extend(len(found))
-            rows = np.asarray(result)
-            self.index[rows[rows >= 0]] = indices[rows >= 0]
-        return np.asarray(result, np.int64)
+            made = [self.record(i, room) for i in numbers]
+            result = [-1 if record is None else record for record in made]
+        return np.array(result, np.int64)
 
     def _extend(self, length: int) -> None:
         if length > len(self.index):

@@ -90,7 +90,7 @@ class Preparation:
             self._gain = None if flat is None and parameters.counts_per_photon == 1.0 else 1.0 / gain
         self.dtype = self._slab_dtype()
         self._limit = float(np.iinfo(self.dtype).max) if self.dtype.kind in "ui" else np.inf
-        self._plain = self._rebin == 1 and self.dtype == self.raw_dtype and self.raw_dtype.kind == "u" and not parameters.no_data
+        self.is_copy = self._rebin == 1 and self.dtype == self.raw_dtype and self.raw_dtype.kind == "u" and not parameters.no_data
         self.mask = self._build_mask(dark, flat)
 
     # ------------------------------------------------------------------ one frame
@@ -102,7 +102,7 @@ class Preparation:
         """
         if raw.shape != self.raw_shape:
             raise PrepareError("wrong_shape", f"frame of {raw.shape}, the scan's have {self.raw_shape}")
-        return self._copy(raw, out) if self._plain else self._convert(raw, out)
+        return self._copy(raw, out) if self.is_copy else self._convert(raw, out)
 
     def _copy(self, raw: NDArray[Any], out: NDArray[Any]) -> int:
         """Same unsigned dtype, no arithmetic: two to four copies, and one look for saturation."""

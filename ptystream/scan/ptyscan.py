@@ -74,7 +74,6 @@ class PtyScan:
         self._revisions: list[Revision] = []
         self._released = False
         self._num_frames = parameters.num_frames
-        self._last_arrival_ns = 0
         sources = {"positions": positions} if positions is not None else {}
         self._joins: dict[str, Join] = {
             name: join(p, self._room()) for name, p in [*sources.items(), *((f"also.{k}", p) for k, p in enumerate(also))]
@@ -249,69 +248,57 @@ class PtyScan:
             if self.ended is not None:
                 ledger.drop("late", len(indices))
                 return []
-            stamps = np.zeros(len(indices), np.int64) if times is None else np.asarray(times, np.int64)
-            kept, payloads = self._keep(indices, event.payloads)
-            records = ledger.records(indices[kept], self._room())
-            kept, payloads, records = self._one_each(kept, payloads, records)
-            slots = self._intake.slots(len(records), self._max_frames)
-            if len(slots) < len(records):
-                ledger.drop("memory_limit", len(records) - len(slots))
-                kept, payloads, records = kept[: len(slots)], payloads[: len(slots)], records[: len(slots)]
-            if len(records):
-                ledger.slot[records] = slots
-                ledger.arrival_ns[records] = arrival_ns
-                ledger.time_ns[records] = stamps[kept]
-                ledger.distinct += len(records)
-                ledger.paired += int(np.count_nonzero(self._is_paired(records)))
-                self._record_of_slot.update(zip(slots.tolist(), records.tolist(), strict=True))
-                self._last_arrival_ns = arrival_ns
-                self._judge_records(records)
-                for source in self._joins.values():
-                    readings = source.frames(ledger.index[records], ledger.time_ns[records])
-                    if readings is not None:
-                        self._read(source, readings)
-            jobs = self._intake.add(records, slots, payloads, ledger.expected or None) if len(records) else []
+            kept, payloads, found = self._identify(indices, event.payloads)
+            slots = self._intake.slots(len(found), self._max_frames)
+            if len(slots) < len(found):
+                ledger.drop("memory_limit", len(found) - len(slots))
+                kept, payloads, found = kept[: len(slots)], payloads[: len(slots)], found[: len(slots)]
+            if not found:
+                return self._check_end()
+            records = np.array(found, np.int64)
+            ledger.slot[records] = slots
+            ledger.arrival_ns[records] = arrival_ns
+            if times is not None:
+                ledger.time_ns[records] = np.asarray(times, np.int64)[kept]
+            ledger.distinct += len(records)
+            ledger.paired += int(np.count_nonzero(self._is_paired(records)))
+            self._record_of_slot.update(zip(slots.tolist(), found, strict=True))
+            self._judge_records(records)
+            for source in self._joins.values():
+                readings = source.frames(ledger.index[records], ledger.time_ns[records])
+                if readings is not None:
+                    self._read(source, readings)
+            jobs = self._intake.add(records, slots, payloads, ledger.expected or None)
             return jobs + self._check_end()
 
-    def _keep(
+    def _identify(
         self, indices: NDArray[np.int64], payloads: Sequence[Payload | FileRows]
-    ) -> tuple[NDArray[np.int64], list[Payload]]:
-        """Places in the message of frames with a possible number and an acceptable description, and their payloads."""
-        bad = (indices < 0) | (indices >= MAX_INDEX)
-        surplus = ~bad & (indices >= (self._num_frames or MAX_INDEX))
-        self.ledger.drop("bad_index", int(np.count_nonzero(bad)))
-        self.ledger.drop("beyond_num_frames", int(np.count_nonzero(surplus)))
-        kept, chosen = [], []
-        for k in np.flatnonzero(~(bad | surplus)).tolist():
-            payload = payloads[k]
-            reason = self._intake.refuse(payload)
-            if reason is None and isinstance(payload, Payload):
+    ) -> tuple[list[int], list[Payload], list[int]]:
+        """Places in the message, payloads and records of the frames that are new and can be taken; the others are counted."""
+        ledger, room, limit = self.ledger, self._room(), self._num_frames or MAX_INDEX
+        kept: list[int] = []
+        chosen: list[Payload] = []
+        records: dict[int, None] = {}
+        for k, (index, payload) in enumerate(zip(indices.tolist(), payloads, strict=True)):
+            if not 0 <= index < limit:
+                ledger.drop("beyond_num_frames" if limit <= index < MAX_INDEX else "bad_index")
+            elif not isinstance(payload, Payload):
+                ledger.drop("file_reference")
+            elif (reason := self._intake.refuse(payload)) is not None:
+                ledger.drop(reason)
+            elif (record := ledger.record(index, room)) is None:
+                ledger.drop("too_many")
+            elif record in records or ledger.slot[record] >= 0:
+                ledger.drop("duplicate")
+            else:
+                records[record] = None
                 kept.append(k)
                 chosen.append(payload)
-            else:
-                self.ledger.drop(reason or "file_reference")
-        return np.asarray(kept, np.int64), chosen
-
-    def _one_each(
-        self, kept: NDArray[np.int64], payloads: list[Payload], records: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], list[Payload], NDArray[np.int64]]:
-        """Leave out frames that are there already, come twice in the message, or have no record."""
-        fresh = records >= 0
-        self.ledger.drop("too_many", int(np.count_nonzero(~fresh)))
-        repeated = fresh & (self.ledger.slot[records] >= 0) if len(records) else np.zeros(0, np.bool_)
-        if len(records) > 1 and (np.diff(records) <= 0).any():
-            first = np.zeros(len(records), np.bool_)
-            first[np.unique(records, return_index=True)[1]] = True
-            repeated |= fresh & ~first
-        self.ledger.drop("duplicate", int(np.count_nonzero(repeated)))
-        fresh &= ~repeated
-        if fresh.all():
-            return kept, payloads, records
-        return kept[fresh], [p for p, f in zip(payloads, fresh.tolist(), strict=True) if f], records[fresh]
+        return kept, chosen, list(records)
 
     def _start(self, job: Job) -> None:
         """Do a job here or in the pool; waits while the pool has enough."""
-        if self._pool is None or job.is_light:
+        if self._pool is None or self._intake.is_light(job):
             self._finish(self._intake.run(job))
             return
         while not self._jobs.acquire(timeout=0.5):
@@ -337,16 +324,19 @@ class PtyScan:
                 return
             ledger, job = self.ledger, outcome.job
             ledger.note("negative_pixels", outcome.negatives)
-            good = np.asarray([reason is None for reason in outcome.reasons])
-            for k in np.flatnonzero(~good).tolist():
-                self._withdraw_slot(int(job.records[k]), int(job.slots[k]), str(outcome.reasons[k]))
-            records = job.records[good]
+            records = job.records
+            for record, slot, reason in zip(records.tolist(), job.slots.tolist(), outcome.reasons, strict=True):
+                if reason is not None:
+                    self._withdraw_slot(record, slot, reason)
+            failed = any(outcome.reasons)
+            if failed:
+                records = records[[reason is None for reason in outcome.reasons]]
             ledger.decoded += len(records) + outcome.reasons.count("not_whole")
             ledger.prepared += len(records)
             ledger.flags[records] |= PREPARED
             self._find_hot_pixels()
             self._queue(records)
-            if not good.all() and self._intake.failure is not None:
+            if failed and self._intake.failure is not None:
                 self._end(f"failed: {self._intake.failure}")
 
     def _withdraw_slot(self, record: int, slot: int, reason: str) -> None:
@@ -419,29 +409,28 @@ class PtyScan:
             self.ledger.dose[records] = values[:, -1]
             self.ledger.flags[records] |= DOSE
             self._count_paired(records, before)
-        if source.parameters.dose_limit is not None and "dose" in source.roles:
-            self._judge.beam_off(records, ~(values[:, -1] >= source.parameters.dose_limit))
-        elif "dose" in source.roles:
-            self._judge.beam_off(records, ~(np.isfinite(values[:, -1]) & (values[:, -1] > 0)))
-        self._judge_records(records)
+            dose, limit = values[:, -1], source.parameters.dose_limit or 0.0
+            self._judge.beam_off(records, ~(np.isfinite(dose) & (dose > 0) & (dose >= limit)))
+            self._judge_records(records)
         self._queue(records)
 
     def _set_positions(self, records: NDArray[np.int64], values: NDArray[np.float64], spread: NDArray[np.float64]) -> None:
         ledger = self.ledger
         before = self._is_paired(records)
-        known = (ledger.flags[records] & POSITION) != 0
-        moved = known & (ledger.position[records] != values).any(axis=1)
+        used = (ledger.flags[records] & USED) != 0
+        moved = used & (ledger.position[records] != values).any(axis=1) if used.any() else used
         ledger.position[records] = values
         ledger.flags[records] |= POSITION
         self._count_paired(records, before)
         judged = self._judge.positions(records, values, spread, ledger.position[: ledger.length])
         self._judge_records(judged)
-        moved &= (ledger.flags[records] & USED != 0) & (ledger.reason[records] == 0)
+        if not moved.any():
+            return
+        moved &= ledger.reason[records] == 0
         for record in records[moved].tolist():
             y, x = ledger.position[record].tolist()
             self._revisions.append(Revision(int(ledger.slot[record]), "position", (y, x)))
-        if moved.any():
-            self._changed()
+        self._changed()
 
     def _judge_records(self, records: NDArray[np.int64]) -> None:
         """Exclude, or take back, frames by what is now known about their position and dose."""
