@@ -1,0 +1,1 @@
+"""Simulated sources, to see the whole pipe run without a beamline."""

@@ -59,7 +59,7 @@ class Sender:
         except zmq.ZMQError as error:
             self._context.destroy(linger=0)
             raise OSError(f"{address}: {error.strerror}") from error
-        self.address = bytes(self._socket.last_endpoint).rstrip(b"\0").decode()
+        self.address = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
         """Where it is bound or connected; with the port that '*' became."""
         self._sent = 0
         self._closed = False

@@ -1,0 +1,111 @@
+"""A beamline that is not there: its frames and encoder readings on two native-wire senders, at a rate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from ..zmq.sender import Sender
+from .pictures import flower, moon
+
+
+@dataclass(frozen=True, slots=True)
+class Beamline:
+    """What is simulated."""
+
+    frames: int = 400
+    side: int = 128
+    """Pixels of a frame's side."""
+    rate_hz: float = 100.0
+    photons: float = 1e6
+    """In the beam, per frame."""
+    pixel_m: float = 3e-8
+    """Object pixel."""
+    step_px: float = 7.0
+    """Distance of neighbouring positions, object pixels."""
+    samples_per_frame: int = 10
+    """Encoder readings during one exposure."""
+    encoder_noise_m: float = 2e-9
+    frames_per_message: int = 1
+    seed: int = 0
+    scan_id: str = "simulated"
+
+    def positions_m(self) -> NDArray[np.float64]:
+        """Where the beam is, (frame, 2), (y, x): a Fermat spiral."""
+        k = np.arange(self.frames)
+        r, turn = self.step_px * self.pixel_m * 0.6 * np.sqrt(k), k * np.pi * (3 - np.sqrt(5))
+        return np.stack([r * np.sin(turn), r * np.cos(turn)], axis=1)
+
+    def probe(self) -> NDArray[np.complex128]:
+        """(y, x), Σ|P|² = photons."""
+        wave = moon((self.side, self.side), self.seed)
+        return np.asarray(wave * np.sqrt(self.photons / (np.abs(wave) ** 2).sum()))
+
+    def object(self) -> NDArray[np.complex128]:
+        """(y, x); its middle is at physical zero."""
+        reach = int(np.ceil(np.abs(self.positions_m()).max() / self.pixel_m)) + self.side // 2 + 2
+        return flower((2 * reach, 2 * reach), self.seed)
+
+    def pattern(self, number: int, truth: tuple[Any, Any] | None = None) -> NDArray[np.uint16]:
+        """Counts of one frame, (y, x), zero frequency in the middle: Poisson, keyed by (seed, frame)."""
+        probe, sample = truth or (self.probe(), self.object())
+        where = np.rint(self.positions_m()[number] / self.pixel_m).astype(int) + np.array(sample.shape) // 2 - self.side // 2
+        wave = probe * sample[where[0] : where[0] + self.side, where[1] : where[1] + self.side]
+        mean = np.abs(scipy.fft.fft2(wave, norm="ortho")) ** 2
+        random = np.random.Generator(np.random.Philox(key=[self.seed, 1000 + number]))
+        return np.asarray(scipy.fft.fftshift(np.minimum(random.poisson(mean), 65534)).astype(np.uint16))
+
+    def geometry(self) -> dict[str, float]:
+        """Energy, distance and detector pixel that give `pixel_m`, as parameters of `scans.*.data`."""
+        energy, distance = 7.2, 2.0
+        return {
+            "energy": energy,
+            "distance": distance,
+            "psize": 1.23984193e-9 / energy * distance / (self.side * self.pixel_m),
+        }
+
+
+def run(
+    beamline: Beamline,
+    frames: Sender,
+    positions: Sender,
+    *,
+    wait: Callable[[float], bool] = lambda seconds: bool(time.sleep(seconds)),
+) -> None:
+    """Send one scan. `wait(seconds)` paces it and ends it early where it answers True.
+
+    Patterns are computed before the first one is sent, so that the rate is the detector's and not the simulator's.
+    """
+    truth = (beamline.probe(), beamline.object())
+    patterns = np.stack([beamline.pattern(k, truth) for k in range(beamline.frames)])
+    places = beamline.positions_m()
+    random = np.random.Generator(np.random.Philox(key=[beamline.seed, 3]))
+    n = beamline.samples_per_frame
+    noise = random.normal(0.0, beamline.encoder_noise_m, (beamline.frames, n, 2))
+    readings = places[:, None] + noise - noise.mean(axis=1, keepdims=True)
+    frames.start(beamline.scan_id, num_frames=beamline.frames)
+    positions.start(beamline.scan_id)
+    began = time.monotonic()
+    sent = 0
+    reason = "completed"
+    for first in range(0, beamline.frames, beamline.frames_per_message):
+        stop = min(first + beamline.frames_per_message, beamline.frames)
+        ahead = began + stop / beamline.rate_hz - time.monotonic()
+        if ahead > 0 and wait(ahead):
+            reason = "stopped"
+            break
+        stamps = time.time_ns() + np.arange(stop - first)
+        frames.frames(first, patterns[first:stop], timestamps_ns=stamps)
+        part = readings[first:stop].reshape(-1, 2)
+        positions.samples(first * n, y=part[:, 0], x=part[:, 1])
+        sent = stop
+    frames.end(sent, reason)
+    positions.end(sent * n, reason)
+    frames.flush()
+    positions.flush()
