@@ -13,6 +13,7 @@ run on a dataset in memory). All three give the same pixels; decoding scales ove
 from __future__ import annotations
 
 import ctypes
+import itertools
 import struct
 from collections.abc import Callable
 from functools import cache
@@ -123,9 +124,7 @@ def _frame_bytes(payload: Payload) -> int:
     for length in payload.shape:
         wanted *= length
     if wanted <= 0 or wanted > MAX_FRAME_BYTES:
-        raise CodecError(
-            f"shape {payload.shape} of {payload.dtype}: {wanted} bytes; possible are 1 to {MAX_FRAME_BYTES}"
-        )
+        raise CodecError(f"shape {payload.shape} of {payload.dtype}: {wanted} bytes; possible are 1 to {MAX_FRAME_BYTES}")
     return wanted
 
 
@@ -149,9 +148,7 @@ def _walk(codec: str, stream: memoryview, wanted: int, itemsize: int) -> tuple[l
     bound = min(block, wanted) + min(block, wanted) // 255 + 16
     while left > 0:
         if position + 4 > size:
-            raise CodecError(
-                f"{codec} frame: {size} bytes received, block {len(offsets) - 1} would begin at {position}"
-            )
+            raise CodecError(f"{codec} frame: {size} bytes received, block {len(offsets) - 1} would begin at {position}")
         (length,) = _LENGTH.unpack_from(stream, position)
         position += 4 + length
         if position > size or length > bound:
@@ -221,7 +218,7 @@ def _decode_library(codec: str, stream: memoryview, offsets: list[int], block: i
         if used != stream.nbytes - offsets[0]:
             raise CodecError(f"bslz4 frame of {stream.nbytes} bytes is damaged: decoding ended with {used}")
         return
-    for number, (begin, end) in enumerate(zip(offsets, offsets[1:], strict=False)):
+    for number, (begin, end) in enumerate(itertools.pairwise(offsets)):
         done = number * block
         length, expected = end - begin - 4, min(block, frame.nbytes - done)
         if length == expected:

@@ -38,9 +38,7 @@ class Storage:
         Returns whether anything changed. New memory is taken in steps of `margin` pixels so that a scan that walks
         outwards does not copy the canvas at every block.
         """
-        start = tuple(
-            o if l >= o else o - -(-(o - l) // margin) * margin for l, o in zip(low, self.offset, strict=True)
-        )
+        start = tuple(o if l >= o else o - -(-(o - l) // margin) * margin for l, o in zip(low, self.offset, strict=True))
         ends = (o + n for o, n in zip(self.offset, self.shape, strict=True))
         stop = tuple(e if h <= e else e + -(-(h - e) // margin) * margin for h, e in zip(high, ends, strict=True))
         if start == self.offset and (stop[0] - start[0], stop[1] - start[1]) == self.shape:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ptystream.engine import Context, Engine, Progress
 from ptystream.model.scan_model import ScanModel
-from ptystream.publish.snapshot import LEDGER_CODES, Image, Snapshot
+from ptystream.publish.snapshot import Image, Snapshot
 from ptystream.quality import fit_ramp
 from ptystream.reconstruction import OBJECT, PodTable, Reconstruction
 from ptystream.scan.block import Block, Revision
@@ -81,8 +81,11 @@ class Run:
         """Rows of the pod table that were there at the last iteration."""
         self.newest_arrival_ns: int | None = None
         """Arrival of the newest frame that an iteration has used."""
-        self._arrivals: list[NDArray[np.int64]] = []
+        self.taken_ns = self.used_ns = 0
+        """When that frame was taken from its scan, and when the iteration that used it ended."""
+        self.started = time.time()
         self._newest_taken_ns: int | None = None
+        self._taken_ns = 0
         self._snapshots = 0
         self._coverage: dict[str, NDArray[np.float32]] = {}
         self.averaging = False
@@ -112,9 +115,7 @@ class Run:
         if self.reconstruction is None:
             self.reconstruction = Reconstruction({}, {}, PodTable(scan.model.pods))
         if scan.label not in self.decisions or not scan.slots:
-            decided = scan.model.start(
-                self.reconstruction, block, scan.buffer.frames, self.decisions.get(scan.label)
-            )
+            decided = scan.model.start(self.reconstruction, block, scan.buffer.frames, self.decisions.get(scan.label))
             if self.decisions.get(scan.label) != decided:
                 self.apply({"do": "decide", "scan": scan.label, "decisions": decided})
         rows, refused = scan.model.place(self.reconstruction, block)
@@ -123,10 +124,10 @@ class Run:
             kept = ~np.isin(block.slots, refused)
             block = select(block, kept)
         scan.slots.append(np.stack([rows, block.slots], axis=1))
-        self._arrivals.append(block.arrival_ns)
         if len(block):
             newest = int(block.arrival_ns.max())
             self._newest_taken_ns = max(newest, self._newest_taken_ns or newest)
+            self._taken_ns = time.time_ns()
         if self.engine is not None and len(rows):
             self.engine.extend(rows)
 
@@ -153,9 +154,7 @@ class Run:
             brightest_photons=max(float(d["brightest_photons"]) for d in decided),
         )
         self.engine_entry, self.engine = chosen, chosen.make(chosen.parameters)
-        self.engine.start(
-            self.reconstruction, {scan.number: scan.buffer.frames for scan in self.scans.values()}, context
-        )
+        self.engine.start(self.reconstruction, {scan.number: scan.buffer.frames for scan in self.scans.values()}, context)
         self.averaging, self.last = False, None
         self.state = "running"
 
@@ -169,6 +168,7 @@ class Run:
         self.iterations += count
         self.rows_used = self.reconstruction.pods.length
         self.newest_arrival_ns = self._newest_taken_ns
+        self.taken_ns, self.used_ns = self._taken_ns, time.time_ns()
         self.errors.append(progress.errors)
         self.misfit.append(progress.misfit)
         self.iter_info.append(
@@ -180,6 +180,7 @@ class Run:
                 "duration": duration,
                 "error": progress.errors[-1],
                 "frames": progress.frames,
+                "count": count,
             }
         )
         for note in progress.notes:

@@ -7,11 +7,9 @@ command line installs signal handlers. A source, recorder or publisher thread th
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,9 +73,8 @@ class Plan:
     """A scan from which nothing came for so long is ended; None: never."""
     save: Callable[[Run], Path | None] = lambda run: None
     """Writes the result of a finished run and returns its path."""
-    checkpoint: Callable[[Run], None] | None = None
-    checkpoint_interval: int = 0
-    """Iterations between checkpoints; 0: none."""
+    warm_up: Callable[[], None] = lambda: None
+    """Compiles what the engines need, while the session waits for its first frame."""
 
 
 @dataclass(slots=True)
@@ -99,7 +96,7 @@ class Session:
         metrics: Metrics,
         publisher: Publisher | None = None,
         tap: Tap | None = None,
-        recorded: Sequence[Message] = (),
+        recorded: Iterable[Message] = (),
         on_ready: Callable[[], None] | None = None,
     ) -> None:
         """`recorded` are messages of an interrupted session: delivered before the sources open."""
@@ -114,7 +111,6 @@ class Session:
         self._assigned: dict[tuple[str, str], PtyScan] = {}
         self._failure: BaseException | None = None
         self._stop_asked = threading.Event()
-        self._pool = ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1)), "decode")
         self._last_event = time.monotonic()
         self._published = 0.0
         self._received_before: tuple[float, int] = (time.monotonic(), 0)
@@ -218,6 +214,7 @@ class Session:
             for source in self._sources:
                 source.wait_open(30.0)
             self._check()
+            self.plan.warm_up()
             if self._on_ready is not None:
                 self._on_ready()
             while not self._stop_asked.is_set() and (self.plan.runs is None or self.finished < self.plan.runs):
@@ -227,15 +224,12 @@ class Session:
         finally:
             for source in self._sources:
                 source.stop()
-            self._pool.shutdown(cancel_futures=True)
         self._check()
         return self.results
 
     def _next_pending(self) -> _Pending | None:
         with self._arrived:
-            self._arrived.wait_for(
-                lambda: bool(self._pending) or self._failure is not None or self._stop_asked.is_set(), WAIT_S
-            )
+            self._arrived.wait_for(lambda: bool(self._pending) or self._failure is not None or self._stop_asked.is_set(), WAIT_S)
             pending = self._pending[0] if self._pending else None
         self._check()
         return pending
@@ -244,7 +238,6 @@ class Session:
         run = self.current = pending.run
         loop = Loop(run, self.plan.loop)
         self._received_before = (time.monotonic(), 0)
-        saved_at = 0
         try:
             while True:
                 seen = {label: scan.buffer.changed(-1, 0.0) for label, scan in run.scans.items()}
@@ -254,10 +247,6 @@ class Session:
                     break
                 if step is Step.IDLE:
                     self._wait(run, seen)
-                if self.plan.checkpoint_interval and run.iterations >= saved_at + self.plan.checkpoint_interval:
-                    saved_at = run.iterations
-                    if self.plan.checkpoint is not None:
-                        self.plan.checkpoint(run)
                 self._end_where_due(run)
                 if self._failure is not None:
                     run.state = "failed"
@@ -310,7 +299,7 @@ class Session:
         if now - then >= 1.0 or force:
             self._rates["frames_per_second"] = max(0, ledger.get("received", 0) - before) / max(now - then, 1e-3)
             self._received_before = (now, ledger.get("received", 0))
-        self.metrics.run(run, ledger)
         if self.publisher is not None:
             self.publisher.offer(run.snapshot(self._rates))
             self.metrics.viewers(self.publisher.viewers)
+        self.metrics.run(run, ledger, time.time_ns())

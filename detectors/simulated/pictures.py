@@ -28,7 +28,7 @@ def flower(shape: tuple[int, int], seed: int = 0) -> NDArray[np.complex128]:
     thickness += (r < 0.24) * (0.5 + 0.35 * spiral)
     grain = gaussian_filter(random.normal(size=shape), 1.2)
     thickness += 0.05 * grain / grain.std() * (thickness > 0.2)
-    return np.asarray(np.exp(-(0.16 + 1.3j) * np.maximum(thickness, 0)))
+    return np.asarray(np.exp(-(0.14 + 1.0j) * np.maximum(thickness, 0)))
 
 
 def moon(shape: tuple[int, int], seed: int = 0) -> NDArray[np.complex128]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
+
+from ptystream.scan.positions import fermat_scan
 
 from ..zmq.sender import Sender
 from .pictures import flower, moon
@@ -38,9 +41,7 @@ class Beamline:
 
     def positions_m(self) -> NDArray[np.float64]:
         """Where the beam is, (frame, 2), (y, x): a Fermat spiral."""
-        k = np.arange(self.frames)
-        r, turn = self.step_px * self.pixel_m * 0.6 * np.sqrt(k), k * np.pi * (3 - np.sqrt(5))
-        return np.stack([r * np.sin(turn), r * np.cos(turn)], axis=1)
+        return fermat_scan(self.step_px * self.pixel_m * 0.6, self.frames)
 
     def probe(self) -> NDArray[np.complex128]:
         """(y, x), Σ|P|² = photons."""
@@ -76,12 +77,13 @@ def run(
     frames: Sender,
     positions: Sender,
     *,
-    wait: Callable[[float], bool] = lambda seconds: bool(time.sleep(seconds)),
+    wait: Callable[[float], bool] | None = None,
 ) -> None:
     """Send one scan. `wait(seconds)` paces it and ends it early where it answers True.
 
     Patterns are computed before the first one is sent, so that the rate is the detector's and not the simulator's.
     """
+    wait = wait or threading.Event().wait
     truth = (beamline.probe(), beamline.object())
     patterns = np.stack([beamline.pattern(k, truth) for k in range(beamline.frames)])
     places = beamline.positions_m()

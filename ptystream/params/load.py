@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model
 
 from ptystream.model.scan_model import MODELS, ScanModel
 from ptystream.params.base import Branch
@@ -86,7 +86,12 @@ def load(source: str | Path | Mapping[str, Any]) -> Configuration:
 
 def read(path: Path) -> dict[str, Any]:
     """The nested dict in a file. Raises `ConfigurationError` where it cannot be read."""
-    readers: dict[str, Callable[[str], Any]] = {".yaml": yaml.safe_load, ".yml": yaml.safe_load, ".json": json.loads, ".toml": tomllib.loads}
+    readers: dict[str, Callable[[str], Any]] = {
+        ".yaml": yaml.safe_load,
+        ".yml": yaml.safe_load,
+        ".json": json.loads,
+        ".toml": tomllib.loads,
+    }
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ConfigurationError([Fault("configuration", str(path), f"must end in {', '.join(readers)}")])
@@ -185,7 +190,12 @@ def _source(
 
 def source_parameters(plugin: Any, common: type[Branch]) -> type[Branch]:
     """Parameters of a source: the plug-in's own and those common to frames or positions."""
-    return create_model(f"{plugin.__name__}{common.__name__}", __base__=(plugin.Parameters, common))
+    made: type[Branch] = create_model(
+        f"{plugin.__name__}{common.__name__}",
+        __base__=(plugin.Parameters, common),
+        name=(str, Field(plugin.__name__, description="Name of the source.")),
+    )
+    return made
 
 
 def _engine(label: str, entry: dict[str, Any], faults: list[Fault]) -> EngineConfiguration | None:

@@ -1,0 +1,223 @@
+"""From a checked configuration to a session that is ready to run: the wiring, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptystream import __version__
+from ptystream.engine import Context
+from ptystream.epochs import EpochMap
+from ptystream.ingest import Tap
+from ptystream.loop import LoopSettings
+from ptystream.model.geometry import Geometry
+from ptystream.params.errors import ConfigurationError, Fault
+from ptystream.params.load import Configuration, ScanConfiguration
+from ptystream.reconstruction import PodTable, Reconstruction
+from ptystream.recording import Recorder
+from ptystream.run import EngineEntry, Run
+from ptystream.scan.block import Block
+from ptystream.scan.ptyscan import PtyScan
+from ptystream.session import Channel, Plan, ScanEntry
+from ptystream.storage import ptyr
+from ptystream.transport import Transport
+
+
+def make_plan(
+    configuration: Configuration,
+    *,
+    recorder: Recorder | None = None,
+    transports: Mapping[str, Transport] | None = None,
+) -> Plan:
+    """Everything a `Session` needs. `transports`, by channel, stand in for the configured ones (a replay)."""
+    root = configuration.root
+    threads = root.threads or len(os.sched_getaffinity(0))
+    pool = ThreadPoolExecutor(max(1, min(threads, 4)), "decode")
+    channels, entries = [], []
+    settings = LoopSettings(root.frames_per_block, root.min_frames_for_recon, root.live.latency)
+    for number, scan in enumerate(configuration.scans):
+        sources = {"data": scan.data} | ({"positions": scan.positions} if scan.positions is not None else {})
+        for kind, source in sources.items():
+            name = f"{scan.label}/{kind}"
+            decoder = source.plugin.decoder(source.parameters, name)
+            given = (transports or {}).get(name)
+            channels.append(Channel(name, given or source.plugin.transport(source.parameters, name, decoder), decoder))
+        epochs = EpochMap(root.live.epochs, list(sources))
+        entries.append(ScanEntry(scan.label, _maker(scan, number, settings, pool, root.seed), epochs))
+    context = Context(threads=threads, seed=root.seed, precision=root.data_type, fft=configuration.scans[0].parameters.ffttype)
+    engines = [EngineEntry(e.label, e.name, e.parameters, e.engine) for e in configuration.engines]
+    return Plan(
+        name=configuration.name,
+        channels=channels,
+        scans=entries,
+        engines=engines,
+        context=context,
+        loop=settings,
+        runs=root.live.runs,
+        publish_interval_s=root.io.publish.interval_s,
+        timeout_s=root.live.timeout_s,
+        save=lambda run: save(run, configuration, recorder),
+        warm_up=lambda: warm_up(configuration, engines, context),
+    )
+
+
+def geometry_of(scan: ScanConfiguration) -> Geometry:
+    """Geometry of an entry of `scans`; in object pixels where its positions are. Raises `ConfigurationError`."""
+    p = scan.data.parameters
+    side = p.shape if isinstance(p.shape, int) else None if p.shape is None else min(p.shape)
+    if side is None:
+        raise ConfigurationError([Fault(f"scans.{scan.label}.data.shape", None, "give the side of the cropped frame in pixels")])
+    side //= p.rebin or 1
+    if scan.positions is not None and scan.positions.parameters.unit == "px":
+        return Geometry((side, side))
+    if not (p.energy and p.distance and p.psize):
+        return Geometry((side, side))
+    y, x = np.broadcast_to(np.asarray(p.psize, float), 2) * (p.rebin or 1)
+    return Geometry((side, side), p.energy, p.distance, (float(y), float(x)))
+
+
+def _maker(scan: ScanConfiguration, number: int, settings: LoopSettings, pool: ThreadPoolExecutor, seed: int) -> Any:
+    geometry = geometry_of(scan)
+
+    def make(decisions: Mapping[str, Any] | None) -> tuple[PtyScan, Any]:
+        positions = None if scan.positions is None else scan.positions.parameters
+        buffer = PtyScan(
+            scan.label,
+            scan.data.parameters,
+            positions,
+            pool=pool,
+            decide_after=settings.frames_to_start,
+            decisions=decisions,
+        )
+        return buffer, scan.model(scan.label, number, scan.parameters, geometry, seed)
+
+    return make
+
+
+def recorder_of(configuration: Configuration) -> tuple[Recorder | None, Path | None]:
+    """The recorder of a configuration, and the record of an interrupted session that it continues."""
+    from ptystream.recording import Recording
+
+    settings = configuration.root.io.recording
+    if not settings.active:
+        return None, None
+    path = Path(configuration.root.io.home) / file_name(settings.file, configuration.name)
+    interrupted = None
+    if path.exists():
+        existing = Recording(path)
+        messages = sum(1 for _ in existing)
+        if existing.finished or messages == 0:
+            os.replace(path, path.with_suffix(f".{int(path.stat().st_mtime)}{path.suffix}"))
+        else:
+            interrupted = path
+            log.warning("%s: %d messages of an interrupted session: continuing it", path, messages)
+    metadata = {"configuration": _text(configuration.given), "version": __version__}
+    return Recorder(path, metadata, fsync=settings.fsync), interrupted
+
+
+log = logging.getLogger(__name__)
+
+
+def _text(given: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(given, default=str)
+
+
+def file_name(pattern: str, run: str, info: Mapping[str, Any] | None = None) -> str:
+    """A path pattern filled in, as ptypy's: %(run)s, %(engine)s, %(iteration)d, %(iterations)04d, …
+
+    Raises `ConfigurationError` for a pattern with unknown keys.
+    """
+    keys = {"run": run, "engine": "None", "iteration": 0, "iterations": 0, "numiter": 0} | dict(info or {})
+    try:
+        return pattern % keys
+    except (KeyError, ValueError, TypeError) as error:
+        known = ", ".join(f"%({key})s" for key in keys)
+        raise ConfigurationError([Fault("io", pattern, f"cannot be filled in ({error}); known are {known}")]) from error
+
+
+def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
+    """The value that is stored."""
+    assert run.reconstruction is not None
+    held = run.reconstruction
+    errors, misfit = run.history()
+    first = next(iter(held.objects.values()))
+    snapshot = run.snapshot({})
+    pixel = np.asarray(first.pixel_size_m or (1.0, 1.0))
+    last = {} if run.last is None else {"probe": run.last.probes, "object": run.last.objects}
+    return ptyr.Result(
+        run=run.name,
+        probe=held.probes,
+        object=held.objects,
+        parameters=configuration.given,
+        iter_info=run.iter_info,
+        positions_m=snapshot.positions * pixel,
+        errors=errors,
+        misfit=misfit,
+        ledger=run.ledger(),
+        schedule=run.schedule.to_list(),
+        decisions=run.decisions,
+        versions={"ptystream": __version__, "numpy": np.__version__, "python": platform.python_version()},
+        coverage=snapshot.coverage,
+        last=last,
+        started=run.started,
+    )
+
+
+def save(run: Run, configuration: Configuration, recorder: Recorder | None) -> Path | None:
+    """Write the result of a run; what it used is recorded first."""
+    if recorder is not None:
+        recorder.flush()
+    root = configuration.root
+    if root.io.rfile is None or run.reconstruction is None:
+        return None
+    info = run.iter_info[-1] if run.iter_info else {}
+    name = file_name(root.io.rfile, run.name, info)
+    return ptyr.write(Path(root.io.home) / name, result_of(run, configuration))
+
+
+class _Sample:
+    """Two empty frames, to compile on."""
+
+    slab_frames, limit = 2, 65535.0
+
+    def __init__(self, shape: tuple[int, int], dtype: str) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self.mask = np.ones(shape, np.uint8)
+        self._slab = np.ones((2, *shape), dtype)
+
+    def slab(self, number: int) -> Any:
+        return self._slab
+
+
+def warm_up(configuration: Configuration, engines: Iterable[EngineEntry], context: Context) -> None:
+    """Run each engine on two empty frames of every usual count type, so that nothing compiles when frames come."""
+    scan = configuration.scans[0]
+    geometry = geometry_of(scan)
+    for dtype in ("u2", "u4"):
+        for entry in engines:
+            model = scan.model(scan.label, 0, scan.parameters, geometry)
+            store = _Sample(geometry.shape, dtype)
+            made = Reconstruction({}, {}, PodTable(model.pods))
+            zero = np.zeros(2, np.int64)
+            block = Block(scan.label, np.arange(2), np.arange(2), np.zeros((2, 2)), np.ones(2), zero)
+            model.start(made, block, store)
+            model.place(made, block)
+            engine = entry.make(entry.parameters)
+            engine.start(made, {0: store}, context)
+            engine.iterate(int(entry.parameters.probe_update_start) + 1 if entry.parameters.probe_update_start < 5 else 1)
+            engine.snapshot(("coverage",))
+            engine.finish()
+
+
+def with_recorder(recorder: Recorder | None) -> Tap | None:
+    """The tap of a session."""
+    return recorder

@@ -1,0 +1,82 @@
+"""Look at a running session from Python: `for snapshot in Client(endpoint): …`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import zmq
+
+from ptystream.publish.publisher import topic_of
+from ptystream.publish.schema import FORMS, MAX_MESSAGE_BYTES, SchemaError, decode, decode_display
+from ptystream.publish.snapshot import Snapshot
+
+OVER = ("finished", "failed")
+
+
+class Client:
+    """Subscribes to the snapshots of a session. Always the newest: what came in between is counted in `skipped`.
+
+    `form` 'complex64' gives `Snapshot`s, 'uint8' display-ready `Display`s. Not to be shared between threads.
+    """
+
+    def __init__(self, endpoint: str, *, run: str = "", form: str = "complex64", timeout_s: float = 30.0) -> None:
+        if form not in FORMS:
+            raise ValueError(f"form: {form!r}: must be one of {', '.join(FORMS)}")
+        self.endpoint, self.timeout_s = endpoint, timeout_s
+        self.skipped = 0
+        self.refused = 0
+        """Messages that were no snapshot of this version."""
+        self._decode: Any = decode if form == "complex64" else decode_display
+        self._number: tuple[str, int] | None = None
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
+        self._socket.linger = 0
+        self._socket.rcvhwm = 2
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+        self._socket.subscribe(topic_of(form, run))
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self._socket.close()
+            raise ValueError(f"endpoint: {endpoint!r}: {error.strerror}; it looks like tcp://127.0.0.1:5580") from error
+
+    def latest(self, timeout_s: float | None = None) -> Snapshot | None:
+        """The newest snapshot that was not given yet, or None after `timeout_s`."""
+        deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
+        while True:
+            left = deadline - time.monotonic()
+            if not self._socket.poll(max(0, int(left * 1000))):
+                return None
+            parts = self._socket.recv_multipart(copy=False)
+            while self._socket.poll(0):
+                parts = self._socket.recv_multipart(copy=False)
+                self.skipped += 1
+            try:
+                snapshot: Snapshot = self._decode([frame.buffer for frame in parts[1:]])
+            except SchemaError:
+                self.refused += 1
+                continue
+            if self._number == (snapshot.run, snapshot.number):
+                continue
+            self._number = (snapshot.run, snapshot.number)
+            return snapshot
+
+    def __iter__(self) -> Iterator[Snapshot]:
+        """Snapshots until the run is over, or none came for `timeout_s`."""
+        while (snapshot := self.latest()) is not None:
+            yield snapshot
+            if snapshot.state in OVER:
+                return
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
