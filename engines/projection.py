@@ -71,7 +71,12 @@ class ProjectionEngine:
     def extend(self, rows: NDArray[np.int64]) -> None:
         """See `ptystream.engine.Engine.extend`."""
         added = cut(self.reconstruction.pods, rows, self.frames, self.shape, self.complex)
-        self._sweeper.sweep(added, lambda part, share: [self._form_model(tile, tile.waves) for _, tile in share])
+
+        def fill(part: int, share: Sequence[tuple[int, Tile]]) -> None:
+            for _, tile in share:
+                self._form_model(tile, tile.waves)
+
+        self._sweeper.sweep(added, fill)
         self.tiles.extend(added)
 
     def revise(self, rows: NDArray[np.int64], what: str) -> None:

@@ -56,8 +56,10 @@ class Beamline:
     def pattern(self, number: int, truth: tuple[Any, Any] | None = None) -> NDArray[np.uint16]:
         """Counts of one frame, (y, x), zero frequency in the middle: Poisson, keyed by (seed, frame)."""
         probe, sample = truth or (self.probe(), self.object())
-        where = np.rint(self.positions_m()[number] / self.pixel_m).astype(int) + np.array(sample.shape) // 2 - self.side // 2
-        wave = probe * sample[where[0] : where[0] + self.side, where[1] : where[1] + self.side]
+        place = self.positions_m()[number] / self.pixel_m
+        nearest = np.floor(place + 0.5).astype(int)
+        where = nearest + np.array(sample.shape) // 2 - self.side // 2
+        wave = _shifted(probe, place - nearest) * sample[where[0] : where[0] + self.side, where[1] : where[1] + self.side]
         mean = np.abs(scipy.fft.fft2(wave, norm="ortho")) ** 2
         random = np.random.Generator(np.random.Philox(key=[self.seed, 1000 + number]))
         return np.asarray(scipy.fft.fftshift(np.minimum(random.poisson(mean), 65534)).astype(np.uint16))
@@ -70,6 +72,12 @@ class Beamline:
             "distance": distance,
             "psize": 1.23984193e-9 / energy * distance / (self.side * self.pixel_m),
         }
+
+
+def _shifted(probe: NDArray[np.complex128], by: NDArray[np.float64]) -> NDArray[np.complex128]:
+    """The probe moved by a fraction of a pixel, by a phase ramp."""
+    y, x = (np.fft.fftfreq(n) * d for n, d in zip(probe.shape, by, strict=True))
+    return np.asarray(scipy.fft.ifft2(scipy.fft.fft2(probe) * np.exp(-2j * np.pi * (y[:, None] + x[None]))))
 
 
 def run(

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from ptystream.codecs import encode
 from ptystream.events import Buffer
 
-from .link import LinkSender, read_control, size_of
+from .link import LinkSender, is_envelope, read_control, size_of
 from .protocol import frames_parts, header, samples_parts
 
 
@@ -114,6 +114,10 @@ class Sender:
     def end(self, count: int | None = None, reason: str = "completed") -> None:
         """The scan is over, after `count` frames (or samples)."""
         self._send([header("end", scan=self._scan, count=count, reason=reason, q=self._sent)])
+
+    def again(self, parts: Sequence[Buffer]) -> None:
+        """Send recorded parts as they are, in a new envelope where they had one."""
+        self._send([bytes(part) for part in (parts[1:] if is_envelope(parts[0]) else parts)])
 
     def flush(self, timeout_s: float = 30.0) -> None:
         """Wait until everything is acknowledged. Raises `SenderError` with what is not. Plain links do not know."""

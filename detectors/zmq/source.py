@@ -17,6 +17,7 @@ from ptystream.transport import Message
 
 from .link import NO_STREAM, control, is_envelope, opened
 from .protocol import NativeDecoder
+from .sender import Sender
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +156,7 @@ class ZmqScan:
     """Frames or positions over the native wire."""
 
     Parameters = ZmqParameters
+    Sender = Sender
 
     @staticmethod
     def decoder(parameters: Any, channel: str) -> NativeDecoder:

@@ -325,8 +325,7 @@ def _need(value: Any, kind: type, path: str) -> None:
 
 def _are(values: Any, count: int, kind: type) -> bool:
     allowed = (int, float) if kind is float else kind
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and all(isinstance(v, allowed) and not isinstance(v, bool) and math.isfinite(v) for v in values)
-    )
+    if not isinstance(values, list) or len(values) != count:
+        return False
+    numbers: list[Any] = values
+    return all(isinstance(v, allowed) and not isinstance(v, bool) and math.isfinite(v) for v in numbers)

@@ -1,0 +1,124 @@
+"""The commands: one module each, loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Live ptychography: frames and positions in, a growing picture out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _body(module: str, name: str) -> object:
+    return getattr(importlib.import_module(f"ptystream.cli.{module}"), name)
+
+
+@app.command()
+def demo(
+    output: Annotated[str, typer.Option("-o", "--output", help="Folder for the results.")] = "results/demo",
+    frames: Annotated[int, typer.Option(min=1, help="Frames of the scan.")] = 400,
+    rate: Annotated[float, typer.Option(min=0.1, help="Frames per second.")] = 100.0,
+    side: Annotated[int, typer.Option(min=32, max=1024, help="Pixels of a frame's side.")] = 128,
+    browser: Annotated[bool, typer.Option(help="Open the viewer in a browser.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Another flower, another moon.")] = 0,
+) -> None:
+    """A simulated beamline, reconstructed live, in a browser: needs nothing."""
+    _call("demo", "demo", output, frames, rate, side, browser, seed)
+
+
+@app.command()
+def live(
+    config: Annotated[str, typer.Argument(help="YAML, JSON or TOML file.")],
+    replay: Annotated[str | None, typer.Option(help="Take the messages from this recording instead of sockets.")] = None,
+) -> None:
+    """Connect, reconstruct, publish, save."""
+    _call("live", "live", config, replay)
+
+
+@app.command()
+def simulate(
+    frames_address: Annotated[str, typer.Option(help="Where frames are offered.")] = "tcp://127.0.0.1:5570",
+    positions_address: Annotated[str, typer.Option(help="Where positions are offered.")] = "tcp://127.0.0.1:5571",
+    frames: Annotated[int, typer.Option(min=1)] = 400,
+    rate: Annotated[float, typer.Option(min=0.1, help="Frames per second.")] = 100.0,
+    side: Annotated[int, typer.Option(min=32, max=1024)] = 128,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    wait: Annotated[bool, typer.Option(help="Begin when a line arrives on standard input.")] = False,
+) -> None:
+    """The detector side alone, on the wire."""
+    _call("simulate", "simulate", frames_address, positions_address, frames, rate, side, seed, wait)
+
+
+@app.command()
+def view(
+    endpoint: Annotated[str, typer.Argument(help="Publish address of a session.")] = "tcp://127.0.0.1:5580",
+    host: Annotated[str, typer.Option(help="Interface of the web server.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the web server; 0: a free one.")] = 0,
+) -> None:
+    """A web viewer for a running session."""
+    _call("view", "view", endpoint, host, port)
+
+
+@app.command()
+def record(
+    config: Annotated[str, typer.Argument(help="Configuration that names the sources.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="File to write.")] = "scan.ptyrec",
+) -> None:
+    """Keep what arrives, until every source has ended its scan."""
+    _call("record", "record", config, output)
+
+
+@app.command()
+def replay(
+    file: Annotated[str, typer.Argument(help="A recording.")],
+    speed: Annotated[float, typer.Option(min=0.001, help="Times the original pace.")] = 1.0,
+    to: Annotated[list[str] | None, typer.Option(help="Address for a channel: scan/data=tcp://127.0.0.1:5570.")] = None,
+) -> None:
+    """Give a recording back on the wire, as it came."""
+    _call("record", "replay", file, speed, to or [])
+
+
+@app.command()
+def params(
+    path: Annotated[str, typer.Argument(help="A parameter or branch; nothing: all.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="As a list of JSON objects.")] = False,
+) -> None:
+    """The reference of all parameters."""
+    _call("params", "params", path, as_json)
+
+
+@app.command()
+def check(config: Annotated[str, typer.Argument(help="YAML, JSON or TOML file.")]) -> None:
+    """What is wrong with a configuration, and what to do."""
+    _call("check", "check", config)
+
+
+def _call(module: str, name: str, *arguments: object) -> None:
+    from ptystream.params.errors import ConfigurationError
+
+    function = _body(module, name)
+    try:
+        code = function(*arguments)  # type: ignore[operator]
+    except ConfigurationError as error:
+        for fault in error.faults:
+            print(fault, file=sys.stderr)
+        raise typer.Exit(2) from None
+    except (OSError, RuntimeError) as error:
+        print(f"ptystream {name}: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    if code:
+        raise typer.Exit(int(code))
+
+
+def main() -> None:
+    """Entry point of the command line."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    app()
