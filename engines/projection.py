@@ -290,23 +290,26 @@ class ProjectionEngine:
                     layers = self.reconstruction.pods.address[tile.rows, pod, PROBE_LAYER]
                     remainder = self.reconstruction.pods.remainder[tile.rows, pod]
                     waves = tile.waves[pod] if active else self._model_of(tile, pod)
-                    for layer in np.unique(layers):
-                        chosen = np.flatnonzero(layers == layer)
-                        groups = [chosen] if kind is None else [chosen[i : i + 1] for i in range(len(chosen))]
-                        for group in groups:
-                            into = (
-                                (num[layer], den[layer])
-                                if kind is None
-                                else (np.zeros(self.shape, self.complex), np.zeros(self.shape, self.real))
-                            )
-                            part_waves = waves if len(group) == len(waves) else np.ascontiguousarray(waves[group])
-                            k.probe_sums(
-                                k.interleaved(part_waves), obj, corner[group], weight[group], k.interleaved(into[0]), into[1]
-                            )
-                            if kind is not None:
-                                d = remainder[group]
-                                num[layer] += adjoint(into[0][None], d, kind)[0]
-                                den[layer] += adjoint(into[1][None], d, kind)[0]
+                    if kind is None:
+                        for layer in np.unique(layers):
+                            here = np.flatnonzero(layers == layer)
+                            part_waves = waves if len(here) == len(waves) else np.ascontiguousarray(waves[here])
+                            into = k.interleaved(num[layer]), den[layer]
+                            k.probe_sums(k.interleaved(part_waves), obj, corner[here], weight[here], *into)
+                        continue
+                    terms = np.empty((len(tile), *self.shape), self.complex)
+                    powers = np.empty((len(tile), *self.shape), self.real)
+                    k.probe_terms(k.interleaved(waves), obj, corner, weight, k.interleaved(terms), powers)
+                    if kind == "fourier":
+                        terms, powers = adjoint(terms, remainder, kind), adjoint(powers, remainder, kind)
+                    for j, layer in enumerate(layers):
+                        if kind == "fourier":
+                            num[layer] += terms[j]
+                            den[layer] += powers[j]
+                        else:
+                            dy, dx = -remainder[j]
+                            k.add_shifted(k.interleaved(terms[j]), 2, dy, dx, k.interleaved(num[layer]))
+                            k.add_shifted(powers[j], 1, dy, dx, den[layer])
             return sums
 
         tagged = [(True, t) for t in visited] + [(False, t) for t in resting]
@@ -422,8 +425,15 @@ class ProjectionEngine:
                 views.append(self.kernels.interleaved(data))
                 which.append(layers)
             else:
-                shifted = shift(data[layers], pods.remainder[tile.rows, pod].astype(self.real), kind)
-                views.append(self.kernels.interleaved(np.ascontiguousarray(shifted, self.complex)))
+                remainder = pods.remainder[tile.rows, pod].astype(self.real)
+                shifted = np.empty((len(tile), *self.shape), self.complex)
+                if kind == "linear":
+                    self.kernels.shifted_views(
+                        self.kernels.interleaved(data), layers, remainder, self.kernels.interleaved(shifted)
+                    )
+                else:
+                    shifted[:] = shift(data[layers], remainder, kind)
+                views.append(self.kernels.interleaved(shifted))
                 which.append(np.arange(len(tile)))
         return views, which
 

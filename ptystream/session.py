@@ -300,6 +300,8 @@ class Session:
             self._rates["frames_per_second"] = max(0, ledger.get("received", 0) - before) / max(now - then, 1e-3)
             self._received_before = (now, ledger.get("received", 0))
         if self.publisher is not None:
+            if run.newest_arrival_ns is not None:
+                self._rates["latency_seconds"] = (run.used_ns - run.newest_arrival_ns) / 1e9
             self.publisher.offer(run.snapshot(self._rates))
             self.metrics.viewers(self.publisher.viewers)
         self.metrics.run(run, ledger, time.time_ns())

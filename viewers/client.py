@@ -26,8 +26,8 @@ class Client:
         if form not in FORMS:
             raise ValueError(f"form: {form!r}: must be one of {', '.join(FORMS)}")
         self.endpoint, self.timeout_s = endpoint, timeout_s
-        self.skipped = 0
-        self.refused = 0
+        self.skipped: int = 0
+        self.refused: int = 0
         """Messages that were no snapshot of this version."""
         self._decode: Any = decode if form == "complex64" else decode_display
         self._number: tuple[str, int] | None = None
@@ -59,16 +59,17 @@ class Client:
             except SchemaError:
                 self.refused += 1
                 continue
-            if self._number == (snapshot.run, snapshot.number):
+            about: Snapshot = getattr(snapshot, "about", snapshot)
+            if self._number == (about.run, about.number):
                 continue
-            self._number = (snapshot.run, snapshot.number)
+            self._number = (about.run, about.number)
             return snapshot
 
     def __iter__(self) -> Iterator[Snapshot]:
         """Snapshots until the run is over, or none came for `timeout_s`."""
         while (snapshot := self.latest()) is not None:
             yield snapshot
-            if snapshot.state in OVER:
+            if getattr(snapshot, "about", snapshot).state in OVER:
                 return
 
     def close(self) -> None:

@@ -210,3 +210,44 @@ def probe_sums(waves, obj, corner, weight, num, den):  # type: ignore[no-untyped
                 n[2 * x] += r * w[2 * x] + i * w[2 * x + 1]
                 n[2 * x + 1] += r * w[2 * x + 1] - i * w[2 * x]
                 d[x] += r * r + i * i
+
+
+@_jit
+def add_shifted(source, parts, dy, dx, out):  # type: ignore[no-untyped-def]
+    """out += S_d source, bilinear on a periodic frame; rows hold `parts` interleaved numbers per pixel (1 or 2)."""
+    height, width = source.shape
+    sy = 1 if dy > 0 else -1
+    s = parts if dx > 0 else -parts
+    one = source.dtype.type(1)
+    ay, ax = source.dtype.type(abs(dy)), source.dtype.type(abs(dx))
+    a, b, c, d = (one - ay) * (one - ax), ay * (one - ax), (one - ay) * ax, ay * ax
+    for y in range(height):
+        near, far, o = source[y], source[(y - sy) % height], out[y]
+        for i in range(width):
+            o[i] += a * near[i] + b * far[i]
+        if ax == 0:
+            continue
+        low, high = max(s, 0), width + min(s, 0)
+        for i in range(low, high):
+            o[i] += c * near[i - s] + d * far[i - s]
+        for i in range(low):
+            o[i] += c * near[i - s + width] + d * far[i - s + width]
+        for i in range(high, width):
+            o[i] += c * near[i - s - width] + d * far[i - s - width]
+
+
+@_jit
+def shifted_views(probes, layer, remainder, out):  # type: ignore[no-untyped-def]
+    """out[j] = S_d of the probe layer that frame j sees, bilinear; (frame, y, 2x)."""
+    for j in range(out.shape[0]):
+        out[j] = 0
+        add_shifted(probes[layer[j]], 2, remainder[j, 0], remainder[j, 1], out[j])
+
+
+@_jit
+def probe_terms(waves, obj, corner, weight, num, den):  # type: ignore[no-untyped-def]
+    """num[j] = w conj(O) ψ (frame, y, 2x); den[j] = w² |O|² (frame, y, x)."""
+    for j in range(waves.shape[0]):
+        num[j] = 0
+        den[j] = 0
+        probe_sums(waves[j : j + 1], obj, corner[j : j + 1], weight[j : j + 1], num[j], den[j])
