@@ -167,8 +167,9 @@ class Run:
         duration = time.perf_counter() - started
         self.iterations += count
         self.rows_used = self.reconstruction.pods.length
-        self.newest_arrival_ns = self._newest_taken_ns
-        self.taken_ns, self.used_ns = self._taken_ns, time.time_ns()
+        if self.newest_arrival_ns != self._newest_taken_ns:
+            self.newest_arrival_ns = self._newest_taken_ns
+            self.taken_ns, self.used_ns = self._taken_ns, time.time_ns()
         self.errors.append(progress.errors)
         self.misfit.append(progress.misfit)
         self.iter_info.append(

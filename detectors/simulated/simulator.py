@@ -30,8 +30,8 @@ class Beamline:
     """In the beam, per frame."""
     pixel_m: float = 3e-8
     """Object pixel."""
-    step_px: float = 7.0
-    """Distance of neighbouring positions, object pixels."""
+    step_px: float = 9.0
+    """Distance of neighbouring positions, object pixels: one frame per its square."""
     samples_per_frame: int = 10
     """Encoder readings during one exposure."""
     encoder_noise_m: float = 2e-9
@@ -41,7 +41,7 @@ class Beamline:
 
     def positions_m(self) -> NDArray[np.float64]:
         """Where the beam is, (frame, 2), (y, x): a Fermat spiral."""
-        return fermat_scan(self.step_px * self.pixel_m * 0.6, self.frames)
+        return fermat_scan(self.step_px * self.pixel_m, self.frames)
 
     def probe(self) -> NDArray[np.complex128]:
         """(y, x), Σ|P|² = photons."""

@@ -5,7 +5,7 @@ const LEDGER = ["#5a6675", "#d9a441", "#4cc38a", "#e5534b", "#b06ee0"];
 const LEDGER_NAMES = ["received", "paired", "used", "excluded", "missing"];
 const view = { zoom: 1, x: 0, y: 0 };
 const ptystream = (window.ptystream = { number: -1, header: null, arrays: {}, drawn: 0, errors: [] });
-let socket = null, following = true;
+let socket = null, following = true, covered = null; // covered: rows and columns of the object that are drawn
 
 // Cyclic map: two hues that meet in the dark and in the light, so that -π and π look the same.
 const CYCLIC = new Uint8Array(256 * 3);
@@ -59,6 +59,11 @@ function drawObject(header, arrays) {
   paint($("object-amplitude"), width, height, (k, out, at) => {
     out[at] = out[at + 1] = out[at + 2] = amplitude.data[k]; out[at + 3] = shown(k) ? 255 : 0;
   });
+  covered = [height, 0, width, 0];
+  for (let k = 0; k < width * height; k++) if (shown(k)) {
+    const y = Math.floor(k / width), x = k % width;
+    covered = [Math.min(covered[0], y), Math.max(covered[1], y + 1), Math.min(covered[2], x), Math.max(covered[3], x + 1)];
+  }
   const [low, high] = about.limits[0];
   bar($("bar-phase"), (t) => { const i = Math.min(255, Math.floor(256 * t)); return [CYCLIC[3 * i], CYCLIC[3 * i + 1], CYCLIC[3 * i + 2]]; }, ["-π", "0", "π rad"]);
   bar($("bar-amplitude"), (t) => [255 * t, 255 * t, 255 * t], [low.toFixed(2), "", high.toFixed(2)]);
@@ -95,9 +100,10 @@ function place(pixel) {
   for (const box of document.querySelectorAll(".view")) {
     const canvas = box.firstElementChild, probe = box.classList.contains("probe");
     if (!canvas.width) continue;
-    const fit = Math.min(box.clientWidth / canvas.width, box.clientHeight / canvas.height) * 0.97;
+    const [top, bottom, left, right] = !probe && covered && covered[1] > covered[0] ? covered : [0, canvas.height, 0, canvas.width];
+    const fit = Math.min(box.clientWidth / (right - left), box.clientHeight / (bottom - top)) * 0.95;
     const zoom = fit * (probe ? 1 : view.zoom), x = probe ? 0 : view.x, y = probe ? 0 : view.y;
-    canvas.style.transform = `translate(${x - (zoom * canvas.width) / 2}px, ${y - (zoom * canvas.height) / 2}px) scale(${zoom})`;
+    canvas.style.transform = `translate(${x - (zoom * (left + right)) / 2}px, ${y - (zoom * (top + bottom)) / 2}px) scale(${zoom})`;
     const unit = pixel ? pixel[1] : 1, target = (box.clientWidth / 5 / zoom) * unit, power = 10 ** Math.floor(Math.log10(target));
     const length = [5, 2, 1].map((s) => s * power).find((l) => l <= target) || power, bar = box.querySelector(".scale");
     bar.style.width = `${(length / unit) * zoom}px`;
@@ -120,18 +126,19 @@ function curves(canvas, table, series) {
   const low = Math.log10(Math.min(...values)) - 0.05, high = Math.log10(Math.max(...values)) + 0.05;
   const px = (k) => left + ((width - left - 8) * k) / Math.max(1, rows - 1), py = (v) => 6 + (height - bottom - 8) * (1 - (Math.log10(v) - low) / (high - low));
   context.strokeStyle = "#2a313b"; context.fillStyle = "#8592a3";
-  for (let e = Math.floor(low); e <= Math.ceil(high); e++) for (const m of [1, 2, 5]) {
+  const marks = high - low > 2.5 ? [1] : [1, 2, 5], skip = Math.ceil((high - low) / 6);
+  for (let e = Math.floor(low); e <= Math.ceil(high); e++) for (const m of marks) {
+    if (((e % skip) + skip) % skip) continue;
     const v = m * 10 ** e;
     if (Math.log10(v) < low || Math.log10(v) > high) continue;
     context.beginPath(); context.moveTo(left, py(v)); context.lineTo(width - 8, py(v)); context.stroke();
-    context.fillText(String(+v.toPrecision(1)), 4, py(v) + 4);
+    context.fillText(v >= 1e4 || v < 1e-3 ? `1e${e}` : String(+v.toPrecision(1)), 4, py(v) + 4);
   }
-  context.fillText("iteration " + rows, width - 80, height - 6);
   series.forEach((s, i) => {
     context.strokeStyle = s.colour; context.lineWidth = 1.6; context.beginPath();
     for (let k = 0; k < rows; k++) { const v = table.data[3 * k + s.column]; if (v > 0) context.lineTo(px(k), py(v)); }
     context.stroke();
-    context.fillStyle = s.colour; context.fillText(s.name, left + 6 + i * 95, height - 6);
+    context.fillStyle = s.colour; context.fillText(s.name, left + 6 + i * 82, height - 6);
   });
 }
 
@@ -180,7 +187,7 @@ function draw() {
   drawObject(header, arrays);
   drawProbe(header, arrays);
   curves($("errors"), arrays.errors, [{ column: 0, colour: "#58b7ff", name: "fourier" }, { column: 2, colour: "#d9a441", name: "exit" }]);
-  curves($("misfit"), arrays.misfit, [{ column: 1, colour: "#4cc38a", name: "photon" }, { column: 2, colour: "#8592a3", name: "Poisson limit" }, { column: 0, colour: "#b06ee0", name: "amplitude" }]);
+  curves($("misfit"), arrays.misfit, [{ column: 1, colour: "#4cc38a", name: "photon" }, { column: 2, colour: "#8592a3", name: "Poisson" }, { column: 0, colour: "#b06ee0", name: "amplitude" }]);
   map($("map"), arrays.ledger_map);
   ptystream.drawn++;
 }
