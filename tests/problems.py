@@ -1,0 +1,52 @@
+"""Small scans for tests of the loop and the session: no sockets, no clock."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ptystream.detectors.simulated.simulator import Beamline
+from ptystream.engine import Context
+from ptystream.engines.dm import DM
+from ptystream.events import Frames, Payload, Samples, ScanEnded, ScanStarted
+from ptystream.model.geometry import Geometry
+from ptystream.model.scan_model import Full
+from ptystream.run import EngineEntry, Run, Scan
+from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
+from ptystream.scan.ptyscan import PtyScan
+
+BEAM = Beamline(frames=92, side=32, photons=2e5, step_px=3.0, samples_per_frame=1)
+_TRUTH = (BEAM.probe(), BEAM.object())
+PATTERNS = np.stack([BEAM.pattern(k, _TRUTH) for k in range(BEAM.frames)])
+PLACES = BEAM.positions_m()
+GEOMETRY = BEAM.geometry()
+
+
+def make_run(*, engines: list[dict] | None = None, threads: int = 1, decide_after: int = 16, **data: object) -> Run:
+    """A run of one scan 's' with a DM engine per dict of parameters."""
+    given = {"name": "ZmqScan", "shape": BEAM.side, **GEOMETRY, **data}
+    buffer = PtyScan("s", PtyScanParameters(**given), PositionsParameters(), decide_after=decide_after)
+    geometry = Geometry((BEAM.side,) * 2, GEOMETRY["energy"], GEOMETRY["distance"], (GEOMETRY["psize"],) * 2)
+    illumination = {"aperture": {"size": 0.42 * BEAM.side * BEAM.pixel_m}}
+    model = Full("s", 0, Full.Parameters(illumination=illumination), geometry)
+    entries = [
+        EngineEntry(f"e{k}", "DM", DM.Parameters(**parameters), DM) for k, parameters in enumerate(engines or [{"numiter": 3}])
+    ]
+    return Run("test", [Scan("s", 0, buffer, model)], entries, Context(threads=threads))
+
+
+def feed(run: Run, first: int, stop: int, *, positions: bool = True) -> None:
+    """Frames [first, stop) and their positions arrive."""
+    buffer = run.scans["s"].buffer
+    if first == 0:
+        buffer.feed("data", ScanStarted("a"), 0)
+    payloads = tuple(Payload(p.tobytes(), "raw", np.dtype("<u2"), p.shape) for p in PATTERNS[first:stop])
+    buffer.feed("data", Frames("a", np.arange(first, stop), payloads), 1000 + first)
+    if positions:
+        part = PLACES[first:stop]
+        buffer.feed("positions", Samples("a", first, {"y": part[:, 0], "x": part[:, 1]}), 1000 + first)
+
+
+def end(run: Run, count: int = BEAM.frames) -> None:
+    """Both sources say that it is over."""
+    for source in ("data", "positions"):
+        run.scans["s"].buffer.feed(source, ScanEnded("a", count), 0)

@@ -1,0 +1,208 @@
+"""The loop's decisions, as a recorded trace: each parameter changed one at a time."""
+
+import numpy as np
+import pytest
+from problems import end, feed, make_run
+
+from ptystream.loop import AUTOMATIC_FRAMES, Loop, LoopSettings, Step
+from ptystream.run import Run
+from ptystream.schedule import Schedule, from_runs, to_runs
+
+
+def trace(run: Run) -> list[tuple]:
+    """(iteration count so far, frames taken so far) after each pass, from the schedule."""
+    frames, iterations, passes = 0, 0, []
+    for entry in run.schedule:
+        if entry["do"] == "take":
+            frames += len(from_runs(entry["indices"]))
+        if entry["do"] == "iterate":
+            iterations += entry["iterations"]
+            passes.append((iterations, frames))
+    return passes
+
+
+def steps(loop: Loop, count: int) -> list[Step]:
+    return [loop.step() for _ in range(count)]
+
+
+def to_the_end(loop: Loop) -> None:
+    for _ in range(200):
+        if loop.step() is Step.DONE:
+            return
+    pytest.fail("the run does not end")
+
+
+def test_numiter_counts_from_the_pass_that_saw_the_end() -> None:
+    run = make_run(engines=[{"numiter": 3, "numiter_contiguous": 2}])
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+    feed(run, 0, 30)
+    loop.step()
+    feed(run, 30, 60)
+    loop.step()
+    feed(run, 60, 92)
+    end(run)
+    to_the_end(loop)
+    assert trace(run) == [(2, 30), (4, 60), (6, 92), (8, 92)]
+    assert run.state == "finished"
+
+
+def test_numiter_contiguous_iterations_run_between_two_looks_at_data() -> None:
+    for contiguous in (1, 3):
+        run = make_run(engines=[{"numiter": 6, "numiter_contiguous": contiguous}])
+        loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+        feed(run, 0, 92)
+        end(run)
+        to_the_end(loop)
+        assert [i for i, _ in trace(run)] == list(range(contiguous, 7, contiguous))
+
+
+def test_the_first_engine_waits_for_min_frames_for_recon() -> None:
+    for minimum in (0, 40):
+        run = make_run()
+        loop = Loop(run, LoopSettings(min_frames_for_recon=minimum))
+        needed = minimum or AUTOMATIC_FRAMES
+        feed(run, 0, needed - 1)
+        assert loop.step() is Step.IDLE
+        assert trace(run) == []
+        feed(run, needed - 1, needed)
+        assert loop.step() is Step.WORKED
+        assert trace(run) == [(1, needed)]
+
+
+def test_a_scan_that_ends_before_the_minimum_is_reconstructed_all_the_same() -> None:
+    run = make_run(decide_after=40)
+    loop = Loop(run, LoopSettings(min_frames_for_recon=40))
+    feed(run, 0, 20)
+    end(run, 20)
+    to_the_end(loop)
+    assert trace(run)[-1] == (3, 20)
+
+
+def test_an_empty_scan_fails_and_says_so() -> None:
+    run = make_run()
+    end(run, 0)
+    assert Loop(run, LoopSettings()).step() is Step.DONE
+    assert run.state == "failed"
+
+
+def test_frames_per_block_bounds_what_is_taken_at_once() -> None:
+    run = make_run()
+    loop = Loop(run, LoopSettings(frames_per_block=10, min_frames_for_recon=20))
+    feed(run, 0, 20)
+    loop.step()
+    feed(run, 20, 55)
+    loop.step()
+    taken = [len(from_runs(e["indices"])) for e in run.schedule if e["do"] == "take"]
+    assert taken == [20, 10, 10, 10, 5]
+
+
+def test_min_frames_holds_frames_back_until_there_are_enough() -> None:
+    run = make_run(min_frames=15)
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+    feed(run, 0, 20)
+    loop.step()
+    feed(run, 20, 30)
+    loop.step()
+    assert trace(run)[-1][1] == 20
+    feed(run, 30, 35)
+    loop.step()
+    assert trace(run)[-1][1] == 35
+
+
+def test_without_new_frames_the_loop_rests_after_numiter_iterations() -> None:
+    run = make_run(engines=[{"numiter": 4}])
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+    feed(run, 0, 30)
+    assert steps(loop, 6) == [Step.WORKED] * 4 + [Step.IDLE] * 2
+    feed(run, 30, 31)
+    assert steps(loop, 5) == [Step.WORKED] * 4 + [Step.IDLE]
+
+
+def test_the_first_engine_absorbs_the_acquisition_and_the_second_sees_all() -> None:
+    run = make_run(engines=[{"numiter": 2}, {"numiter": 5}])
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+    feed(run, 0, 50)
+    loop.step()
+    feed(run, 50, 92)
+    end(run)
+    to_the_end(loop)
+    order = [(e["do"], e.get("label")) for e in run.schedule if e["do"] in ("engine", "finish")]
+    assert order == [("engine", "e0"), ("finish", None), ("engine", "e1"), ("finish", None)]
+    assert trace(run)[-1] == (1 + 2 + 5, 92)
+
+
+def test_a_wanted_latency_bounds_the_rows_while_frames_arrive_and_not_afterwards() -> None:
+    run = make_run(engines=[{"numiter": 3}])
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20, latency_s=1e-9))
+    feed(run, 0, 30)
+    loop.step()
+    feed(run, 30, 60)
+    loop.step()
+    feed(run, 60, 92)
+    end(run)
+    to_the_end(loop)
+    rows = [e["rows"] for e in run.schedule if e["do"] == "iterate"]
+    assert rows[0] is None
+    partial = from_runs(rows[1])
+    assert set(range(30, 60)) <= set(partial.tolist())
+    assert len(partial) < 60
+    assert rows[2:] == [None] * 3
+
+
+def test_average_last_begins_exactly_that_many_iterations_before_the_end() -> None:
+    for last, contiguous in ((2, 1), (2, 3), (50, 2)):
+        run = make_run(engines=[{"numiter": 7, "average_last": last, "numiter_contiguous": contiguous}])
+        loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+        feed(run, 0, 92)
+        end(run)
+        to_the_end(loop)
+        entries = [(e["do"], e.get("iterations")) for e in run.schedule]
+        after = entries[entries.index(("average", None)) :]
+        total = sum(n for do, n in entries if do == "iterate")
+        assert sum(n for do, n in after if do == "iterate") == min(last, total)
+        assert run.last is not None
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("latency", [None, 1e-9])
+def test_a_schedule_applied_again_gives_the_same_bits(threads: int, latency: float | None) -> None:
+    run = make_run(engines=[{"numiter": 4, "average_last": 2}], threads=threads)
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20, latency_s=latency))
+    for first, stop in ((0, 25), (25, 26), (26, 70), (70, 92)):
+        feed(run, first, stop)
+        loop.step()
+    end(run)
+    to_the_end(loop)
+    again = make_run(engines=[{"numiter": 4, "average_last": 2}], threads=3 - threads)
+    feed(again, 0, 92)
+    end(again)
+    for entry in Schedule(run.schedule.to_list()):
+        again.apply(entry)
+    assert again.schedule.to_list() == run.schedule.to_list()
+    for part in ("probes", "objects"):
+        for name, storage in getattr(run.reconstruction, part).items():
+            other = getattr(again.reconstruction, part)[name]
+            assert storage.offset == other.offset
+            np.testing.assert_array_equal(storage.data, other.data)
+
+
+def test_a_position_that_comes_corrected_is_revised_in_place() -> None:
+    run = make_run(engines=[{"numiter": 2}])
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+    feed(run, 0, 92)
+    loop.step()
+    from ptystream.events import Samples
+
+    before = run.reconstruction.pods.address[5].copy()
+    moved = np.array([3.0e-7])
+    run.scans["s"].buffer.feed("positions", Samples("a", 5, {"y": moved, "x": moved}), 0)
+    loop.step()
+    assert any(e["do"] == "revise" and e["what"] == "position" for e in run.schedule)
+    assert (run.reconstruction.pods.address[5] != before).any()
+
+
+def test_runs_of_indices_survive_the_way_to_a_file_and_back() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        numbers = random.choice(40, random.integers(0, 30), replace=False).astype(np.int64)
+        np.testing.assert_array_equal(from_runs(to_runs(numbers)), numbers)
