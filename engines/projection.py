@@ -354,7 +354,7 @@ class ProjectionEngine:
         from scipy.ndimage import gaussian_filter
 
         sigma = (0, self.p.obj_smooth_std, self.p.obj_smooth_std)
-        return (gaussian_filter(data.real, sigma) + 1j * gaussian_filter(data.imag, sigma)).astype(self.complex)
+        return np.asarray(gaussian_filter(data.real, sigma) + 1j * gaussian_filter(data.imag, sigma), self.complex)
 
     def _center_probe(self) -> None:
         """Shift probe, object and waves together where the probe's centre of mass left the tolerance."""
@@ -365,7 +365,7 @@ class ProjectionEngine:
 
         def moved(data: NDArray[Any], by: NDArray[np.float64], edge: str) -> NDArray[Any]:
             full = (*[0.0] * (data.ndim - 2), *by)
-            return (spline(data.real, full, mode=edge) + 1j * spline(data.imag, full, mode=edge)).astype(self.complex)
+            return np.asarray(spline(data.real, full, mode=edge) + 1j * spline(data.imag, full, mode=edge), self.complex)
 
         for number, storage in enumerate(self.reconstruction.probes.values()):
             power = (np.abs(storage.data) ** 2).sum(axis=0)
@@ -455,7 +455,8 @@ class ProjectionEngine:
     def _model_of(self, tile: Tile, pod: int) -> NDArray[Any]:
         out = np.empty_like(tile.waves)
         self._form_model(tile, out)
-        return out[pod]
+        chosen: NDArray[Any] = out[pod]
+        return chosen
 
     def _empty_sums(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         return [
@@ -483,7 +484,7 @@ class ProjectionEngine:
             return sums
 
         parts = self._sweeper.sweep(tiles, work)
-        return [sum(part[n] for part in parts[1:]) + parts[0][n] for n in range(len(parts[0]))]
+        return [np.asarray(sum(part[n] for part in parts[1:]) + parts[0][n]) for n in range(len(parts[0]))]
 
     def _storages(self) -> list[tuple[str, Storage]]:
         r = self.reconstruction

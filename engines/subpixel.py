@@ -49,12 +49,13 @@ def _ramp(views: NDArray[Any], remainder: NDArray[Any], xp: Any) -> NDArray[Any]
             middle[:, width // 2] = xp.cos(2 * np.pi * turns[:, height // 2]) * xp.cos(2 * np.pi * along[:, width // 2])
         factor[:, height // 2, :] = middle
     result = fft.ifft2(fft.fft2(views) * factor)
-    kind = np.result_type(views.dtype)
-    return (result if np.issubdtype(kind, np.complexfloating) else result.real).astype(kind)
+    dtype = np.dtype(views.dtype)
+    plain: NDArray[Any] = (result if np.issubdtype(dtype, np.complexfloating) else result.real).astype(dtype)
+    return plain
 
 
 def _frequencies(length: int) -> NDArray[np.float64]:
-    return np.fft.fftfreq(length)
+    return np.fft.fftfreq(length).astype(np.float64)
 
 
 def _fft(xp: Any) -> Any:

@@ -196,6 +196,7 @@ class Run:
     def _apply_finish(self, entry: Entry, blocks: Mapping[str, Block]) -> None:
         assert self.engine is not None
         self.last = self.engine.snapshot() if self.averaging else None
+        self._see_coverage()
         self.engine.finish()
         self.engine = None
 
@@ -249,17 +250,13 @@ class Run:
         if self.reconstruction is not None:
             if self.engine is not None:
                 now_held = self.engine.snapshot(("probe", "object"))
-                seen = self.engine.snapshot(("coverage",)).objects
+                self._see_coverage()
             else:
-                now_held, seen = self.reconstruction.copy(), {}
+                now_held = self.reconstruction.copy()
             for name, storage in now_held.probes.items():
                 probes[name] = Image(storage.data, storage.pixel_size_m, storage.offset)
             for name, storage in now_held.objects.items():
-                if name in seen:
-                    lit = np.abs(seen[name].data[0])
-                    coverage[name] = (lit / max(float(lit.max()), 1e-30)).astype(np.float32)
-                    self._coverage[name] = coverage[name]
-                elif name in self._coverage:
+                if name in self._coverage:
                     coverage[name] = self._coverage[name]
                 ramp = fit_ramp(storage.data[0], coverage[name]) if name in coverage else (0.0, 0.0, 0.0)
                 objects[name] = Image(storage.data, storage.pixel_size_m, storage.offset, ramp)
@@ -287,6 +284,12 @@ class Run:
             newest_frame_ns=self.newest_arrival_ns,
             rates=dict(rates),
         )
+
+    def _see_coverage(self) -> None:
+        assert self.engine is not None
+        for name, storage in self.engine.snapshot(("coverage",)).objects.items():
+            lit = np.abs(storage.data[0])
+            self._coverage[name] = (lit / max(float(lit.max()), 1e-30)).astype(np.float32)
 
     def ledger(self) -> dict[str, int]:
         """Counts of all scans together."""

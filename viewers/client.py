@@ -32,8 +32,8 @@ class Client:
         self._decode: Any = decode if form == "complex64" else decode_display
         self._number: tuple[str, int] | None = None
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
-        self._socket.linger = 0
-        self._socket.rcvhwm = 2
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 2)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
         self._socket.subscribe(topic_of(form, run))

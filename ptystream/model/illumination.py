@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import field_validator
 from scipy.ndimage import gaussian_filter
 from scipy.special import erf
 
@@ -37,9 +38,16 @@ class ApertureParameters(Branch):
     """Offset between center of aperture and optical axes, in metres of the aperture plane; one number or (vertical,
     horizontal)."""
 
-    size: float | tuple[float, float] | None = parameter(None)
+    size: float | tuple[float, float] | None = parameter(None, validated=(0.0, None))
     """Aperture width or diameter, in metres of the aperture plane; one number or (vertical, horizontal). None: a third of
     the frame."""
+
+    @field_validator("size")
+    @classmethod
+    def _size(cls, value: float | tuple[float, float] | None) -> float | tuple[float, float] | None:
+        if value is not None and not all(side > 0 for side in np.atleast_1d(value)):
+            raise ValueError("must be above 0 (metres)")
+        return value
 
 
 class PropagationParameters(Branch):
@@ -58,8 +66,15 @@ class DiversityParameters(Branch):
     noise: tuple[float, float] | None = parameter((0.5, 1.0))
     """Noise in each non-primary mode of the illumination: (rms of a phase, minimum feature size in pixels)."""
 
-    power: float | tuple[float, ...] = parameter(0.1, lower=None)
+    power: float | tuple[float, ...] = parameter(0.1, validated=(0.0, 1.0))
     """Power of modes relative to main mode (zero-layer); the last value is repeated."""
+
+    @field_validator("power")
+    @classmethod
+    def _power(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        if not all(0 <= power <= 1 for power in np.atleast_1d(value)):
+            raise ValueError("must be from 0 to 1")
+        return value
 
 
 class IlluminationParameters(Branch):

@@ -30,11 +30,15 @@ def parameter(
     upper: float | None = None,
     steerable: bool = False,
     ours: bool = False,
+    validated: tuple[float | None, float | None] = (None, None),
 ) -> Any:
-    """Declare a leaf. Limits are inclusive; `steerable` may be changed while running; `ours` is not in the seeds."""
+    """Declare a leaf. Limits are inclusive; `steerable` may be changed while running; `ours` is not in the seeds.
+
+    `validated` are limits for the reference that a validator of the branch checks (of a number or a tuple of them).
+    """
     return Field(
         default,
         ge=lower,
         le=upper,
-        json_schema_extra={"steerable": steerable, "ours": ours},
+        json_schema_extra={"steerable": steerable, "ours": ours, "lower": validated[0], "upper": validated[1]},
     )

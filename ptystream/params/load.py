@@ -194,6 +194,7 @@ def source_parameters(plugin: Any, common: type[Branch]) -> type[Branch]:
         f"{plugin.__name__}{common.__name__}",
         __base__=(plugin.Parameters, common),
         name=(str, Field(plugin.__name__, description="Name of the source.")),
+        __doc__=f"{(plugin.__doc__ or plugin.__name__).strip()} {(common.__doc__ or '').strip()}".strip(),
     )
     return made
 

@@ -209,6 +209,7 @@ def _snapshot(
     objects: Mapping[str, Image],
     coverage: Mapping[str, NDArray[np.float32]],
 ) -> Snapshot:
+    named: dict[str, Any] = {name: header[name] for name in (*_TEXTS, *_NUMBERS)} | {name: arrays[name] for name in _RECORDS}
     return Snapshot(
         probe=probe,
         object=objects,
@@ -216,8 +217,7 @@ def _snapshot(
         newest_frame_ns=header["newest_frame_ns"],
         ledger=header["ledger"],
         rates=header["rates"],
-        **{name: header[name] for name in (*_TEXTS, *_NUMBERS)},
-        **{name: arrays[name] for name in _RECORDS},
+        **named,
     )
 
 
@@ -238,9 +238,9 @@ def _check_header(header: Mapping[str, Any]) -> None:
         for key, value in header[name].items():
             _need(key, str, f"a name in {name}")
             _need(value, kind, f"{name}.{key}")
-    for kind in ("probe", "object"):
-        for name, place in header[kind].items():
-            _check_place(f"{kind}.{name}", place, header["form"])
+    for images in ("probe", "object"):
+        for name, place in header[images].items():
+            _check_place(f"{images}.{name}", place, header["form"])
 
 
 def _check_place(path: str, place: Mapping[str, Any], form: str) -> None:
@@ -328,4 +328,4 @@ def _are(values: Any, count: int, kind: type) -> bool:
     if not isinstance(values, list) or len(values) != count:
         return False
     numbers: list[Any] = values
-    return all(isinstance(v, allowed) and not isinstance(v, bool) and math.isfinite(v) for v in numbers)
+    return all(isinstance(v, allowed) and not isinstance(v, bool) and np.isfinite(v) for v in numbers)
