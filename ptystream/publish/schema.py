@@ -328,4 +328,8 @@ def _are(values: Any, count: int, kind: type) -> bool:
     if not isinstance(values, list) or len(values) != count:
         return False
     numbers: list[Any] = values
-    return all(isinstance(v, allowed) and not isinstance(v, bool) and np.isfinite(v) for v in numbers)
+    return all(_number(v, allowed) for v in numbers)
+
+
+def _number(value: Any, allowed: Any) -> bool:
+    return isinstance(value, allowed) and not isinstance(value, bool) and math.isfinite(value)
