@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import itertools
 import struct
 from collections.abc import Callable
 from functools import cache
