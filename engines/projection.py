@@ -277,7 +277,12 @@ class ProjectionEngine:
                 _clip(storage.data, *self.p.clip_object)
 
     def _update_probe(self, visited: Sequence[Tile], resting: Sequence[Tile]) -> float:
-        """P = (c_p P + Σ S† conj(O) ψ) / (c_p + Σ S† |O|²), then the supports; returns the relative change."""
+        """P += Σ S† conj(O) (ψ - O S P) / (c_p + Σ S† |O|²), then the supports; returns the relative change.
+
+        Without a shift this is P = (c_p P + Σ conj(O) ψ) / (c_p + Σ |O|²). With one it is not: S† |O|² S is no diagonal, and
+        dividing by S† |O|² alone would blur the probe a little at every step. As a step it leaves the least-squares solution
+        where it is, and it never overshoots: S† |O|² bounds S† |O|² S from above (Jensen; S has positive weights of sum 1).
+        """
         k, probes = self.kernels, list(self.reconstruction.probes.items())
         kind = self._subpix()
 
@@ -299,17 +304,17 @@ class ProjectionEngine:
                         continue
                     terms = np.empty((len(tile), *self.shape), self.complex)
                     powers = np.empty((len(tile), *self.shape), self.real)
-                    k.probe_terms(k.interleaved(waves), obj, corner, weight, k.interleaved(terms), powers)
+                    residual = waves - self._model_of(tile, pod)
+                    k.probe_terms(k.interleaved(residual), obj, corner, weight, k.interleaved(terms), powers)
                     if kind == "fourier":
-                        terms, powers = adjoint(terms, remainder, kind), adjoint(powers, remainder, kind)
+                        terms = adjoint(terms, remainder, kind)
                     for j, layer in enumerate(layers):
+                        dy, dx = -remainder[j]
+                        k.add_shifted(powers[j], 1, dy, dx, den[layer])
                         if kind == "fourier":
                             num[layer] += terms[j]
-                            den[layer] += powers[j]
                         else:
-                            dy, dx = -remainder[j]
                             k.add_shifted(k.interleaved(terms[j]), 2, dy, dx, k.interleaved(num[layer]))
-                            k.add_shifted(powers[j], 1, dy, dx, den[layer])
             return sums
 
         tagged = [(True, t) for t in visited] + [(False, t) for t in resting]
@@ -323,8 +328,8 @@ class ProjectionEngine:
                 den += parts[part][number][1]
             views = sum(int((np.array(t.probe) == number).sum()) * len(t) for t in self.tiles)
             inertia = self.real.type(self.p.probe_inertia * views / len(storage.data))
-            total = np.maximum(den, 0) + inertia
-            num += inertia * storage.data
+            total = den + inertia
+            num += (inertia if kind is None else total) * storage.data
             lit = total > 0
             storage.data[lit] = num[lit] / total[lit]
             self._support(storage.data)

@@ -33,21 +33,10 @@ def adjoint(views: NDArray[Any], remainder: NDArray[Any], kind: str, xp: Any = n
 
 def _ramp(views: NDArray[Any], remainder: NDArray[Any], xp: Any) -> NDArray[Any]:
     fft = _fft(xp)
-    height, width = views.shape[-2:]
-    y = xp.asarray(_frequencies(height))
-    x = xp.asarray(_frequencies(width))
+    y, x = (xp.asarray(_frequencies(length)) for length in views.shape[-2:])
     turns = remainder[:, :1] * y[None]
     along = remainder[:, 1:] * x[None]
     factor = xp.exp(-2j * np.pi * turns)[:, :, None] * xp.exp(-2j * np.pi * along)[:, None, :]
-    if width % 2 == 0:
-        factor[:, :, width // 2] = factor[:, :, width // 2] * 0 + (
-            xp.exp(-2j * np.pi * turns) * xp.cos(2 * np.pi * along[:, width // 2 : width // 2 + 1])
-        )
-    if height % 2 == 0:
-        middle = xp.cos(2 * np.pi * turns[:, height // 2 : height // 2 + 1]) * xp.exp(-2j * np.pi * along)
-        if width % 2 == 0:
-            middle[:, width // 2] = xp.cos(2 * np.pi * turns[:, height // 2]) * xp.cos(2 * np.pi * along[:, width // 2])
-        factor[:, height // 2, :] = middle
     result = fft.ifft2(fft.fft2(views) * factor)
     dtype = np.dtype(views.dtype)
     plain: NDArray[Any] = (result if np.issubdtype(dtype, np.complexfloating) else result.real).astype(dtype)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import itertools
 import struct
 from collections.abc import Callable
 from functools import cache
