@@ -1,0 +1,11 @@
+"""`make bench`: every benchmark in turn."""
+
+import importlib
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+for name in ("dm", "ptyscan", "latency", "siemens_star"):
+    print(f"\n== {name}", flush=True)
+    importlib.import_module(name).main()
