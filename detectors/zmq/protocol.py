@@ -25,6 +25,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.codecs import CODECS, MAX_FRAME_BYTES
 from ptystream.events import Buffer, Event, Frames, Payload, Rejected, Samples, ScanEnded, ScanStarted
 from ptystream.transport import Message
 
@@ -123,7 +124,9 @@ class NativeDecoder:
             parts = parts[1:]
         try:
             content = _header(parts)
-            events += self._sequence(content)
+            sequence = self._sequence(content)
+            if not events:  # on the link, the envelope has told of the same gap
+                events += sequence
             events += _EVENTS[content["t"]](content, parts[1:])
         except WireError as error:
             events.append(Rejected(error.reason, str(error)))
@@ -160,12 +163,24 @@ def _header(parts: Sequence[Buffer]) -> dict[str, Any]:
         content = msgpack.unpackb(raw[5:], strict_map_key=True, ext_hook=_refuse)
     except Exception as error:
         raise WireError("malformed_header", f"the header is not msgpack: {error}") from error
-    if not isinstance(content, dict) or content.get("t") not in _EVENTS:
-        raise WireError("unknown_kind", f"a message of kind {content.get('t') if isinstance(content, dict) else content!r:.60}")
+    if not isinstance(content, dict):
+        raise WireError("malformed_header", f"the header is no map but {content!r:.60}")
+    kind = content.get("t")
+    if not isinstance(kind, str) or kind not in _EVENTS:
+        raise WireError("unknown_kind", f"kind {kind!r:.60}: must be one of {', '.join(_EVENTS)}")
     scan = content.get("scan")
     if not isinstance(scan, str) or not 0 < len(scan) <= 256:
         raise WireError("malformed_header", "the scan id must be a text of 1 to 256 characters")
     return content
+
+
+def _is_plain(value: Any) -> bool:
+    # msgpack's own timestamps do not pass through its hook for extensions.
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str, bytes))
 
 
 def _refuse(code: int, data: bytes) -> Any:
@@ -174,8 +189,8 @@ def _refuse(code: int, data: bytes) -> Any:
 
 def _start(content: Mapping[str, Any], buffers: Sequence[Buffer]) -> list[Event]:
     metadata = content.get("meta", {})
-    if not isinstance(metadata, dict):
-        raise WireError("malformed_header", "meta must be a map")
+    if not isinstance(metadata, dict) or not _is_plain(metadata):
+        raise WireError("malformed_header", "meta must be a map of texts to plain values")
     return [ScanStarted(content["scan"], metadata)]
 
 
@@ -192,13 +207,15 @@ def _frames(content: Mapping[str, Any], buffers: Sequence[Buffer]) -> list[Event
         raise WireError("malformed_header", f"n {count!r:.40}: must be 1 to {MAX_FRAMES}")
     if not isinstance(shape, list) or len(shape) != 2 or not all(_is_index(s) and 0 < s <= MAX_SIDE for s in shape):
         raise WireError("wrong_shape", f"shape {shape!r:.60}: must be [y, x], each 1 to {MAX_SIDE}")
-    if name not in DTYPES:
+    if not isinstance(name, str) or name not in DTYPES:
         raise WireError("wrong_dtype", f"dtype {name!r:.40}: must be one of {', '.join(sorted(DTYPES))}")
-    if not isinstance(codec, str):
-        raise WireError("unknown_codec", f"codec {codec!r:.40}: must be a text")
+    if not isinstance(codec, str) or codec not in CODECS:
+        raise WireError("unknown_codec", f"codec {codec!r:.40}: must be one of {', '.join(CODECS)}")
     indices = _indices(content, count)
     dtype = np.dtype(name)
     size = shape[0] * shape[1] * dtype.itemsize
+    if size > MAX_FRAME_BYTES:
+        raise WireError("oversized", f"shape {shape} of {name}: {size} bytes, {MAX_FRAME_BYTES} are allowed")
     wanted = (1 if codec == "raw" else count) + bool(content.get("ts")) + bool(content.get("pos"))
     if len(buffers) != wanted:
         raise WireError("truncated", f"frames {indices[0]}…: {wanted} buffers announced, {len(buffers)} received")
@@ -240,6 +257,8 @@ def _samples(content: Mapping[str, Any], buffers: Sequence[Buffer]) -> list[Even
         raise WireError("malformed_header", f"n {count!r:.40}: must be 1 to 2^24")
     if not isinstance(names, list) or not 0 < len(names) <= 256 or not all(isinstance(n, str) for n in names):
         raise WireError("malformed_header", "names must be a list of 1 to 256 channel names")
+    if len(set(names)) != len(names):
+        raise WireError("malformed_header", f"names {names!r:.60}: each once")
     if not _is_index(first) or first + count > MAX_INDEX:
         raise WireError("index_range", f"first sample {first!r:.40}: must be 0 to 2^48")
     if len(buffers) != 1 + bool(content.get("ts")):

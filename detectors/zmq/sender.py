@@ -18,7 +18,8 @@ from ptystream.codecs import encode
 from ptystream.events import Buffer
 
 from .link import LinkSender, is_envelope, read_control, size_of
-from .protocol import frames_parts, header, samples_parts
+from .protocol import DTYPES, frames_parts, header, samples_parts
+from .security import check_listening, secure, stop
 
 
 class SenderError(RuntimeError):
@@ -42,10 +43,19 @@ class Sender:
         buffer_bytes: int = 1 << 30,
         timeout_s: float = 30.0,
         high_water_mark: int = 1000,
+        keys: str | None = None,
+        peer_keys: str | None = None,
+        insecure: bool = False,
     ) -> None:
+        """`keys`, `peer_keys`: CURVE certificates as of `security.secure`. `insecure` lets it listen beyond loopback without.
+
+        Raises `ValueError` for what cannot be, `OSError` where the address cannot be had.
+        """
         kinds = {"acknowledged": zmq.ROUTER, "push": zmq.PUSH, "pub": zmq.PUB}
         if link not in kinds:
             raise ValueError(f"link: {link!r}: must be one of {', '.join(kinds)}")
+        if bind:
+            check_listening(address, keys, insecure)
         self._timeout_s = timeout_s
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(kinds[link])
@@ -55,8 +65,14 @@ class Sender:
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
         try:
+            self._authenticator = secure(self._context, self._socket, bind, keys, peer_keys)
+        except ValueError:
+            self._context.destroy(linger=0)
+            raise
+        try:
             (self._socket.bind if bind else self._socket.connect)(address)
         except zmq.ZMQError as error:
+            stop(self._authenticator)
             self._context.destroy(linger=0)
             raise OSError(f"{address}: {error.strerror}") from error
         self.address = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
@@ -77,6 +93,8 @@ class Sender:
 
     def start(self, scan: str, **metadata: Any) -> None:
         """A scan begins; `num_frames` in the metadata lets viewers show how much is to come."""
+        if not 0 < len(scan) <= 256:
+            raise ValueError(f"scan {scan!r:.40}: must be a text of 1 to 256 characters")
         self._scan = scan
         self._send([header("start", scan=scan, meta=metadata, q=self._sent)])
 
@@ -95,11 +113,21 @@ class Sender:
         """
         array = np.asarray(frames)
         array = array[None] if array.ndim == 2 else array
+        if array.ndim != 3 or array.size == 0:
+            raise ValueError(f"frames: shape {array.shape}: must be (frame, y, x) or (y, x)")
+        if array.dtype.newbyteorder("<").str not in DTYPES:
+            raise TypeError(
+                f"frames: dtype {array.dtype} is not on the wire: use one of {', '.join(sorted(DTYPES))}, as by "
+                "frames.astype(numpy.float32)"
+            )
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         encoded: list[Buffer] = [array.tobytes()] if codec == "raw" else [encode(frame, codec) for frame in array]
         stamps = None if timestamps_ns is None else np.atleast_1d(np.asarray(timestamps_ns, np.int64))
         places = None if positions is None else np.asarray(positions, float).reshape(len(array), 2)
-        numbers: Any = first if not isinstance(first, Sequence) else list(first)
+        numbers: Any = first if isinstance(first, (int, np.integer)) else [int(number) for number in first]
+        for name, values in (("first", numbers), ("timestamps_ns", stamps)):
+            if values is not None and not isinstance(values, (int, np.integer)) and len(values) != len(array):
+                raise ValueError(f"{name}: {len(values)} values for {len(array)} frames")
         shape = (int(array.shape[1]), int(array.shape[2]))
         self._send(
             frames_parts(self._scan, numbers, encoded, len(array), shape, array.dtype, codec, stamps, places, q=self._sent)
@@ -108,6 +136,8 @@ class Sender:
     def samples(self, first: int, *, timestamps_ns: ArrayLike | None = None, **channels: ArrayLike) -> None:
         """Readings of slow channels, SI units, numbered from `first`: samples(0, y=[...], x=[...])."""
         table: Mapping[str, NDArray[np.float64]] = {k: np.atleast_1d(np.asarray(v, float)) for k, v in channels.items()}
+        if len({values.shape for values in table.values()}) != 1:
+            raise ValueError(f"channels: {[(k, v.shape) for k, v in table.items()]}: one at least, all of one length")
         stamps = None if timestamps_ns is None else np.atleast_1d(np.asarray(timestamps_ns, np.int64))
         self._send(samples_parts(self._scan, first, table, stamps, q=self._sent))
 
@@ -117,7 +147,7 @@ class Sender:
 
     def again(self, parts: Sequence[Buffer]) -> None:
         """Send recorded parts as they are, in a new envelope where they had one."""
-        self._send([bytes(part) for part in (parts[1:] if is_envelope(parts[0]) else parts)])
+        self._deliver([bytes(part) for part in (parts[1:] if is_envelope(parts[0]) else parts)])
 
     def flush(self, timeout_s: float = 30.0) -> None:
         """Wait until everything is acknowledged. Raises `SenderError` with what is not. Plain links do not know."""
@@ -146,6 +176,7 @@ class Sender:
             os.close(self._wake_write)
         else:
             self._socket.close()
+        stop(self._authenticator)
         self._context.term()
 
     def __enter__(self) -> Self:
@@ -161,6 +192,11 @@ class Sender:
     # ------------------------------------------------------------------ inside
 
     def _send(self, parts: list[Buffer]) -> None:
+        if not self._scan:
+            raise SenderError("no scan has begun: call start(scan) first")
+        self._deliver(parts)
+
+    def _deliver(self, parts: list[Buffer]) -> None:
         if self._closed:
             raise SenderError("the sender is closed")
         self._check()
@@ -215,6 +251,7 @@ class Sender:
                         if kind == b"HELO":
                             if identity != peer:
                                 self._link.hello(stream, number)
+                            self._link.acknowledged(stream, number)
                             peer = identity
                         elif identity == peer:
                             self._link.acknowledged(stream, number)

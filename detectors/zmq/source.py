@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -11,18 +10,20 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 
 from ptystream.params.base import Branch, parameter
 from ptystream.transport import Message
 
 from .link import NO_STREAM, control, is_envelope, opened
 from .protocol import NativeDecoder
+from .security import check_listening, secure, stop
 from .sender import Sender
-
-log = logging.getLogger(__name__)
 
 HELLO_S = 1.0
 """A silent sender is greeted again after so long: it may have started later than we did."""
+ACK_S = 0.05
+"""While messages come without a pause, acknowledgements are sent at most so often."""
 
 
 class ZmqParameters(Branch):
@@ -35,10 +36,16 @@ class ZmqParameters(Branch):
     """Socket of the sender: 'acknowledged' (lossless, `ptystream.detectors.zmq.Sender`), or plain 'push' or 'pub'."""
 
     bind: bool = parameter(False, ours=True)
-    """Listen on `address` and let the sender connect (not with 'acknowledged')."""
+    """Listen on `address` and let the sender connect. An acknowledged link has one sender, whoever listens."""
 
     insecure: bool = parameter(False, ours=True)
     """Allow `bind` on an interface other than loopback, without encryption."""
+
+    keys: str | None = parameter(None, ours=True)
+    """Own CURVE certificate file, with the secret key. None: no encryption; with `peer_keys` a fresh pair is made."""
+
+    peer_keys: str | None = parameter(None, ours=True)
+    """Public certificate file of the sender. With `bind` a folder of those that are let in; None: whoever has our public key."""
 
     high_water_mark: int = parameter(1000, lower=1, ours=True)
     """Messages that a plain socket queues."""
@@ -56,19 +63,19 @@ class ZmqTransport:
         self._socket: zmq.Socket[bytes] | None = None
         self._lock = threading.Lock()
         self._recorded: tuple[bytes, int] | None = None
+        self._needs = (NO_STREAM, 0)
+        """First message that is not recorded: the sender may forget nothing from here on."""
+        self._told = self._heard = 0.0
+        self._authenticator: ThreadAuthenticator | None = None
         self._pipe: tuple[int, int] | None = None
-        self._last = 0.0
 
     def open(self) -> None:
         """Connect or bind."""
-        loopback = any(word in self.p.address for word in ("127.0.0.1", "localhost", "[::1]", "ipc://", "inproc://"))
-        if self.p.bind and not loopback and not self.p.insecure:
-            raise OSError(
-                f"{self.channel}: address {self.p.address!r}: listens beyond loopback without encryption; "
-                "use 127.0.0.1, or set insecure: true"
-            )
         kinds = {"acknowledged": zmq.DEALER, "push": zmq.PULL, "pub": zmq.SUB}
-        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kinds[self.p.link])
+        # An authenticator answers for a whole context, so a socket that needs one gets its own.
+        guarded = self.p.bind and self.p.peer_keys is not None
+        self._context = zmq.Context() if guarded else zmq.Context.instance()
+        socket: zmq.Socket[bytes] = self._context.socket(kinds[self.p.link])
         socket.linger = 0
         socket.rcvhwm = self.p.high_water_mark
         socket.setsockopt(zmq.MAXMSGSIZE, self.p.max_message_bytes)
@@ -77,10 +84,14 @@ class ZmqTransport:
         if self.p.link == "pub":
             socket.subscribe(b"")
         try:
+            if self.p.bind:
+                check_listening(self.p.address, self.p.keys, self.p.insecure)
+            self._authenticator = secure(self._context, socket, self.p.bind, self.p.keys, self.p.peer_keys)
             (socket.bind if self.p.bind else socket.connect)(self.p.address)
-        except zmq.ZMQError as error:
+        except (zmq.ZMQError, ValueError) as error:
             socket.close()
-            raise OSError(f"{self.channel}: address {self.p.address!r}: {error.strerror}") from error
+            text = f"address {self.p.address!r}: {error.strerror}" if isinstance(error, zmq.ZMQError) else str(error)
+            raise OSError(f"{self.channel}: {text}") from error
         self._socket = socket
         self._poller = zmq.Poller()
         self._poller.register(socket, zmq.POLLIN)
@@ -88,6 +99,7 @@ class ZmqTransport:
             self._pipe = os.pipe()
             os.set_blocking(self._pipe[1], False)
             self._poller.register(self._pipe[0], zmq.POLLIN)
+            self._needs = self._resume()
             self._hello()
 
     def receive(self, timeout_s: float) -> Message | None:
@@ -101,14 +113,16 @@ class ZmqTransport:
             except zmq.Again:
                 left = deadline - time.monotonic()
                 self._acknowledge_now()
+                self._hello_where_silent()
                 if left <= 0:
-                    self._hello_where_silent()
                     return None
                 ready = dict(self._poller.poll(max(1, int(left * 1000))))
                 if self._pipe is not None and self._pipe[0] in ready:
                     os.read(self._pipe[0], 4096)
                 continue
-            self._last = time.monotonic()
+            self._heard = time.monotonic()
+            if self._recorded is not None and self._heard - self._told > ACK_S:
+                self._acknowledge_now()  # a stream without a pause must not wait for one
             return Message(time.time_ns(), self.channel, tuple(frame.buffer for frame in frames))
 
     def acknowledge(self, message: Message) -> None:
@@ -118,7 +132,7 @@ class ZmqTransport:
         stream, number = opened(message.parts[0])
         with self._lock:
             pending = self._recorded is not None
-            self._recorded = (stream, number + 1)
+            self._recorded = self._needs = (stream, number + 1)
             if not pending and self._pipe is not None:
                 with contextlib.suppress(OSError):  # a full pipe has woken it already
                     os.write(self._pipe[1], b"x")
@@ -129,6 +143,9 @@ class ZmqTransport:
             self._acknowledge_now()
             self._socket.close(linger=200)
             self._socket = None
+            stop(self._authenticator)
+            if self._context is not zmq.Context.instance():
+                self._context.term()
         with self._lock:
             if self._pipe is not None:
                 os.close(self._pipe[0])
@@ -136,20 +153,29 @@ class ZmqTransport:
                 self._pipe = None
 
     def _hello(self) -> None:
-        assert self._socket is not None
-        stream, number = self._resume()
-        self._socket.send(control(b"HELO", stream, number))
-        self._last = time.monotonic()
+        with self._lock:
+            needs = self._needs
+        if self._say(b"HELO", *needs):
+            self._told = time.monotonic()
 
     def _hello_where_silent(self) -> None:
-        if self._pipe is not None and time.monotonic() - self._last > HELLO_S:
+        if self._pipe is not None and time.monotonic() - max(self._heard, self._told) > HELLO_S:
             self._hello()
 
     def _acknowledge_now(self) -> None:
         with self._lock:
             recorded, self._recorded = self._recorded, None
-        if recorded is not None and self._socket is not None:
-            self._socket.send(control(b"ACKN", *recorded))
+        if recorded is not None and self._say(b"ACKN", *recorded):
+            self._told = time.monotonic()
+
+    def _say(self, kind: bytes, stream: bytes, number: int) -> bool:
+        if self._socket is None:
+            return False
+        try:
+            self._socket.send(control(kind, stream, number), zmq.NOBLOCK)
+        except zmq.Again:  # nobody there: the greeting is repeated, and says the same as a lost acknowledgement
+            return False
+        return True
 
 
 class ZmqScan:

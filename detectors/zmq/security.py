@@ -1,0 +1,77 @@
+"""Who may listen where, and CURVE keys for sockets that leave the machine."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import zmq
+import zmq.auth
+from zmq.auth.thread import ThreadAuthenticator
+
+_LOCAL = ("ipc://", "inproc://", "tcp://127.", "tcp://localhost:", "tcp://[::1]:")
+
+
+def check_listening(address: str, keys: str | None, insecure: bool) -> None:
+    """Raises `ValueError` with a remedy where a socket would listen beyond loopback without keys."""
+    if keys is None and not insecure and not address.startswith(_LOCAL):
+        raise ValueError(
+            f"address {address!r} would listen beyond loopback without encryption: use tcp://127.0.0.1:…, give CURVE keys, "
+            "or allow it with insecure: true"
+        )
+
+
+def secure(
+    context: zmq.Context[Any], socket: zmq.Socket[Any], listens: bool, keys: str | None, peer_keys: str | None
+) -> ThreadAuthenticator | None:
+    """Put CURVE on a socket that is not yet bound or connected; nothing is done where neither is given.
+
+    `keys`: own certificate file with the secret key. `peer_keys`: when connecting the other end's public certificate file;
+    when listening a folder of public certificates, the only ones that are let in: the authenticator returned serves the whole
+    `context` and is to be stopped with it. Raises `ValueError` with the file and a remedy.
+    """
+    if keys is None and peer_keys is None:
+        return None
+    if listens:
+        if keys is None:
+            raise ValueError(f"peer_keys {peer_keys!r}: who listens needs keys of its own: give keys, a certificate file")
+        _own(socket, keys)
+        socket.curve_server = True
+        if peer_keys is None:
+            return None
+        if not Path(peer_keys).is_dir():
+            raise ValueError(f"peer_keys {peer_keys!r}: not a folder; who listens needs a folder of public certificates")
+        authenticator = ThreadAuthenticator(context)
+        authenticator.start()
+        authenticator.configure_curve(domain="*", location=str(peer_keys))
+        return authenticator
+    if peer_keys is None:
+        raise ValueError(f"keys {keys!r}: who connects needs peer_keys too: the public certificate file of the other end")
+    if keys is not None:
+        _own(socket, keys)
+    else:
+        socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
+    socket.curve_serverkey = _certificate(peer_keys, "peer_keys")[0]
+    return None
+
+
+def stop(authenticator: ThreadAuthenticator | None) -> None:
+    """Stop an authenticator; its context may have ended already."""
+    if authenticator is not None:
+        with contextlib.suppress(zmq.ZMQError):
+            authenticator.stop()
+
+
+def _own(socket: zmq.Socket[Any], keys: str) -> None:
+    public, secret = _certificate(keys, "keys")
+    if secret is None:
+        raise ValueError(f"keys {keys!r}: holds no secret key; give the file that ends in .key_secret")
+    socket.curve_publickey, socket.curve_secretkey = public, secret
+
+
+def _certificate(path: str, name: str) -> tuple[bytes, bytes | None]:
+    try:
+        return zmq.auth.load_certificate(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} {path!r}: {error}; make certificates with zmq.auth.create_certificates") from error
