@@ -163,6 +163,7 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
         errors=errors,
         misfit=misfit,
         ledger=run.ledger(),
+        ledger_frames=snapshot.ledger_map,
         schedule=run.schedule.to_list(),
         decisions=run.decisions,
         versions={"ptystream": __version__, "numpy": np.__version__, "python": platform.python_version()},

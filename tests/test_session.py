@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import hostile
 import numpy as np
 import pytest
-
-import hostile
 from problems import BEAM, GEOMETRY, PATTERNS, PLACES
+
 from ptystream.detectors.zmq.protocol import NativeDecoder, frames_parts, header, samples_parts
 from ptystream.metrics import Metrics
 from ptystream.params.load import load
@@ -92,7 +92,7 @@ def test_hostile_messages_are_counted_and_change_nothing(tmp_path: Path) -> None
     assert result.ledger["used"] == BEAM.frames
     for name, storage in wanted.object.items():
         np.testing.assert_array_equal(result.object[name].data, storage.data)
-    rejected = [m for m in metrics.registry.collect() if m.name == "ptystream_rejected"][0]
+    rejected = next(m for m in metrics.registry.collect() if m.name == "ptystream_rejected")
     assert sum(s.value for s in rejected.samples if s.name.endswith("_total")) > 20
 
 

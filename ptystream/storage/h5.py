@@ -16,14 +16,18 @@ class H5Error(ValueError):
     """A node that cannot be written or will not be read; the text names it."""
 
 
-def write(group: h5py.Group, key: str, value: Any, kind: str | None = None) -> None:
-    """Write one value below `group`. `kind` overrides the type of a mapping: 'param' or 'dict'."""
+class Param(dict[str, Any]):
+    """A mapping that is written as ptypy's parameter type rather than as a dict."""
+
+
+def write(group: h5py.Group, key: str, value: Any) -> None:
+    """Write one value below `group`."""
     name = key.replace("/", "_SLASH_")
     node: Any
     if isinstance(value, Mapping):
-        node, tag = group.create_group(name), kind or "dict"
+        node, tag = group.create_group(name), "param" if isinstance(value, Param) else "dict"
         for inner, content in value.items():
-            write(node, str(inner), content, kind if kind == "param" else None)
+            write(node, str(inner), content)
     elif value is None:
         node, tag = group.create_dataset(name, data=np.zeros(1)), "None"
     elif isinstance(value, str):

@@ -42,6 +42,9 @@ class Result:
     misfit: NDArray[np.float64]
     """[amplitude, photon, Poisson expectation] per iteration, (iteration, 3)."""
     ledger: Mapping[str, int]
+    """Frames by state and by reason of not being used."""
+    ledger_frames: NDArray[np.float32]
+    """Every frame whose position is known: [y, x, state code of `publish.snapshot.LEDGER_CODES`], (frame, 3)."""
     schedule: Sequence[Mapping[str, Any]]
     decisions: Mapping[str, Any]
     versions: Mapping[str, str]
@@ -61,10 +64,7 @@ def write(path: str | Path, result: Result) -> Path:
         with h5py.File(partial, "w", libver="v110") as file:
             h5.stamp(file)
             h5.write(file, "header", {"kind": "minimal", "description": "ptystream result, ptypy's minimal layout"})
-            h5.write(file, "content", _content(result), "param")
-            for branch in ("probe", "obj"):
-                for storage in file[f"content/{branch}"].values():
-                    storage.attrs["type"] = "dict"
+            h5.write(file, "content", _content(result))
             h5.write(file, "ptystream", _ours(result))
             file.flush()
         os.replace(partial, path)
@@ -79,87 +79,107 @@ def read(path: str | Path) -> Result:
         if "ptystream" not in file:
             raise h5.H5Error(f"{path}: no /ptystream group: written by another program; read /content with h5py")
         content, ours = h5.read(file["content"]), h5.read(file["ptystream"])
-    runtime = content["runtime"]
+    places = ours["storages"]
+
+    def storages(part: str, held: Mapping[str, Any]) -> dict[str, Storage]:
+        return {name: _storage(node, places[name][part]) for name, node in held.items()}
+
     return Result(
-        run=runtime["run"],
-        probe={k: _storage(v) for k, v in content["probe"].items()},
-        object={k: _storage(v) for k, v in content["obj"].items()},
+        run=content["runtime"]["run"],
+        probe=storages("probe", content["probe"]),
+        object=storages("object", content["obj"]),
         parameters=json.loads(ours["configuration"]),
-        iter_info=[runtime["iter_info"][k] for k in sorted(runtime["iter_info"])]
-        if isinstance(runtime["iter_info"], dict)
-        else list(runtime["iter_info"]),
+        iter_info=content["runtime"]["iter_info"],
         positions_m=ours["positions_m"],
         errors=ours["errors"],
         misfit=ours["misfit"],
         ledger=ours["ledger"],
+        ledger_frames=ours["ledger_frames"],
         schedule=json.loads(ours["schedule"]),
         decisions=json.loads(ours["decisions"]),
         versions=ours["versions"],
         coverage=ours["coverage"],
-        last={part: {k: _storage(v) for k, v in held.items()} for part, held in ours.get("last", {}).items()},
+        last={part: storages(part, held) for part, held in ours["last"].items()},
         started=float(ours["started"]),
     )
 
 
-def _content(result: Result) -> dict[str, Any]:
-    now = time.asctime()
-    return {
-        "probe": {k: _node(k, s) for k, s in result.probe.items()},
-        "obj": {k: _node(k, s) for k, s in result.object.items()},
-        "pars": _writable(result.parameters),
-        "runtime": {
-            "run": result.run,
-            "start": time.asctime(time.localtime(result.started)),
-            "stop": now,
-            "last_save": now,
-            "iter_info": {
-                f"{k:05d}": {**info, "error": np.asarray(info["error"], float)} for k, info in enumerate(result.iter_info)
-            },
-        },
-    }
+def _content(result: Result) -> h5.Param:
+    now, began = time.asctime(), time.asctime(time.localtime(result.started))
+    infos = [{**info, "error": np.asarray(info["error"], float)} for info in result.iter_info]
+    return h5.Param(
+        probe={k: _node(k, s, n, probe=True) for n, (k, s) in enumerate(result.probe.items())},
+        obj={k: _node(k, s, n, probe=False) for n, (k, s) in enumerate(result.object.items())},
+        pars=_parameters(result.parameters),
+        runtime=h5.Param(
+            run=result.run,
+            start=began,
+            stop=now,
+            allstart=began,
+            allstop=now,
+            last_save=int(infos[-1]["iterations"]) if infos else 0,
+            last_plot=0,
+            iter_info=infos,
+        ),
+    )
 
 
-def _writable(value: Any) -> Any:
+def _parameters(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(k): _writable(v) for k, v in value.items()}
+        return h5.Param({str(k): _parameters(v) for k, v in value.items()})
     if isinstance(value, (list, tuple)):
-        return type(value)(_writable(v) for v in value)
+        return type(value)(_parameters(v) for v in value)
     return value
 
 
-def _node(name: str, storage: Storage) -> dict[str, Any]:
+def _node(name: str, storage: Storage, number: int, *, probe: bool) -> dict[str, Any]:
     """A storage as ptypy lays it out: `_center` is the pixel index of physical zero."""
     pixel = np.array(storage.pixel_size_m or (1.0, 1.0), float)
-    probe = storage.offset == (0, 0) and storage.fill == 0
-    center = np.array([n // 2 for n in storage.shape], float) if probe else -np.array(storage.offset, float)
+    center = np.array([n // 2 for n in storage.shape] if probe else storage.offset, float) * (1 if probe else -1)
     return {
         "ID": name,
+        "numID": number,
         "data": storage.data,
-        "shape": np.array(storage.data.shape, np.int64),
+        "shape": tuple(int(n) for n in storage.data.shape),
         "_psize": pixel,
         "_center": center,
         "_origin": -center * pixel,
-        "fill_value": storage.fill,
+        "fill_value": 0.0 if probe else storage.data.dtype.type(storage.fill),
         "layermap": list(range(len(storage.data))),
         "nlayers": len(storage.data),
         "padding": 0,
         "padonly": False,
-        "_energy": storage.energy_kev,
+        "_energy": 0.0 if storage.energy_kev is None else float(storage.energy_kev),
         "DataTooSmall": False,
         "_is_scattered": False,
         "model_initialized": True,
-        "_ptystream_offset": np.array(storage.offset, np.int64),
-        "_ptystream_pixels": storage.pixel_size_m is None,
+        "_record": np.array((name.encode()[:16],), dtype=[("ID", "S16")])[()],
+        "_pool": {},
+        "_recs": {},
     }
 
 
-def _storage(node: Mapping[str, Any]) -> Storage:
-    pixel = None if node.get("_ptystream_pixels") else (float(node["_psize"][0]), float(node["_psize"][1]))
-    offset = node["_ptystream_offset"]
-    return Storage(node["data"], pixel, (int(offset[0]), int(offset[1])), complex(node["fill_value"]), node["_energy"])
+def _place(storage: Storage) -> dict[str, Any]:
+    """What a storage of ours knows and ptypy's layout does not."""
+    return {
+        "offset": np.array(storage.offset, np.int64),
+        "fill": complex(storage.fill),
+        "pixels_only": storage.pixel_size_m is None,
+        "energy_kev": storage.energy_kev,
+    }
+
+
+def _storage(node: Mapping[str, Any], place: Mapping[str, Any]) -> Storage:
+    pixel = None if place["pixels_only"] else (float(node["_psize"][0]), float(node["_psize"][1]))
+    row, column = (int(n) for n in place["offset"])
+    return Storage(node["data"], pixel, (row, column), complex(place["fill"]), place["energy_kev"])
 
 
 def _ours(result: Result) -> dict[str, Any]:
+    places: dict[str, dict[str, Any]] = {}
+    for part, held in (("probe", result.probe), ("object", result.object)):
+        for name, storage in held.items():
+            places.setdefault(name, {})[part] = _place(storage)
     return {
         "format": FORMAT,
         "configuration": json.dumps(result.parameters, default=_plain),
@@ -167,11 +187,16 @@ def _ours(result: Result) -> dict[str, Any]:
         "decisions": json.dumps(result.decisions, default=_plain),
         "versions": dict(result.versions),
         "ledger": {k: int(v) for k, v in result.ledger.items()},
+        "ledger_frames": np.asarray(result.ledger_frames, np.float32),
         "positions_m": np.asarray(result.positions_m, float),
         "errors": np.asarray(result.errors, float),
         "misfit": np.asarray(result.misfit, float),
         "coverage": dict(result.coverage),
-        "last": {part: {k: _node(k, s) for k, s in held.items()} for part, held in result.last.items()},
+        "storages": places,
+        "last": {
+            part: {k: _node(k, s, n, probe=part == "probe") for n, (k, s) in enumerate(held.items())}
+            for part, held in result.last.items()
+        },
         "started": result.started,
     }
 
