@@ -7,8 +7,11 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ptystream.decoder import Decoder
-from ptystream.events import Event, Rejected
+from ptystream.events import Event, Frames, Rejected
 from ptystream.transport import Message, Transport, TransportClosed
 
 log = logging.getLogger(__name__)
@@ -22,6 +25,9 @@ class Tap(Protocol):
 
     def write(self, message: Message, recorded: Callable[[Message], None] | None = None) -> None:
         """Queue `message`; `recorded` is called once it is kept. Blocks while the queue is full."""
+
+    def index(self, message: Message, epoch: str, indices: NDArray[np.int64]) -> None:
+        """Note which frames `message` holds, the last that its channel wrote."""
 
 
 class Route(Protocol):
@@ -79,17 +85,21 @@ class Source(threading.Thread):
             self._on_message(message)
         if self._tap is not None:
             self._tap.write(message, self.transport.acknowledge)
-        self.deliver(message)
+        for event in self.deliver(message):
+            if self._tap is not None and isinstance(event, Frames):
+                self._tap.index(message, event.epoch, event.indices)
         if self._tap is None:
             self.transport.acknowledge(message)
 
-    def deliver(self, message: Message) -> None:
+    def deliver(self, message: Message) -> list[Event]:
         """Decode and route a message that needs no recording: new ones after `take`, recorded ones after a restart."""
-        for event in self.decoder.feed(message):
+        events = self.decoder.feed(message)
+        for event in events:
             if isinstance(event, Rejected) and event.reason not in self._logged:
                 self._logged.add(event.reason)
                 log.warning("%s: %s (logged once per reason): %s", message.channel, event.reason, event.detail)
             self._route(message.channel, event, message)
+        return events
 
     def wait_open(self, timeout_s: float) -> bool:
         """Whether the transport is open (or has failed) within `timeout_s`."""

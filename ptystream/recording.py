@@ -1,19 +1,20 @@
 """The append-only record of everything that arrived: tap on a transport, source of a replay, memory after a crash.
 
-A file is the magic line, then records: a fixed head (magic, length, CRC-32 of what follows, arrival, channel, number of
-parts), the parts' lengths, the parts. Channel -1 holds metadata, -2 names channels. A torn tail is normal: it is what a
-killed process leaves.
+A file is the magic line, then records: a fixed head, the parts' lengths, the parts; a CRC-32 covers all three. Negative
+channels are ours: metadata, names of channels, the end of the session, and the index (which frames lie where). A torn tail
+is normal: it is what a killed process leaves. The layout is in docs/reference/recording.md.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
-import queue
 import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,22 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.transport import Message, TransportClosed
+from ptystream.transport import Message
 
 MAGIC = b"ptystream recording 1\n"
-_HEAD = struct.Struct("<4sQIqiI")
-_RECORD = b"PTYR"
-_LENGTH = struct.Struct("<Q")
-METADATA, CHANNEL, FINISHED = -1, -2, -3
+METADATA, CHANNEL, FINISHED, INDEX = -1, -2, -3, -4
 MAX_RECORD_BYTES = 1 << 33
+GROUP_BYTES = 16 << 20
+"""So much at most is written at once, so that acknowledgements are not held up."""
+
+_RECORD = b"PTYR"
+_HEAD = struct.Struct("<4sIQqiI")
+"""Magic, CRC-32 of all that follows it, length behind the head, arrival, channel, number of parts."""
+_COVERED = struct.Struct("<QqiI")
+_LENGTH = struct.Struct("<Q")
+
+Entry = tuple[Message, Callable[[Message], None] | None]
+Frame = tuple[Message, str, NDArray[np.int64]]
 
 
 class RecordingError(RuntimeError):
@@ -36,7 +45,11 @@ class RecordingError(RuntimeError):
 
 
 class Recorder:
-    """Appends messages in a thread of its own, in groups; tells each one's writer when it is kept."""
+    """Appends messages in a thread of its own, in groups; tells each one's writer when it is kept.
+
+    An existing file is continued behind its last whole record. Kept means handed to the operating system (it survives the
+    death of the process), or with `fsync` written to the disk. Raises `RecordingError` for a file that is something else.
+    """
 
     def __init__(
         self, path: str | Path, metadata: Mapping[str, Any] | None = None, *, fsync: bool = False, queue_bytes: int = 256 << 20
@@ -47,107 +60,154 @@ class Recorder:
         self.failure: BaseException | None = None
         self._fsync, self._capacity = fsync, queue_bytes
         self._channels: dict[str, int] = {}
-        fresh = not self.path.exists() or self.path.stat().st_size == 0
-        if not fresh:
-            existing = Recording(self.path)
-            for _ in existing:
-                pass
-            self._channels = {name: number for number, name in existing.channels.items()}
-            with open(self.path, "r+b") as file:
-                file.truncate(existing.end)
+        self._offsets: dict[str, tuple[Message, int]] = {}
+        self._end, has_metadata = self._reopen()
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
-        if fresh:
-            self._file.write(MAGIC)
+        if self._end == 0:
+            self._append([MAGIC])
+        if not has_metadata:
             self._append(_record(time.time_ns(), METADATA, [msgpack.packb(dict(metadata or {}))]))
-        self._queue: queue.SimpleQueue[tuple[Message, Callable[[Message], None] | None] | None] = queue.SimpleQueue()
+        self._queue: deque[Entry | Frame] = deque()
         self._queued = 0
-        self._room = threading.Condition()
+        self._closing = False
+        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._serve, name="recorder", daemon=True)
         self._thread.start()
 
     def write(self, message: Message, recorded: Callable[[Message], None] | None = None) -> None:
         """Queue a message; waits while the queue is full. Raises `RecordingError` once writing has failed."""
         size = _size(message)
-        with self._room:
-            self._room.wait_for(lambda: self._queued == 0 or self._queued + size <= self._capacity or self.failure is not None)
+        with self._changed:
+            self._changed.wait_for(self._has_room(size))
             self._check()
             self._queued += size
-        self._queue.put((message, recorded))
+            self._queue.append((message, recorded))
+            self._changed.notify_all()
+
+    def index(self, message: Message, epoch: str, indices: NDArray[np.int64]) -> None:
+        """Note which frames `message` holds: the last that its channel wrote. Raises `RecordingError` as `write` does."""
+        with self._changed:
+            self._check()
+            self._queue.append((message, epoch, indices))
+            self._changed.notify_all()
 
     def flush(self, timeout_s: float = 30.0) -> None:
         """Wait until everything queued is kept."""
-        with self._room:
-            if not self._room.wait_for(lambda: self._queued == 0 or self.failure is not None, timeout_s):
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._queued == 0 or self.failure is not None, timeout_s):
                 raise RecordingError(f"{self.path}: {self._queued} bytes are still queued after {timeout_s:g} s")
-        self._check()
+            self._check()
 
     def close(self, *, finished: bool = False) -> None:
         """Write what is queued and close; `finished` marks that the session came to its end and needs no recovery."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(60.0)
         if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join(60.0)
+            raise RecordingError(f"{self.path}: {self._queued} bytes are still queued after 60 s")
         if finished and self.failure is None and not self._file.closed:
             self._append(_record(time.time_ns(), FINISHED, []))
         self._file.close()
 
+    def _reopen(self) -> tuple[int, bool]:
+        """Cut a torn tail off; returns where to go on, and whether metadata are there."""
+        if not self.path.exists():
+            return 0, False
+        with open(self.path, "r+b") as file:
+            if MAGIC.startswith(file.read(len(MAGIC))) and self.path.stat().st_size < len(MAGIC):
+                file.truncate(0)  # killed within its first line
+                return 0, False
+            existing = Recording(self.path)
+            for _ in existing:
+                pass
+            self._channels = {name: number for number, name in existing.channels.items()}
+            file.truncate(existing.end)
+        return existing.end, bool(existing.has_metadata)
+
+    def _has_room(self, size: int) -> Callable[[], bool]:
+        return lambda: self._queued == 0 or self._queued + size <= self._capacity or self.failure is not None or self._closing
+
     def _check(self) -> None:
         if self.failure is not None:
             raise RecordingError(f"{self.path}: {self.failure}") from self.failure
+        if self._closing:
+            raise RecordingError(f"{self.path}: closed")
 
     def _serve(self) -> None:
         try:
-            while True:
-                group = [self._queue.get()]
-                while group[-1] is not None and len(group) < 256:
-                    try:
-                        group.append(self._queue.get_nowait())
-                    except queue.Empty:
-                        break
-                items = [item for item in group if item is not None]
-                for message, _ in items:
-                    self._append(_record(message.arrival_ns, self._number(message.channel), message.parts))
-                if self._fsync and items:
-                    os.fsync(self._file.fileno())
-                for message, recorded in items:
+            while group := self._next_group():
+                self._write_group(group)
+                kept = [entry for entry in group if len(entry) == 2]
+                for message, recorded in kept:
                     if recorded is not None:
                         recorded(message)
-                with self._room:
-                    self._queued -= sum(_size(message) for message, _ in items)
-                    self._room.notify_all()
-                if group[-1] is None:
-                    return
+                with self._changed:
+                    self._queued -= sum(_size(message) for message, _ in kept)
+                    self._changed.notify_all()
         except BaseException as error:
-            with self._room:
+            with self._changed:
                 self.failure = error
-                self._room.notify_all()
+                self._changed.notify_all()
 
-    def _number(self, channel: str) -> int:
-        number = self._channels.get(channel)
-        if number is None:
-            number = self._channels[channel] = len(self._channels)
-            self._append(_record(time.time_ns(), CHANNEL, [msgpack.packb([number, channel])]))
-        return number
+    def _next_group(self) -> list[Entry | Frame]:
+        """What is queued, up to `GROUP_BYTES`; empty when closing."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._queue) or self._closing)
+            group, size = [], 0
+            while self._queue and size < GROUP_BYTES:
+                group.append(self._queue.popleft())
+                size += _size(group[-1][0])
+            return group
+
+    def _write_group(self, group: Sequence[Entry | Frame]) -> None:
+        buffers: list[Any] = []
+        index = []
+        end = self._end
+        for entry in group:
+            message = entry[0]
+            number = self._channels.get(message.channel)
+            if number is None:
+                number = self._channels[message.channel] = len(self._channels)
+                named = _record(time.time_ns(), CHANNEL, [msgpack.packb([number, message.channel])])
+                buffers += named
+                end += _total(named)
+            if len(entry) == 2:
+                record = _record(message.arrival_ns, number, message.parts)
+                self._offsets[message.channel] = (message, end)
+                buffers += record
+                end += _total(record)
+            else:
+                last, offset = self._offsets.get(message.channel, (None, 0))
+                if last is not message:
+                    raise ValueError(f"{message.channel}: only the last message written can be indexed")
+                index.append([number, offset, entry[1], np.asarray(entry[2], "<i8").tobytes()])
+        if index:
+            buffers += _record(time.time_ns(), INDEX, [msgpack.packb(index)])
+        self._append(buffers)
+        if self._fsync:
+            os.fsync(self._file.fileno())
 
     def _append(self, buffers: list[Any]) -> None:
-        total = sum(memoryview(b).nbytes for b in buffers)
-        done = 0
-        while done < total:
-            written = os.writev(self._file.fileno(), buffers[:1024])
-            done += written
-            if done < total:
-                while buffers and memoryview(buffers[0]).nbytes <= written:
-                    written -= memoryview(buffers.pop(0)).nbytes
-                if buffers and written:
-                    buffers[0] = memoryview(buffers[0]).cast("B")[written:]
+        left = deque(memoryview(buffer).cast("B") for buffer in buffers if memoryview(buffer).nbytes)
+        total = sum(view.nbytes for view in left)
+        while left:
+            written = os.writev(self._file.fileno(), [left[k] for k in range(min(len(left), 1024))])
+            while left and left[0].nbytes <= written:
+                written -= left.popleft().nbytes
+            if written:
+                left[0] = left[0][written:]
+        self._end += total
         self.bytes_written += total
 
 
 class Recording:
-    """Reads a recording. Iterating gives the messages; `end`, `torn` and `damaged` are known afterwards."""
+    """Reads a recording. Iterating gives the messages, as views on the file; the other fields are known afterwards."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.metadata: dict[str, Any] = {}
+        self.has_metadata = False
         self.channels: dict[int, str] = {}
         self.finished = False
         """Whether the session that wrote it came to its end."""
@@ -156,166 +216,124 @@ class Recording:
         self.torn = 0
         """Bytes behind `end` that are no whole record."""
         self.damaged = 0
-        """Records skipped because their checksum did not match."""
-        self.offsets: list[int] = []
-        """Where each message that was given out begins."""
+        """Stretches skipped because their checksum did not match."""
         try:
             with open(self.path, "rb") as file:
                 if file.read(len(MAGIC)) != MAGIC:
-                    raise RecordingError(f"{self.path}: not a recording of version 1")
-            self._map: NDArray[np.uint8] = np.memmap(self.path, np.uint8, mode="r")
+                    raise RecordingError(f"{self.path}: not a recording of version 1; `ptystream record` makes one")
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise RecordingError(f"{self.path}: {error.strerror}") from error
-        for _ in self._records(stop_at_message=True):
-            break
+        for _, record in self._records():  # as far as the first message: metadata are known from the start
+            if record is not None:
+                break
 
     def __iter__(self) -> Iterator[Message]:
-        self.offsets.clear()
         self.damaged, self.finished = 0, False
-        for offset, arrival, number, parts in self._records():
-            self.offsets.append(offset)
-            yield Message(arrival, self.channels.get(number, f"channel {number}"), parts)
+        for _, message in self._records():
+            if message is not None:
+                self.finished = False
+                yield message
 
-    def index(self) -> list[tuple[int, Message]]:
-        """(offset, message) of every message."""
-        return [(self.offsets[k], message) for k, message in enumerate(self)]
+    def frames(self) -> dict[tuple[str, str], dict[int, int]]:
+        """The index: for each (channel, epoch) the offset of the message that holds each frame."""
+        found: dict[tuple[str, str], dict[int, int]] = {}
+        for offset, message in self._records():
+            if message is None and self._channel_at(offset) == INDEX:
+                _, parts, _ = self._whole(offset) or (0, (b"\x90",), 0)
+                for number, where, epoch, raw in msgpack.unpackb(parts[0]):
+                    table = found.setdefault((self.channels.get(number, f"channel {number}"), epoch), {})
+                    table.update(dict.fromkeys(np.frombuffer(raw, "<i8").tolist(), where))
+        return found
 
-    def _records(self, stop_at_message: bool = False) -> Iterator[tuple[int, int, int, tuple[memoryview, ...]]]:
-        data, at = self._map.data, len(MAGIC)
-        total = len(data)
-        while at + _HEAD.size <= total:
-            magic, length, crc, arrival, number, count = _HEAD.unpack_from(data, at)
-            stop = at + _HEAD.size + length
-            if magic != _RECORD or length > MAX_RECORD_BYTES or stop > total or _LENGTH.size * count > length:
+    def at(self, offset: int) -> Message:
+        """The message that begins at `offset` (of `frames`). Raises `RecordingError` where there is none."""
+        whole = self._whole(offset)
+        if whole is None or self._channel_at(offset) < 0:
+            raise RecordingError(f"{self.path}: no whole message begins at byte {offset}")
+        return self._message(offset, whole[1], whole[2])
+
+    def _records(self) -> Iterator[tuple[int, Message | None]]:
+        """(offset, message, or None for a record of ours), skipping what is damaged."""
+        at, total = len(MAGIC), len(self._map)
+        while at < total:
+            whole = self._whole(at)
+            if whole is None:
                 following = self._resynchronise(at + 1)
                 if following is None:
                     break
                 self.damaged += 1
                 at = following
                 continue
-            body = data[at + _HEAD.size : stop]
-            if zlib.crc32(body) != crc:
-                self.damaged += 1
-                at = stop
-                continue
-            parts = _split(body, count)
-            here, at = at, stop
-            self.end = stop
-            if number == METADATA:
-                self.metadata = msgpack.unpackb(parts[0], strict_map_key=False)
-            elif number == CHANNEL:
-                key, name = msgpack.unpackb(parts[0])
-                self.channels[int(key)] = str(name)
-            elif number == FINISHED:
-                self.finished = True
+            stop, parts, arrival = whole
+            number = self._channel_at(at)
+            self.end = max(self.end, stop)
+            if number >= 0:
+                yield at, self._message(at, parts, arrival)
             else:
-                yield here, arrival, number, parts
-                self.finished = False
+                self._note(number, parts)
+                yield at, None
+            at = stop
         self.torn = total - self.end
 
+    def _whole(self, at: int) -> tuple[int, tuple[memoryview, ...], int] | None:
+        """(end, parts, arrival) of the record at `at`; None where none with a sound checksum begins."""
+        data = memoryview(self._map)
+        if at < 0 or at + _HEAD.size > len(data):
+            return None
+        magic, crc, length, arrival, _, count = _HEAD.unpack_from(data, at)
+        stop = at + _HEAD.size + length
+        if magic != _RECORD or length > MAX_RECORD_BYTES or stop > len(data) or _LENGTH.size * count > length:
+            return None
+        if zlib.crc32(data[at + 8 : stop]) != crc:
+            return None
+        first = at + _HEAD.size
+        parts, begin = [], first + _LENGTH.size * count
+        for k in range(count):
+            (size,) = _LENGTH.unpack_from(data, first + _LENGTH.size * k)
+            parts.append(data[begin : begin + size])
+            begin += size
+        return (stop, tuple(parts), arrival) if begin == stop else None
+
+    def _channel_at(self, at: int) -> int:
+        return int(_HEAD.unpack_from(self._map, at)[4])
+
+    def _message(self, at: int, parts: tuple[memoryview, ...], arrival: int) -> Message:
+        number = self._channel_at(at)
+        return Message(arrival, self.channels.get(number, f"channel {number}"), parts)
+
+    def _note(self, number: int, parts: tuple[memoryview, ...]) -> None:
+        if number == METADATA:
+            self.metadata, self.has_metadata = msgpack.unpackb(parts[0], strict_map_key=False), True
+        elif number == CHANNEL:
+            key, name = msgpack.unpackb(parts[0])
+            self.channels[int(key)] = str(name)
+        elif number == FINISHED:
+            self.finished = True
+
     def _resynchronise(self, start: int) -> int | None:
-        """Offset of the next record with a sound checksum at or behind `start`."""
-        data = self._map.data
-        raw = bytes(data[start : start + (64 << 20)])
-        found = raw.find(_RECORD)
+        """Offset of the next whole record at or behind `start`."""
+        found = self._map.find(_RECORD, start)
         while found >= 0:
-            at = start + found
-            if at + _HEAD.size <= len(data):
-                _, length, crc, _, _, _ = _HEAD.unpack_from(data, at)
-                stop = at + _HEAD.size + length
-                if length <= MAX_RECORD_BYTES and stop <= len(data) and zlib.crc32(data[at + _HEAD.size : stop]) == crc:
-                    return at
-            found = raw.find(_RECORD, found + 1)
+            if self._whole(found) is not None:
+                return found
+            found = self._map.find(_RECORD, found + 1)
         return None
 
 
-class Replay:
-    """Paces the channels of one recording: messages come in their order, at `speed` times their own pace (inf: at once)."""
-
-    def __init__(self, recording: Recording, channels: list[str], speed: float = float("inf")) -> None:
-        self.recording, self.speed = recording, speed
-        self._queues: dict[str, queue.Queue[Message | None]] = {name: queue.Queue(64) for name in channels}
-        self._over = threading.Event()
-        self._waiting = threading.Semaphore(0)
-        self._opened = 0
-        self._thread = threading.Thread(target=self._serve, name="replay", daemon=True)
-
-    def transport(self, channel: str) -> ReplayTransport:
-        """The transport of one channel; the replay begins when all are open."""
-        return ReplayTransport(self, channel)
-
-    def _open(self) -> None:
-        self._opened += 1
-        if self._opened == len(self._queues):
-            self._thread.start()
-
-    def _serve(self) -> None:
-        began, first = time.monotonic(), None
-        for message in self.recording:
-            first = message.arrival_ns if first is None else first
-            due = began + (message.arrival_ns - first) / 1e9 / self.speed
-            if due > time.monotonic() and self._over.wait(due - time.monotonic()):
-                return
-            self._put(message.channel, message)
-        for name in self._queues:
-            self._put(name, None)
-
-    def _put(self, channel: str, message: Message | None) -> None:
-        into = self._queues.get(channel)
-        while into is not None and not self._over.is_set():
-            try:
-                into.put(message, timeout=0.2)
-                return
-            except queue.Full:
-                continue
-
-
-class ReplayTransport:
-    """One channel of a replay. See `ptystream.transport.Transport`."""
-
-    def __init__(self, replay: Replay, channel: str) -> None:
-        self.channel, self._replay = channel, replay
-
-    def open(self) -> None:
-        """The last one to open starts the replay."""
-        self._replay._open()
-
-    def receive(self, timeout_s: float) -> Message | None:
-        """The next message of the channel."""
-        try:
-            message = self._replay._queues[self.channel].get(timeout=timeout_s)
-        except queue.Empty:
-            return None
-        if message is None:
-            raise TransportClosed(f"{self.channel}: the replay is over")
-        return message
-
-    def acknowledge(self, message: Message) -> None:
-        """Nothing to do: it lies in a file."""
-
-    def close(self) -> None:
-        """Ends the replay for all."""
-        self._replay._over.set()
-
-
 def _size(message: Message) -> int:
-    return 64 + sum(memoryview(part).nbytes for part in message.parts)
+    return 64 + sum([memoryview(part).nbytes for part in message.parts])
 
 
-def _record(arrival_ns: int, channel: int, parts: Any) -> list[Any]:
+def _total(buffers: Sequence[Any]) -> int:
+    return sum([memoryview(buffer).nbytes for buffer in buffers])
+
+
+def _record(arrival_ns: int, channel: int, parts: Sequence[Any]) -> list[Any]:
     views = [memoryview(part).cast("B") for part in parts]
-    lengths = b"".join(_LENGTH.pack(view.nbytes) for view in views)
-    crc = zlib.crc32(lengths)
+    lengths = b"".join([_LENGTH.pack(view.nbytes) for view in views])
+    total = len(lengths) + sum([view.nbytes for view in views])
+    crc = zlib.crc32(lengths, zlib.crc32(_COVERED.pack(total, arrival_ns, channel, len(views))))
     for view in views:
         crc = zlib.crc32(view, crc)
-    total = len(lengths) + sum(view.nbytes for view in views)
-    return [_HEAD.pack(_RECORD, total, crc, arrival_ns, channel, len(views)), lengths, *(v for v in views if v.nbytes)]
-
-
-def _split(body: memoryview, count: int) -> tuple[memoryview, ...]:
-    sizes = [_LENGTH.unpack_from(body, _LENGTH.size * k)[0] for k in range(count)]
-    parts, at = [], _LENGTH.size * count
-    for size in sizes:
-        parts.append(body[at : at + size])
-        at += size
-    return tuple(parts)
+    return [_HEAD.pack(_RECORD, crc, total, arrival_ns, channel, len(views)), lengths, *views]

@@ -16,7 +16,8 @@ from ptystream.params.branches import level
 from ptystream.params.load import Configuration, load, plugins
 from ptystream.plan import make_plan, recorder_of
 from ptystream.publish.publisher import Publisher
-from ptystream.recording import Recording, Replay
+from ptystream.recording import Recording
+from ptystream.replay import Replay
 from ptystream.session import Session
 
 

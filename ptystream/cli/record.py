@@ -10,7 +10,8 @@ from rich.console import Console
 from ptystream.events import Event, ScanEnded
 from ptystream.ingest import Source
 from ptystream.params.load import load, plugins
-from ptystream.recording import Recorder, Recording, Replay
+from ptystream.recording import Recorder, Recording
+from ptystream.replay import Replay
 from ptystream.session import SessionError
 from ptystream.transport import Message, TransportClosed
 
