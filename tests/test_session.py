@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import hostile
@@ -44,28 +45,29 @@ class Memory:
         pass
 
 
-def messages() -> tuple[list[list[bytes]], list[list[bytes]]]:
+def messages(scan: str = "a") -> tuple[list[list[bytes]], list[list[bytes]]]:
     """The frames and the positions of a small scan."""
-    frames = [[header("start", scan="a", meta={"num_frames": BEAM.frames})]]
-    places = [[header("start", scan="a", meta={})]]
+    frames = [[header("start", scan=scan, meta={"num_frames": BEAM.frames})]]
+    places = [[header("start", scan=scan, meta={})]]
     for k, pattern in enumerate(PATTERNS):
-        frames.append(frames_parts("a", k, [pattern.tobytes()], 1, pattern.shape, pattern.dtype, "raw"))
-        places.append(samples_parts("a", k, {"y": PLACES[k, :1], "x": PLACES[k, 1:]}, None))
-    frames.append([header("end", scan="a", count=BEAM.frames, reason="completed")])
-    places.append([header("end", scan="a", count=BEAM.frames, reason="completed")])
+        frames.append(frames_parts(scan, k, [pattern.tobytes()], 1, pattern.shape, pattern.dtype, "raw"))
+        places.append(samples_parts(scan, k, {"y": PLACES[k, :1], "x": PLACES[k, 1:]}, None))
+    frames.append([header("end", scan=scan, count=BEAM.frames, reason="completed")])
+    places.append([header("end", scan=scan, count=BEAM.frames, reason="completed")])
     return frames, places
 
 
-def session(folder: Path, frames: Memory, places: Memory, metrics: Metrics) -> Session:
+def session(folder: Path, frames: Memory, places: Memory, metrics: Metrics, **root: object) -> Session:
     source = {"name": "ZmqScan"}
     data = {**source, "shape": BEAM.side, **GEOMETRY, "positions": source}
     given = {
         "run": "t",
         "min_frames_for_recon": BEAM.frames,
         "threads": 1,
-        "io": {"home": str(folder), "rfile": "t.ptyr"},
+        "io": {"home": str(folder), "rfile": "%(run)s.ptyr"},
         "scans": {"s": {"name": "Full", "data": data, "illumination": {"aperture": {"size": 4e-7}}}},
         "engines": {"e": {"name": "DM", "numiter": 5}},
+        **root,
     }
     return Session(make_plan(load(given), transports={"s/data": frames, "s/positions": places}), metrics=metrics)
 
@@ -132,3 +134,57 @@ def test_stop_ends_a_waiting_session(tmp_path: Path) -> None:
 def test_the_decoder_alone_survives_the_corpus() -> None:
     for _, parts in hostile.malformed():
         NativeDecoder().feed(Message(0, "s/data", tuple(parts)))
+
+
+def test_scan_after_scan_makes_run_after_run_without_a_restart(tmp_path: Path) -> None:
+    both = [messages("a"), messages("b")]
+    frames, places = ([m for pair in both for m in pair[k]] for k in (0, 1))
+    running = session(tmp_path, Memory("s/data", frames), Memory("s/positions", places), Metrics(), live={"runs": 2})
+    paths = running.run()
+    assert [p.name for p in paths] == ["t.ptyr", "t_0002.ptyr"]
+    first, second = (ptyr.read(p) for p in paths)
+    assert first.ledger["used"] == second.ledger["used"] == BEAM.frames
+    np.testing.assert_array_equal(first.object["SsG00"].data, second.object["SsG00"].data)
+
+
+class Stalled(Memory):
+    """Gives out its messages and then stays silent."""
+
+    def receive(self, timeout_s: float) -> Message | None:
+        parts = next(self._messages, None)
+        if parts is None:
+            threading.Event().wait(timeout_s)
+            return None
+        return Message(1, self.channel, tuple(parts))
+
+
+def test_a_scan_from_which_nothing_comes_any_more_is_ended_after_the_time_out(tmp_path: Path) -> None:
+    frames, places = messages()
+    cut = Stalled("s/data", frames[:60]), Stalled("s/positions", places[:60])
+    running = session(tmp_path, *cut, Metrics(), live={"timeout_s": 1.0}, min_frames_for_recon=20)
+    (path,) = running.run()
+    result = ptyr.read(path)
+    assert result.ledger["used"] == 59
+    assert any(entry["do"] == "end" and "nothing came" in entry["reason"] for entry in result.schedule)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("single", "complex64"), ("double", "complex128")])
+def test_the_precision_asked_for_is_that_of_the_result(tmp_path: Path, precision: str, dtype: str) -> None:
+    frames, places = messages()
+    running = session(tmp_path, Memory("s/data", frames), Memory("s/positions", places), Metrics(), data_type=precision)
+    (path,) = running.run()
+    assert ptyr.read(path).object["SsG00"].data.dtype == dtype
+
+
+def test_a_waiting_session_uses_no_cpu(tmp_path: Path) -> None:
+    frames, places = messages()
+    running = session(tmp_path, Stalled("s/data", frames[:40]), Stalled("s/positions", places[:40]), Metrics())
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    threading.Event().wait(3.0)
+    before = time.process_time()
+    threading.Event().wait(2.0)
+    spent = time.process_time() - before
+    running.stop()
+    thread.join(30)
+    assert spent < 0.4
