@@ -85,7 +85,7 @@ def test_whatever_dies_whenever_every_message_is_recorded_in_order(events, capac
         assert set(range(line.sender.first)) <= set(line.recorded), "forgotten before it was recorded"
     line.drop()
     line.greet()
-    for _ in range(line.offered + 1):
+    for _ in range(len(line.queue) + line.offered + 1):
         for event in ("send", "receive", "record", "acknowledge"):
             getattr(line, event)()
     first_time = list(dict.fromkeys(line.recorded))
