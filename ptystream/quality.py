@@ -68,12 +68,21 @@ def align(first: NDArray[Any], second: NDArray[Any], weight: NDArray[Any]) -> Al
     w = np.where(w > COVERED * w.max(), w, 0.0)
     a = remove_ramp(np.asarray(first, complex), fit_ramp(np.asarray(first), w))
     b = remove_ramp(np.asarray(second, complex), fit_ramp(np.asarray(second), w))
-    moved = _shift_between(a * w, b * w)
-    if np.hypot(*moved) > 1e-3:
-        b = spline(b.real, moved, mode="nearest") + 1j * spline(b.imag, moved, mode="nearest")
+    original, moved = b, np.zeros(2)
+    for _ in range(8):  # the weight stands still and pulls towards 0, so one estimate falls short
+        further = _shift_between(_centred(a, w), _centred(b, w))
+        moved = moved + further
+        b = spline(original.real, moved, mode="nearest") + 1j * spline(original.imag, moved, mode="nearest")
+        if np.hypot(*further) < 1e-2:
+            break
     b = remove_ramp(b, fit_ramp(b * a.conj(), w))
     scale = np.sum(w * b.conj() * a) / np.sum(w * np.abs(b) ** 2)
     return Aligned(a, np.asarray(b * scale), w, (float(moved[0]), float(moved[1])))
+
+
+def _centred(image: NDArray[Any], w: NDArray[np.float64]) -> NDArray[Any]:
+    """Without its mean, so that the frame of the weight does not correlate."""
+    return np.asarray((image - np.sum(image * w) / w.sum()) * w)
 
 
 def _shift_between(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
