@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -86,6 +86,8 @@ class Sender:
             self._changed = threading.Condition()
             self._wake_read, self._wake_write = os.pipe()
             os.set_blocking(self._wake_write, False)
+            self._peer: bytes | None = None
+            self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
             self._thread = threading.Thread(target=self._serve, name="sender", daemon=True)
             self._thread.start()
 
@@ -106,10 +108,12 @@ class Sender:
         timestamps_ns: ArrayLike | None = None,
         positions: ArrayLike | None = None,
         codec: str = "raw",
+        copy: bool = True,
     ) -> None:
         """Frames (frame, y, x) or one (y, x), numbered from `first` (or by a list of numbers).
 
         `positions` (frame, 2), metres (y, x), may come with them. Types: unsigned integers to 32 bits, int32, float32.
+        With `copy` False raw pixels are not copied: they must not change until `flush` returns (plain links: ever).
         """
         array = np.asarray(frames)
         array = array[None] if array.ndim == 2 else array
@@ -121,7 +125,11 @@ class Sender:
                 "frames.astype(numpy.float32)"
             )
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        encoded: list[Buffer] = [array.tobytes()] if codec == "raw" else [encode(frame, codec) for frame in array]
+        encoded: list[Buffer]
+        if codec == "raw":
+            encoded = [array.tobytes() if copy else memoryview(array.data).cast("B")]
+        else:
+            encoded = [encode(frame, codec) for frame in array]
         stamps = None if timestamps_ns is None else np.atleast_1d(np.asarray(timestamps_ns, np.int64))
         places = None if positions is None else np.asarray(positions, float).reshape(len(array), 2)
         numbers: Any = first if isinstance(first, (int, np.integer)) else [int(number) for number in first]
@@ -213,8 +221,9 @@ class Sender:
                         f"{self.address}: {link.held_bytes} bytes are not acknowledged after {self._timeout_s:g} s; is the "
                         "receiver running?"
                     )
+                self._check()
                 link.add(parts, size)
-            self._wake()
+                self._pump()
         self._sent += 1
 
     def _check(self) -> None:
@@ -226,48 +235,53 @@ class Sender:
             os.write(self._wake_write, b"x")
 
     def _serve(self) -> None:
-        """Thread body: owns the socket of the acknowledged link."""
-        assert self._link is not None
-        peer: bytes | None = None
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._wake_read, zmq.POLLIN)
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        closing_at: float | None = None
+        """Thread body: answers the receiver while the caller does other things."""
+        ready = select.poll()
+        ready.register(int(self._socket.getsockopt(zmq.FD)), select.POLLIN)
+        ready.register(self._wake_read, select.POLLIN)
         try:
-            while closing_at is None or time.monotonic() < closing_at:
-                ready = dict(poller.poll(1000))
-                if self._wake_read in ready:
-                    os.read(self._wake_read, 4096)
-                if self._closed:
-                    break
-                while self._socket in ready and self._socket.poll(0):
-                    identity, *rest = self._socket.recv_multipart()
-                    word = read_control(rest[0]) if len(rest) == 1 else None
-                    if word is None:
-                        continue
-                    kind, stream, number = word
-                    with self._changed:
-                        if kind == b"HELO":
-                            if identity != peer:
-                                self._link.hello(stream, number)
-                            self._link.acknowledged(stream, number)
-                            peer = identity
-                        elif identity == peer:
-                            self._link.acknowledged(stream, number)
-                        self._changed.notify_all()
-                while peer is not None:
-                    with self._changed:
-                        parts = self._link.take()
-                    if parts is None:
-                        break
-                    try:
-                        self._socket.send_multipart([peer, *parts], copy=False)
-                    except zmq.ZMQError:
-                        peer = None
+            while not self._closed:
+                ready.poll(1000)
+                with self._changed:
+                    self._pump()
         except BaseException as error:
             self._failure = error
         finally:
-            self._socket.close()
             with self._changed:
+                self._socket.close()
                 self._changed.notify_all()
+
+    def _pump(self) -> None:
+        """Hear the receiver and send what it may have. With the lock held, which is what lets two threads use the socket."""
+        assert self._link is not None
+        while True:
+            # Each look at EVENTS, and each send, may consume the wake-up of the descriptor: never leave without a last look.
+            while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                self._hear(*self._socket.recv_multipart())
+            peer = self._peer
+            parts = None if peer is None else self._link.take()
+            if peer is None or parts is None:
+                return
+            while parts is not None:
+                try:
+                    self._socket.send_multipart([peer, *parts], copy=False)
+                except zmq.ZMQError as error:
+                    if error.errno != zmq.EHOSTUNREACH:
+                        raise
+                    self._peer = None  # its next greeting tells where to go on
+                    break
+                parts = self._link.take()
+
+    def _hear(self, identity: bytes, *rest: bytes) -> None:
+        word = read_control(rest[0]) if len(rest) == 1 else None
+        if word is None:
+            return
+        assert self._link is not None
+        kind, stream, number = word
+        if kind == b"HELO":
+            if identity != self._peer:
+                self._link.hello(stream, number)
+            self._peer = identity
+        if identity == self._peer:
+            self._link.acknowledged(stream, number)
+        self._changed.notify_all()

@@ -66,6 +66,7 @@ class ZmqTransport:
         self._needs = (NO_STREAM, 0)
         """First message that is not recorded: the sender may forget nothing from here on."""
         self._told = self._heard = 0.0
+        self._timeout_s: float | None = None
         self._authenticator: ThreadAuthenticator | None = None
         self._pipe: tuple[int, int] | None = None
 
@@ -107,6 +108,14 @@ class ZmqTransport:
         socket = self._socket
         assert socket is not None, "open() comes first"
         deadline = time.monotonic() + timeout_s
+        if self._pipe is None:
+            if timeout_s != self._timeout_s:
+                self._timeout_s, socket.rcvtimeo = timeout_s, int(timeout_s * 1000)
+            try:
+                frames = socket.recv_multipart(copy=False)
+            except zmq.Again:
+                return None
+            return Message(time.time_ns(), self.channel, tuple([frame.buffer for frame in frames]))
         while True:
             try:
                 frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -123,7 +132,7 @@ class ZmqTransport:
             self._heard = time.monotonic()
             if self._recorded is not None and self._heard - self._told > ACK_S:
                 self._acknowledge_now()  # a stream without a pause must not wait for one
-            return Message(time.time_ns(), self.channel, tuple(frame.buffer for frame in frames))
+            return Message(time.time_ns(), self.channel, tuple([frame.buffer for frame in frames]))
 
     def acknowledge(self, message: Message) -> None:
         """Remember that everything up to `message` is recorded; the socket's thread tells the sender."""

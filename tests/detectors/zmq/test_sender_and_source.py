@@ -106,6 +106,22 @@ def test_what_a_slow_subscriber_lost_is_counted_to_the_message():
     assert count - frames <= sum(gaps) <= count - frames + last + 50
 
 
+@pytest.mark.parametrize("copy", [True, False])
+def test_only_a_copy_may_change_after_it_was_given(copy):
+    with Sender() as sender:
+        sender.start("s")
+        image = FRAMES[0].copy()
+        sender.frames(0, image, copy=copy)
+        image[...] = 9
+        sender.end()
+        transport, decoder = source(sender.address)
+        transport.open()
+        events = take(transport, decoder, ended)
+        transport.receive(0.1)
+        transport.close()
+    assert np.array_equal(pixels_of(events)[0], FRAMES[0]) is copy
+
+
 def test_back_pressure_makes_the_sender_wait_and_then_say_so():
     with Sender(buffer_bytes=10 * FRAMES[0].nbytes, timeout_s=0.2) as sender:
         sender.start("s")
