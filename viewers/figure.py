@@ -36,6 +36,8 @@ class Figure:
         name, storage = next(iter(result.object.items()))
         image, seen = storage.data[0].astype(complex), result.coverage.get(name)
         weight = np.ones(image.shape) if seen is None else np.asarray(seen, float)
+        if not weight.any():
+            weight = np.ones(image.shape)
         lit = weight > COVERED * weight.max()
         rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
         part = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
@@ -45,6 +47,7 @@ class Figure:
         phase = np.where(lit, np.angle(flat), np.nan)
         axes = figure.subplots(2, 3)
         low, high = np.nanpercentile(amplitude, [0.5, 99.5])
+        low, high = min(low, 0.95), max(high, 1.05)  # rounding is not contrast
         spread = max(float(np.nanpercentile(np.abs(phase), 99.5)), 0.05)
         for axis, data, title, colours, limits, unit in (
             (axes[0, 0], amplitude, "object amplitude", "gray", (low, high), "over median"),

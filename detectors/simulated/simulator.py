@@ -35,6 +35,7 @@ class Beamline:
     samples_per_frame: int = 10
     """Encoder readings during one exposure."""
     encoder_noise_m: float = 2e-9
+    """Standard deviation of one reading; readings are independent of each other."""
     frames_per_message: int = 1
     seed: int = 0
     scan_id: str = "simulated"
@@ -98,7 +99,7 @@ def run(
     random = np.random.Generator(np.random.Philox(key=[beamline.seed, 3]))
     n = beamline.samples_per_frame
     noise = random.normal(0.0, beamline.encoder_noise_m, (beamline.frames, n, 2))
-    readings = places[:, None] + noise - noise.mean(axis=1, keepdims=True)
+    readings = places[:, None] + noise
     frames.start(beamline.scan_id, num_frames=beamline.frames)
     positions.start(beamline.scan_id)
     began = time.monotonic()

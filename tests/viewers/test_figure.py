@@ -1,0 +1,75 @@
+"""The figure of a result: what its colours say, and that it draws every kind of result."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.colors import rgb_to_hsv
+from matplotlib.image import imread
+
+from ptystream.reconstruction import Storage
+from ptystream.storage.ptyr import Result
+from ptystream.viewers.figure import Figure, hue_image
+
+
+def result(pixel: tuple[float, float] | None = (3e-8, 3e-8), iterations: int = 12, **changed: Any) -> Result:
+    y, x = np.mgrid[-40:40, -45:45]
+    image = np.exp(-1j * (np.hypot(y, x) < 25) + 0.05j * x).astype("c8")[None]
+    probe = (np.exp(-(y[30:50, 30:50] ** 2) / 30.0 - x[30:50, 35:55] ** 2 / 30.0) * (1 + 0.5j)).astype("c8")[None]
+    given: dict[str, Any] = {
+        "run": "drawn",
+        "probe": {"S": Storage(probe, pixel, (0, 0), 0.0, None)},
+        "object": {"S": Storage(image, pixel, (-40, -45), 1.0, None)},
+        "parameters": {},
+        "iter_info": [],
+        "positions_m": np.random.default_rng(0).uniform(-20, 20, (30, 2)) * (pixel[0] if pixel else 1),
+        "errors": np.geomspace(10, 1, max(iterations, 1))[:iterations, None] * np.ones(3),
+        "misfit": np.geomspace(5, 1, max(iterations, 1))[:iterations, None] * np.ones(3),
+        "ledger": {"used": 30},
+        "ledger_frames": np.zeros((0, 3), "f4"),
+        "schedule": [],
+        "decisions": {},
+        "versions": {},
+        "coverage": {"S": (np.hypot(y, x) < 36).astype("f4")},
+    }
+    return Result(**(given | changed))
+
+
+def test_hue_is_phase_and_brightness_is_amplitude() -> None:
+    angle = np.random.default_rng(1).uniform(-np.pi, np.pi, (7, 5))
+    size = np.random.default_rng(2).uniform(0.1, 3.0, (7, 5))
+    back = rgb_to_hsv(hue_image(size * np.exp(1j * angle)))
+    np.testing.assert_allclose(back[..., 2], size / size.max())
+    np.testing.assert_allclose(np.exp(2j * np.pi * back[..., 0]), np.exp(1j * angle), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        result(),
+        result(pixel=None),
+        result(iterations=0),
+        result(coverage={}),
+        result(coverage={"S": np.zeros((80, 90), "f4")}),
+        result(misfit=np.full((12, 3), np.nan)),
+    ],
+    ids=["metres", "pixels", "no iteration", "coverage unknown", "nothing covered", "misfit unknown"],
+)
+def test_every_kind_of_result_is_drawn(drawn: Result, tmp_path: Path) -> None:
+    path = Figure.save_png(drawn, tmp_path / "new" / "a.png")
+    shown = imread(path)
+    assert shown.shape[0] > 500
+    assert shown[..., :3].std() > 0.05
+
+
+def test_the_constant_phase_and_the_ramp_do_not_show(tmp_path: Path) -> None:
+    plain = result()
+    y, x = np.mgrid[:80, :90]
+    turned = plain.object["S"].data * np.exp(1j * (0.9 + 0.07 * y - 0.04 * x)).astype("c8")
+    other = result(object={"S": Storage(turned, (3e-8, 3e-8), (-40, -45), 1.0, None)})
+    first, second = (imread(Figure.save_png(r, tmp_path / f"{k}.png")) for k, r in enumerate((plain, other)))
+    assert np.abs(first - second).mean() < 5e-3
+    changed = result(object={"S": Storage(plain.object["S"].data ** 2, (3e-8, 3e-8), (-40, -45), 1.0, None)})
+    third = imread(Figure.save_png(changed, tmp_path / "2.png"))
+    assert np.abs(first - third).mean() > np.abs(first - second).mean() * 3
