@@ -14,16 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.engine import Context, Progress
-from ptystream.model.fft import transforms
-from ptystream.reconstruction import COLUMN, OBJECT_LAYER, PROBE_LAYER, ROW, Reconstruction, Storage
+from ptystream.reconstruction import Reconstruction, Storage
 from ptystream.scan.block import FrameStore
 
+from .backend import BACKENDS, Backend
+from .constraints import center
+from .overlap import Overlap
 from .parameters import ProjectionParameters
-from .subpixel import adjoint, shift
-from .tiles import PARTIAL_SUMS, Sweeper, Tile, cut
+from .sight import Sight, Sums
+from .tiles import Key, Tile, key_of, pods_of, runs
 
 EPSILON = 1e-10
 """Added to the modelled amplitude before dividing by it (photons^1/2)."""
+EXPECT_EVERY = 16
+"""The Poisson expectation of the misfit hardly differs from frame to frame: one tile of so many is asked."""
 
 
 class ProjectionEngine:
@@ -47,57 +51,61 @@ class ProjectionEngine:
         context: Context,
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        """See `ptystream.engine.Engine.start`."""
-        from .kernels import cpu
-
-        if context.device != "cpu":
-            raise ValueError(f"device: {context.device!r}: this engine runs on 'cpu'")
-        self.kernels = cpu
+        """See `ptystream.engine.Engine.start`. Until `finish`, `data` of the storages lies on the engine's device."""
+        self.on: Backend = BACKENDS[context.device](context)
         self.reconstruction, self.frames, self.context = reconstruction, dict(frames), context
         self.complex = np.dtype(np.complex64 if context.precision == "single" else np.complex128)
         self.real = np.dtype(np.float32 if context.precision == "single" else np.float64)
         for storage in (*reconstruction.probes.values(), *reconstruction.objects.values()):
-            storage.data = np.ascontiguousarray(storage.data, self.complex)
-        self.fft2, self.ifft2 = transforms(context.fft)
+            storage.data = self.on.put(np.ascontiguousarray(storage.data, self.complex))
         self.shape = next(iter(reconstruction.probes.values())).shape
         self.curiter = int((state or {}).get("iteration", 0))
-        self._previous: dict[str, NDArray[Any]] = {}
-        self._mean: tuple[int, dict[str, NDArray[Any]]] | None = None
-        self._withdrawn: set[int] = set()
-        self._sweeper = Sweeper(context.threads)
+        self.sight = Sight(self.on, reconstruction, self.shape, self.complex)
+        self.overlap = Overlap(self.on, reconstruction, self.sight)
         self.tiles: list[Tile] = []
+        self._masks: dict[int, Any] = {}
+        self._mean: tuple[int, dict[str, Any]] | None = None
+        self._decided: tuple[float, float] | None = None
         self.extend(np.arange(reconstruction.pods.length))
 
     def extend(self, rows: NDArray[np.int64]) -> None:
-        """See `ptystream.engine.Engine.extend`."""
-        added = cut(self.reconstruction.pods, rows, self.frames, self.shape, self.complex)
-
-        def fill(part: int, share: Sequence[tuple[int, Tile]]) -> None:
-            for _, tile in share:
-                self._form_model(tile, tile.waves)
-
-        self._sweeper.sweep(added, fill)
+        """See `ptystream.engine.Engine.extend`. New frames first fill the last tile up."""
+        if not len(rows):
+            return
+        table, last = self.reconstruction.pods, None
+        size = max(1, self.on.tile_bytes // (table.pods * self.shape[0] * self.shape[1] * self.complex.itemsize))
+        if self.tiles and len(self.tiles[-1]) < size and self._key(self.tiles[-1].rows) == self._key(rows):
+            last = self.tiles.pop()
+            rows = np.concatenate([last.rows, rows])
+        added = [self._tile(key[0], key[1], chosen) for key, chosen in runs(table, rows, self.frames, size)]
+        self._form(added)
+        if last is not None:
+            added[0].waves[:, : len(last)] = last.waves
         self.tiles.extend(added)
 
     def revise(self, rows: NDArray[np.int64], what: str) -> None:
         """See `ptystream.engine.Engine.revise`."""
-        if what == "withdrawn":
-            self._withdrawn.update(rows.tolist())
-        if what in ("position", "frame", "withdrawn"):
-            for number, tile in enumerate(self.tiles):
-                here = np.isin(tile.rows, rows)
-                if not here.any():
-                    continue
+        if what in ("frame", "mask"):
+            self._masks.clear()
+        kept = []
+        for tile in self.tiles:
+            here = np.isin(tile.rows, rows)
+            if what == "withdrawn" and here.all():
+                continue
+            if here.any():
+                stay = tile.rows[~here] if what == "withdrawn" else tile.rows
+                fresh = self._tile(tile.scan, tile.number, stay)
                 if what == "withdrawn":
-                    kept = ~here
-                    tile.rows, tile.in_slab = tile.rows[kept], tile.in_slab[kept]
-                    tile.waves = np.ascontiguousarray(tile.waves[:, kept])
+                    fresh.waves[:] = tile.waves[:, self.on.put(np.flatnonzero(~here))]
+                elif what == "mask":
+                    fresh.waves = tile.waves
                 else:
-                    fresh = np.empty_like(tile.waves)
-                    self._form_model(tile, fresh)
-                    tile.waves[:, here] = fresh[:, here]
-                self.tiles[number] = tile
-            self.tiles = [tile for tile in self.tiles if len(tile)]
+                    self._form([fresh])
+                    unchanged = self.on.put(np.flatnonzero(~here))
+                    fresh.waves[:, unchanged] = tile.waves[:, unchanged]
+                tile = fresh
+            kept.append(tile)
+        self.tiles = kept
 
     def configure(self, parameters: Any) -> None:
         """See `ptystream.engine.Engine.configure`."""
@@ -105,8 +113,11 @@ class ProjectionEngine:
 
     def iterate(self, iterations: int, rows: NDArray[np.int64] | None = None) -> Progress:
         """See `ptystream.engine.Engine.iterate`. A tile is visited when any of its rows is."""
-        visited = self.tiles if rows is None else [t for t in self.tiles if np.isin(t.rows, rows).any()]
-        resting = [] if rows is None else [t for t in self.tiles if not np.isin(t.rows, rows).any()]
+        wanted = np.full(self.reconstruction.pods.length, rows is None)
+        if rows is not None:
+            wanted[rows] = True
+        visited = [tile for tile in self.tiles if wanted[tile.rows].any()]
+        resting = [tile for tile in self.tiles if not wanted[tile.rows].any()]
         errors, misfits, local = [], [], None
         for _ in range(iterations):
             error, misfit, local = self._iteration(visited, resting)
@@ -118,7 +129,7 @@ class ProjectionEngine:
             self.curiter,
             np.array(errors),
             np.array(misfits),
-            sum(len(t) for t in visited),
+            sum(len(tile) for tile in visited),
             local if self.p.record_local_error else None,
         )
 
@@ -130,10 +141,12 @@ class ProjectionEngine:
         """See `ptystream.engine.Engine.snapshot`."""
         wanted = set(parts)
         copied = self.reconstruction.copy(wanted)
+        for storage in (*copied.probes.values(), *copied.objects.values()):
+            storage.data = self.on.get(storage.data)
         if "coverage" in wanted:
-            sums = self._illumination(self.tiles)
-            for (name, storage), lit in zip(self.reconstruction.objects.items(), sums, strict=True):
-                total = lit.sum(axis=0, keepdims=True).astype(self.complex)
+            self.sight.subpix = self._subpix()
+            for (name, storage), lit in zip(self.reconstruction.objects.items(), self.overlap.coverage(self.tiles), strict=True):
+                total = self.on.get(lit.sum(axis=0, keepdims=True)).astype(self.complex)
                 copied.objects[name] = Storage(total, storage.pixel_size_m, storage.offset, 0.0, storage.energy_kev)
         return copied
 
@@ -143,10 +156,10 @@ class ProjectionEngine:
 
     def finish(self) -> None:
         """See `ptystream.engine.Engine.finish`."""
-        if self._mean is not None and self._mean[0]:
-            for name, storage in self._storages():
-                storage.data = self._mean[1][name].astype(self.complex)
-        self._sweeper.close()
+        for name, storage in self._storages():
+            mean = self._mean[1].get(name) if self._mean is not None else None
+            storage.data = self.on.get(storage.data if mean is None else mean.astype(self.complex))
+        self.on.sweeper.close()
         self.tiles = []
 
     # ------------------------------------------------------------------ one iteration
@@ -154,342 +167,131 @@ class ProjectionEngine:
     def _iteration(
         self, visited: Sequence[Tile], resting: Sequence[Tile]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        p = self.p
+        p, xp = self.p, self.on.xp
+        self.sight.subpix = self._subpix()
         do_probe = p.probe_update_start <= self.curiter
         object_first = p.update_object_first or not do_probe
-        sums = [self._empty_sums() if object_first else None for _ in range(PARTIAL_SUMS)]
-        local = np.zeros((self.reconstruction.pods.length, 3))
-        seen = np.full((self.reconstruction.pods.length, 3), np.nan)
+        self.overlap.begin(p, visited, resting, self._photons()[0])
+        sums = [self.sight.empty_sums() if object_first else None for _ in range(self.on.sweeper.partial_sums)]
+        local = xp.zeros((self.reconstruction.pods.length, 3))
+        fits = xp.full((self.reconstruction.pods.length, 3), np.nan)
         bound = self._bound()
 
-        def work(part: int, share: Sequence[tuple[int, Tile]]) -> None:
-            for _, tile in share:
-                self._project(tile, bound, sums[part], local, seen)
+        def work(part: int, share: Sequence[Tile]) -> None:
+            for number, tile in enumerate(share):
+                self._project(tile, bound, sums[part], local, fits, expect=number % EXPECT_EVERY == 0)
 
-        self._sweeper.sweep(visited, work)
+        self.on.sweeper.sweep(visited, work)
         for inner in range(p.overlap_max_iterations):
             if p.update_object_first or inner > 0 or not do_probe:
-                self._update_object(visited, resting, sums if inner == 0 else None)
-            if not do_probe or self._update_probe(visited, resting) < p.overlap_converge_factor:
+                self.overlap.update_object(sums if inner == 0 and object_first else None)
+            if not do_probe or self.overlap.update_probe() < p.overlap_converge_factor:
                 break
-        self._center_probe()
-        rows = np.concatenate([t.rows for t in visited]) if visited else np.zeros(0, np.int64)
-        mean = local[rows].mean(axis=0) if len(rows) else np.zeros(3)
-        known = seen[rows]
-        fits = np.array([np.nan] * 3)
+        if p.probe_center_tol is not None:
+            center(self.on, self.reconstruction, self.tiles, p.probe_center_tol)
+        errors, known = self.on.get(local), self.on.get(fits)
+        rows = np.concatenate([tile.rows for tile in visited]) if visited else np.zeros(0, np.int64)
+        mean = errors[rows].mean(axis=0) if len(rows) else np.zeros(3)
+        misfit = np.full(3, np.nan)
         if len(rows) and p.compute_log_likelihood:
-            fits = np.array(
-                [known[:, 0].mean(), known[:, 1].mean(), np.nanmean(known[:, 2]) if (~np.isnan(known[:, 2])).any() else np.nan]
-            )
-        return mean, fits, local
+            expected = known[rows, 2]
+            expected = expected[~np.isnan(expected)]
+            misfit[:2] = known[rows, :2].mean(axis=0)
+            misfit[2] = expected.mean() if len(expected) else np.nan
+        return mean, misfit, errors
 
-    def _project(
-        self,
-        tile: Tile,
-        bound: float,
-        sums: list[tuple[NDArray[Any], NDArray[Any]]] | None,
-        local: NDArray[np.float64],
-        seen: NDArray[np.float64],
-    ) -> None:
-        """Fourier update of one tile, its errors, and the sums of the object update."""
-        k, a, b, c = self.kernels, *self.coefficients()
-        count, store = len(tile), self.frames[tile.scan]
-        views, which = self._views(tile)
-        limit, mask = self.real.type(store.limit), store.mask
-        scratch = np.empty(self.shape, self.real)
-        error, change = np.zeros(count), np.zeros(count)
-        aux = np.empty_like(tile.waves)
-        if self.p.compute_log_likelihood:
-            self._form_model(tile, aux, views, which)
-            f = k.interleaved(np.ascontiguousarray(self.fft2(aux)))
-            amplitude, photon, valid = np.zeros(count), np.zeros(count), np.zeros(count)
-            k.misfit(f, tile.slab, tile.in_slab, mask, limit, scratch, amplitude, photon, valid)
-            valid = np.maximum(valid, 1)
-            local[tile.rows, 1] = photon / scratch.size
-            seen[tile.rows, 0], seen[tile.rows, 1] = amplitude / valid, photon / valid
-            seen[tile.rows[-1], 2] = _poisson_expectation(scratch, mask)
-        for pod in range(len(aux)):
-            obj, corner, weight = self._window(tile, pod)
-            k.form(
-                k.interleaved(tile.waves[pod]),
-                views[pod],
-                which[pod],
-                obj,
-                corner,
-                weight,
-                self.real.type(c),
-                k.interleaved(aux[pod]),
-            )
-        f = np.ascontiguousarray(self.fft2(aux))
-        k.modulus(k.interleaved(f), tile.slab, tile.in_slab, mask, limit, bound, self.real.type(EPSILON), scratch, error)
-        f = np.ascontiguousarray(self.ifft2(f))
-        nothing = (np.zeros((0, 0), self.real), np.zeros((0, 0), self.real))
-        for pod in range(len(aux)):
-            obj, corner, weight = self._window(tile, pod)
-            num, den = self._object_sums(tile, pod, sums) if sums is not None else nothing
-            k.update(
-                k.interleaved(tile.waves[pod]),
-                k.interleaved(f[pod]),
-                views[pod],
-                which[pod],
-                obj,
-                corner,
-                weight,
-                self.real.type(a),
-                self.real.type(b),
-                change,
-                num,
-                den,
-            )
-        local[tile.rows, 0], local[tile.rows, 2] = error, change
+    def _project(self, tile: Tile, bound: float, sums: Sums | None, local: Any, fits: Any, *, expect: bool) -> None:
+        """Fourier update of one tile, its errors, and the sums of the object update.
 
-    def _update_object(self, visited: Sequence[Tile], resting: Sequence[Tile], sums: Sequence[Any] | None) -> None:
-        """O = (c_o G O + Σ conj(P) ψ) / (c_o + Σ |P|²); resting waves count as P·O."""
-        k = self.kernels
-        if sums is None:
-            sums = [self._empty_sums() for _ in range(PARTIAL_SUMS)]
-
-            def work(part: int, share: Sequence[tuple[int, Tile]]) -> None:
-                for _, tile in share:
-                    views, which = self._views(tile)
-                    for pod in range(len(tile.waves)):
-                        _, corner, weight = self._window(tile, pod)
-                        num, den = self._object_sums(tile, pod, sums[part])
-                        k.object_sums(k.interleaved(tile.waves[pod]), views[pod], which[pod], corner, weight, num, den)
-
-            self._sweeper.sweep(visited, work)
-        rest = self._illumination(resting) if resting else None
-        inertia = self.p.object_inertia * self._mean_power()
-        for number, storage in enumerate(self.reconstruction.objects.values()):
-            num, den = sums[0][number]
-            for part in range(1, PARTIAL_SUMS):
-                num += sums[part][number][0]
-                den += sums[part][number][1]
-            top = num.view(self.complex)
-            if rest is not None:
-                top += rest[number] * storage.data
-                den += rest[number]
-            top += self.real.type(inertia) * self._smoothed(storage.data)
-            den += self.real.type(inertia)
-            lit = den > 0
-            storage.data[lit] = top[lit] / den[lit]
-            if self.p.clip_object is not None:
-                _clip(storage.data, *self.p.clip_object)
-
-    def _update_probe(self, visited: Sequence[Tile], resting: Sequence[Tile]) -> float:
-        """P += Σ S† conj(O) (ψ - O S P) / (c_p + Σ S† |O|²), then the supports; returns the relative change.
-
-        Without a shift this is P = (c_p P + Σ conj(O) ψ) / (c_p + Σ |O|²). With one it is not: S† |O|² S is no diagonal, and
-        dividing by S† |O|² alone would blur the probe a little at every step. As a step it leaves the least-squares solution
-        where it is, and it never overshoots: S† |O|² bounds S† |O|² S from above (Jensen; S has positive weights of sum 1).
+        `expect`: also the misfit that Poisson noise alone would give, for the tile's last frame.
         """
-        k, probes = self.kernels, list(self.reconstruction.probes.items())
-        kind = self._subpix()
+        k, xp, a, b, c = self.on.kernels, self.on.xp, *self.coefficients()
+        count, limit, mask = len(tile), self.frames[tile.scan].limit, self._mask(tile.scan)
+        seen = [self.sight.probes(tile, pod) for pod in range(len(tile.pods))]
+        error, change = xp.zeros(count), xp.zeros(count)
+        aux = xp.empty_like(tile.waves)
+        if self.p.compute_log_likelihood:
+            for pod, view in enumerate(seen):
+                k.model(*view, *self.sight.window(tile, pod), aux[pod])
+            intensity = xp.empty(self.shape, self.real)
+            amplitude, photon, valid = xp.zeros(count), xp.zeros(count), xp.zeros(count)
+            k.misfit(self.on.fft2(aux), tile.counts, tile.row, mask, limit, intensity, amplitude, photon, valid)
+            local[tile.index, 1] = photon / intensity.size
+            valid = xp.maximum(valid, 1)
+            fits[tile.index, 0], fits[tile.index, 1] = amplitude / valid, photon / valid
+            if expect:
+                fits[int(tile.rows[-1]), 2] = _poisson_expectation(xp, intensity, mask)
+        for pod, view in enumerate(seen):
+            k.form(tile.waves[pod], *view, *self.sight.window(tile, pod), c, aux[pod])
+        f = self.on.fft2(aux)
+        k.modulus(f, tile.counts, tile.row, mask, limit, bound, EPSILON, error)
+        f = self.on.ifft2(f)
+        for pod, view in enumerate(seen):
+            into = None if sums is None else self.sight.of_object(sums, tile, pod)
+            k.update(tile.waves[pod], f[pod], *view, *self.sight.window(tile, pod), a, b, change, into)
+        local[tile.index, 0], local[tile.index, 2] = error, change
 
-        def work(part: int, share: Sequence[tuple[int, Tile]]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-            sums = [(np.zeros(s.data.shape, self.complex), np.zeros(s.data.shape, self.real)) for _, s in probes]
-            for active, tile in share:
-                for pod in range(len(tile.waves)):
-                    obj, corner, weight = self._window(tile, pod)
-                    num, den = sums[tile.probe[pod]]
-                    layers = self.reconstruction.pods.address[tile.rows, pod, PROBE_LAYER]
-                    remainder = self.reconstruction.pods.remainder[tile.rows, pod]
-                    waves = tile.waves[pod] if active else self._model_of(tile, pod)
-                    if kind is None:
-                        for layer in np.unique(layers):
-                            here = np.flatnonzero(layers == layer)
-                            part_waves = waves if len(here) == len(waves) else np.ascontiguousarray(waves[here])
-                            into = k.interleaved(num[layer]), den[layer]
-                            k.probe_sums(k.interleaved(part_waves), obj, corner[here], weight[here], *into)
-                        continue
-                    terms = np.empty((len(tile), *self.shape), self.complex)
-                    powers = np.empty((len(tile), *self.shape), self.real)
-                    residual = waves - self._model_of(tile, pod)
-                    k.probe_terms(k.interleaved(residual), obj, corner, weight, k.interleaved(terms), powers)
-                    if kind == "fourier":
-                        terms = adjoint(terms, remainder, kind)
-                    for j, layer in enumerate(layers):
-                        dy, dx = -remainder[j]
-                        k.add_shifted(powers[j], 1, dy, dx, den[layer])
-                        if kind == "fourier":
-                            num[layer] += terms[j]
-                        else:
-                            k.add_shifted(k.interleaved(terms[j]), 2, dy, dx, k.interleaved(num[layer]))
-            return sums
-
-        tagged = [(True, t) for t in visited] + [(False, t) for t in resting]
-        shares = [tagged[part::PARTIAL_SUMS] for part in range(PARTIAL_SUMS)]
-        parts = self._sweeper.run(work, shares)
-        changes = []
-        for number, (name, storage) in enumerate(probes):
-            num, den = parts[0][number]
-            for part in range(1, PARTIAL_SUMS):
-                num += parts[part][number][0]
-                den += parts[part][number][1]
-            views = sum(int((np.array(t.probe) == number).sum()) * len(t) for t in self.tiles)
-            inertia = self.real.type(self.p.probe_inertia * views / len(storage.data))
-            total = den + inertia
-            num += (inertia if kind is None else total) * storage.data
-            lit = total > 0
-            storage.data[lit] = num[lit] / total[lit]
-            self._support(storage.data)
-            before = self._previous.get(name)
-            power = float(np.vdot(storage.data, storage.data).real)
-            step = storage.data if before is None else storage.data - before
-            changes.append(float(np.vdot(step, step).real) / max(power, 1e-30))
-            self._previous[name] = storage.data.copy()
-        return float(np.sqrt(np.mean(changes)))
-
-    # ------------------------------------------------------------------ constraints
-
-    def _support(self, probe: NDArray[Any]) -> None:
-        """Supports in frequency and in real space, in place; probe (layer, y, x)."""
-        height, width = self.shape
-        if self.p.probe_fourier_support is not None:
-            y, x = np.fft.fftfreq(height, 1 / height)[:, None], np.fft.fftfreq(width, 1 / width)[None]
-            inside = np.pi * (y**2 + x**2) < self.p.probe_fourier_support * height * width
-            probe[:] = self.ifft2(self.fft2(probe.copy()) * inside.astype(self.real))
-        if self.p.probe_support is not None:
-            y, x = np.arange(height)[:, None] - height / 2 + 0.5, np.arange(width)[None] - width / 2 + 0.5
-            probe *= (np.pi * (y**2 + x**2) < self.p.probe_support * height * width).astype(self.real)
-
-    def _smoothed(self, data: NDArray[Any]) -> NDArray[Any]:
-        if not self.p.obj_smooth_std:
-            return data
-        from scipy.ndimage import gaussian_filter
-
-        sigma = (0, self.p.obj_smooth_std, self.p.obj_smooth_std)
-        return np.asarray(gaussian_filter(data.real, sigma) + 1j * gaussian_filter(data.imag, sigma), self.complex)
-
-    def _center_probe(self) -> None:
-        """Shift probe, object and waves together where the probe's centre of mass left the tolerance."""
-        tolerance = self.p.probe_center_tol
-        if tolerance is None:
-            return
-        from scipy.ndimage import shift as spline
-
-        def moved(data: NDArray[Any], by: NDArray[np.float64], edge: str) -> NDArray[Any]:
-            full = (*[0.0] * (data.ndim - 2), *by)
-            return np.asarray(spline(data.real, full, mode=edge) + 1j * spline(data.imag, full, mode=edge), self.complex)
-
-        for number, storage in enumerate(self.reconstruction.probes.values()):
-            power = (np.abs(storage.data) ** 2).sum(axis=0)
-            total = float(power.sum())
-            if total <= 0:
-                continue
-            axes = [np.arange(n) for n in power.shape]
-            mass = np.array([(power.sum(axis=1) * axes[0]).sum(), (power.sum(axis=0) * axes[1]).sum()]) / total
-            by = np.array([n // 2 for n in power.shape]) - mass
-            if np.hypot(*by) < tolerance:
-                continue
-            storage.data = moved(storage.data, by, "constant")
-            seen = {t.object[pod] for t in self.tiles for pod in range(len(t.waves)) if t.probe[pod] == number}
-            for name_number, obj in enumerate(self.reconstruction.objects.values()):
-                if name_number in seen:
-                    obj.data = moved(obj.data, by, "nearest")
-            for tile in self.tiles:
-                for pod in range(len(tile.waves)):
-                    if tile.probe[pod] == number:
-                        tile.waves[pod] = moved(tile.waves[pod], by, "constant")
-
-    def _bound(self) -> float:
-        """Power bound in photons per pixel; negative: none."""
-        if self.p.fourier_power_bound is not None:
-            return float(self.p.fourier_power_bound)
-        brightest = self.context.brightest_photons
-        if brightest is None:
-            brightest = self._photons().max()
-        return float(0.25 * self.p.fourier_relax_factor**2 * brightest / (self.shape[0] * self.shape[1]))
-
-    def _mean_power(self) -> float:
-        given = self.context.mean_photons
-        return float(given if given is not None else self._photons().mean() / (self.shape[0] * self.shape[1]))
-
-    def _photons(self) -> NDArray[np.float64]:
-        totals = []
-        for tile in self.tiles:
-            store = self.frames[tile.scan]
-            counts = tile.slab[tile.in_slab].astype(np.float64)
-            totals.append(np.where((counts < store.limit) & (store.mask != 0), counts, 0).sum(axis=(1, 2)))
-        return np.concatenate(totals) if totals else np.zeros(1)
-
-    # ------------------------------------------------------------------ addresses
+    # ------------------------------------------------------------------ what a sweep needs
 
     def _subpix(self) -> str | None:
         return self.p.subpix if self.curiter >= self.p.subpix_start else None
 
-    def _views(self, tile: Tile) -> tuple[list[NDArray[Any]], list[NDArray[np.int64]]]:
-        """For each pod the probe views of the tile (view, y, 2x) and which one each frame sees."""
-        pods, kind = self.reconstruction.pods, self._subpix()
-        storages = list(self.reconstruction.probes.values())
-        views, which = [], []
-        for pod in range(pods.pods):
-            data = storages[tile.probe[pod]].data
-            layers = pods.address[tile.rows, pod, PROBE_LAYER].astype(np.int64)
-            if kind is None:
-                views.append(self.kernels.interleaved(data))
-                which.append(layers)
-            else:
-                remainder = pods.remainder[tile.rows, pod].astype(self.real)
-                shifted = np.empty((len(tile), *self.shape), self.complex)
-                if kind == "linear":
-                    self.kernels.shifted_views(
-                        self.kernels.interleaved(data), layers, remainder, self.kernels.interleaved(shifted)
-                    )
-                else:
-                    shifted[:] = shift(data[layers], remainder, kind)
-                views.append(self.kernels.interleaved(shifted))
-                which.append(np.arange(len(tile)))
-        return views, which
+    def _tile(self, scan: int, number: int, rows: NDArray[np.int64]) -> Tile:
+        """A tile with empty waves."""
+        table, store = self.reconstruction.pods, self.frames[scan]
+        counts, row = store.slab(number), table.frame[rows, 1] % store.slab_frames
+        if self.on.resident:
+            counts, row = self.on.put(counts[row]), np.arange(len(rows))
+        waves = self.on.xp.empty((table.pods, len(rows), *self.shape), self.complex)
+        pods = pods_of(table, rows, self.real, self.on.put)
+        row, index, counting = (self.on.put(v) for v in (row, rows, np.arange(len(rows))))
+        return Tile(rows, scan, number, waves, counts, row, index, counting, pods)
 
-    def _window(self, tile: Tile, pod: int) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any]]:
-        """(object layer (y, 2x), first pixels (frame, 2), weights) of a pod; frames of a tile share the object layer."""
-        pods = self.reconstruction.pods
-        storage = list(self.reconstruction.objects.values())[tile.object[pod]]
-        layer = int(pods.address[tile.rows[0], pod, OBJECT_LAYER])
-        corner = pods.address[tile.rows, pod][:, [ROW, COLUMN]].astype(np.int64) - np.array(storage.offset)
-        return self.kernels.interleaved(storage.data[layer]), corner, pods.weight[tile.rows, pod].astype(self.real)
+    def _key(self, rows: NDArray[np.int64]) -> Key:
+        return key_of(self.reconstruction.pods, int(rows[0]), self.frames)
 
-    def _form_model(self, tile: Tile, out: NDArray[Any], views: Any = None, which: Any = None) -> None:
-        if views is None:
-            views, which = self._views(tile)
-        for pod in range(len(out)):
-            obj, corner, weight = self._window(tile, pod)
-            self.kernels.model(views[pod], which[pod], obj, corner, weight, self.kernels.interleaved(out[pod]))
+    def _form(self, tiles: Sequence[Tile]) -> None:
+        """Waves as P·O."""
+        self.sight.subpix = self._subpix()
 
-    def _model_of(self, tile: Tile, pod: int) -> NDArray[Any]:
-        out = np.empty_like(tile.waves)
-        self._form_model(tile, out)
-        chosen: NDArray[Any] = out[pod]
-        return chosen
+        def fill(part: int, share: Sequence[Tile]) -> None:
+            for tile in share:
+                for pod in range(len(tile.pods)):
+                    self.sight.model(tile, pod, tile.waves[pod])
 
-    def _empty_sums(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        return [
-            (np.zeros((*o.data.shape[:2], 2 * o.data.shape[2]), self.real), np.zeros(o.data.shape, self.real))
-            for o in self.reconstruction.objects.values()
-        ]
+        self.on.sweeper.sweep(tiles, fill)
 
-    def _object_sums(self, tile: Tile, pod: int, sums: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-        layer = int(self.reconstruction.pods.address[tile.rows[0], pod, OBJECT_LAYER])
-        num, den = sums[tile.object[pod]]
-        return num[layer], den[layer]
+    def _mask(self, scan: int) -> Any:
+        if scan not in self._masks:
+            self._masks[scan] = self.on.put(self.frames[scan].mask)
+        return self._masks[scan]
 
-    def _illumination(self, tiles: Sequence[Tile]) -> list[NDArray[Any]]:
-        """Σ |P|² on each object's canvas, (layer, y, x)."""
-        k = self.kernels
+    def _bound(self) -> float:
+        """Power bound in photons per pixel."""
+        if self.p.fourier_power_bound is not None:
+            return float(self.p.fourier_power_bound)
+        return float(0.25 * self.p.fourier_relax_factor**2 * self._photons()[1])
 
-        def work(part: int, share: Sequence[tuple[int, Tile]]) -> list[NDArray[Any]]:
-            sums = [np.zeros(o.data.shape, self.real) for o in self.reconstruction.objects.values()]
-            for _, tile in share:
-                views, which = self._views(tile)
-                for pod in range(len(tile.waves)):
-                    _, corner, weight = self._window(tile, pod)
-                    layer = int(self.reconstruction.pods.address[tile.rows[0], pod, OBJECT_LAYER])
-                    k.illumination(views[pod], which[pod], corner, weight, sums[tile.object[pod]][layer])
-            return sums
+    def _photons(self) -> tuple[float, float]:
+        """Photons per pixel of a mean frame and of the brightest: the run's decision, or taken once from the frames here."""
+        if self._decided is None:
+            pixels = self.shape[0] * self.shape[1]
+            mean, brightest = self.context.mean_photons, self.context.brightest_photons
+            if mean is None or brightest is None:
+                totals = self._totals()
+                mean = float(totals.mean()) / pixels if mean is None else mean
+                brightest = float(totals.max()) if brightest is None else brightest
+            self._decided = mean, brightest / pixels
+        return self._decided
 
-        parts = self._sweeper.sweep(tiles, work)
-        return [np.asarray(sum(part[n] for part in parts[1:]) + parts[0][n]) for n in range(len(parts[0]))]
+    def _totals(self) -> NDArray[np.float64]:
+        """Photons of each frame over its valid pixels. Shape (frame,)."""
+        totals = []
+        for tile in self.tiles:
+            store = self.frames[tile.scan]
+            counts = self.on.get(tile.counts[tile.row]).astype(np.float64)
+            totals.append(np.where((counts < store.limit) & (store.mask != 0), counts, 0).sum(axis=(1, 2)))
+        return np.concatenate(totals) if totals else np.zeros(1)
 
     def _storages(self) -> list[tuple[str, Storage]]:
         r = self.reconstruction
@@ -506,16 +308,9 @@ class ProjectionEngine:
         self._mean = (count + 1, means)
 
 
-def _clip(data: NDArray[Any], low: float, high: float) -> None:
-    size = np.abs(data)
-    factor = np.where(size > high, high / np.maximum(size, 1e-30), np.where(size < low, low / np.maximum(size, 1e-30), 1))
-    data *= factor.astype(data.real.dtype)
-
-
-def _poisson_expectation(intensity: NDArray[Any], mask: NDArray[np.uint8]) -> float:
+def _poisson_expectation(xp: Any, intensity: Any, mask: Any) -> Any:
     """Mean over valid pixels of E[(n - μ)²/(n + 1)] for n ~ Poisson(μ): (1 + μ) [(1 + μ) (1 - e^-μ)/μ - 1]."""
-    mu = np.maximum(intensity[mask != 0].astype(np.float64), 1e-12)
-    if mu.size == 0:
-        return float("nan")
-    exact = (1 + mu) * ((1 + mu) * -np.expm1(-mu) / mu - 1)
-    return float(np.where(mu < 1e-4, mu / 2, exact).mean())
+    valid = mask != 0
+    mu = xp.maximum(intensity.astype(np.float64), 1e-12)
+    exact = xp.where(mu < 1e-4, mu / 2, (1 + mu) * ((1 + mu) * -xp.expm1(-mu) / mu - 1))
+    return xp.where(valid, exact, 0).sum() / valid.sum()

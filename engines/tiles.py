@@ -1,4 +1,4 @@
-"""Tiles: a few frames whose waves stay in a core's cache while a sweep works on them."""
+"""Tiles: frames of one slab with their waves, and the threads that sweep over them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,32 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.reconstruction import OBJECT, PROBE, PodTable
+from ptystream.reconstruction import COLUMN, OBJECT, OBJECT_LAYER, PROBE, PROBE_LAYER, ROW, PodTable
 from ptystream.scan.block import FrameStore
 
-PARTIAL_SUMS = 4
-"""Tiles belong to this many sums, reduced in this order: the number of threads changes the time and not the bits."""
 TILE_BYTES = 1 << 19
-"""Waves of a tile: with the transform's copy they share a core's cache."""
+"""Waves of a tile on a CPU: with the transform's copy they share a core's cache."""
 
 T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Pod:
+    """What one pod of a tile sees; arrays live on the engine's device."""
+
+    probe: int
+    """Number of the probe."""
+    object: int
+    """Number of the object."""
+    object_layer: int
+    layer: Any
+    """Layer of the probe for each frame. Shape (frame,), int64."""
+    corner: Any
+    """Lattice coordinates of each frame's first object pixel. Shape (frame, 2), int64."""
+    remainder: Any
+    """Sub-pixel part of the corner. Shape (frame, 2), real."""
+    weight: Any
+    """Factor on the model amplitude. Shape (frame,), real."""
 
 
 @dataclass(slots=True)
@@ -27,77 +44,86 @@ class Tile:
 
     rows: NDArray[np.int64]
     """Rows of the pod table. Shape (frame,)."""
-    waves: Any
-    """Exit waves, zero frequency irrelevant: real space. Shape (pod, frame, y, x), complex."""
-    slab: Any
-    """The slab that holds the counts, (frame of the slab, y, x)."""
-    in_slab: NDArray[np.int64]
-    """Frame of the slab for each row. Shape (frame,)."""
     scan: int
-    probe: tuple[int, ...]
-    """Probe number of each pod."""
-    object: tuple[int, ...]
-    """Object number of each pod."""
+    number: int
+    """Number of the slab in the scan."""
+    waves: Any
+    """Exit waves. Shape (pod, frame, y, x), complex."""
+    counts: Any
+    """Where the counts are: the slab itself, or the tile's frames on the device. Shape (frame of it, y, x)."""
+    row: Any
+    """Frame of `counts` for each row of the tile. Shape (frame,), int64."""
+    index: Any
+    """`rows` on the device."""
+    counting: Any
+    """0, 1, 2, … on the device. Shape (frame,), int64."""
+    pods: list[Pod]
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
-def cut(
-    pods: PodTable,
-    rows: NDArray[np.int64],
-    frames: dict[int, FrameStore],
-    shape: tuple[int, int],
-    dtype: np.dtype[Any],
-) -> list[Tile]:
-    """Group rows into tiles, in order: a tile ends where the slab or a storage changes, or when it is full."""
-    size = max(1, TILE_BYTES // (pods.pods * shape[0] * shape[1] * dtype.itemsize))
-    tiles = []
-    start = 0
-    keys = [_key(pods, int(row), frames) for row in rows]
+Key = tuple[int, int, tuple[tuple[int, ...], ...]]
+"""(scan, slab, ((probe, object, object layer) of each pod))."""
+
+
+def key_of(table: PodTable, row: int, frames: dict[int, FrameStore]) -> Key:
+    """What the frames of a tile have in common."""
+    scan, slot = (int(v) for v in table.frame[row])
+    seen = table.address[row][:, [PROBE, OBJECT, OBJECT_LAYER]]
+    return scan, slot // frames[scan].slab_frames, tuple(map(tuple, seen.tolist()))
+
+
+def runs(
+    table: PodTable, rows: NDArray[np.int64], frames: dict[int, FrameStore], size: int
+) -> list[tuple[Key, NDArray[np.int64]]]:
+    """Rows in order, cut where their key changes and after `size` of them."""
+    keys = [key_of(table, int(row), frames) for row in rows]
+    found, start = [], 0
     for stop in range(1, len(rows) + 1):
-        if stop < len(rows) and stop - start < size and keys[stop] == keys[start]:
-            continue
-        scan, slab, probe, obj = keys[start]
-        chosen = rows[start:stop]
-        store = frames[scan]
-        tiles.append(
-            Tile(
-                chosen,
-                np.empty((pods.pods, len(chosen), *shape), dtype),
-                store.slab(slab),
-                pods.frame[chosen, 1] % store.slab_frames,
-                scan,
+        if stop == len(rows) or stop - start == size or keys[stop] != keys[start]:
+            found.append((keys[start], rows[start:stop]))
+            start = stop
+    return found
+
+
+def pods_of(table: PodTable, rows: NDArray[np.int64], real: np.dtype[Any], put: Callable[[Any], Any]) -> list[Pod]:
+    """The pods of rows that form a tile."""
+    pods = []
+    for k in range(table.pods):
+        address = table.address[rows, k]
+        probe, obj, layer = (int(v) for v in address[0, [PROBE, OBJECT, OBJECT_LAYER]])
+        pods.append(
+            Pod(
                 probe,
                 obj,
+                layer,
+                put(address[:, PROBE_LAYER].astype(np.int64)),
+                put(np.ascontiguousarray(address[:, ROW : COLUMN + 1], np.int64)),
+                put(table.remainder[rows, k].astype(real)),
+                put(table.weight[rows, k].astype(real)),
             )
         )
-        start = stop
-    return tiles
-
-
-def _key(pods: PodTable, row: int, frames: dict[int, FrameStore]) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
-    scan, slot = (int(v) for v in pods.frame[row])
-    address = pods.address[row]
-    return scan, slot // frames[scan].slab_frames, tuple(address[:, PROBE].tolist()), tuple(address[:, OBJECT].tolist())
+    return pods
 
 
 class Sweeper:
-    """Runs one function over all tiles on the tile pipeline's threads."""
+    """Runs one function over all tiles on a few threads.
 
-    def __init__(self, threads: int) -> None:
+    Tiles belong to a fixed number of partial sums, reduced in this order: the number of threads changes the time and not
+    the bits.
+    """
+
+    def __init__(self, threads: int, partial_sums: int) -> None:
+        self.partial_sums = partial_sums
         self._pool = ThreadPoolExecutor(threads, "tiles") if threads > 1 else None
 
-    def sweep(self, tiles: Sequence[Tile], work: Callable[[int, Sequence[tuple[int, Tile]]], T]) -> list[T]:
-        """Call work(partial sum, [(number, tile), …]) once per partial sum; results in the order of the sums."""
-        numbered = list(enumerate(tiles))
-        return self.run(work, [numbered[part::PARTIAL_SUMS] for part in range(PARTIAL_SUMS)])
-
-    def run(self, work: Callable[[int, Any], T], shares: Sequence[Any]) -> list[T]:
-        """Call work(partial sum, its share) for each share; results in the order of the sums."""
+    def sweep(self, items: Sequence[Any], work: Callable[[int, Sequence[Any]], T]) -> list[T]:
+        """Call work(partial sum, its share of the items) once per partial sum; results in the order of the sums."""
+        shares = [items[part :: self.partial_sums] for part in range(self.partial_sums)]
         if self._pool is None:
             return [work(part, share) for part, share in enumerate(shares)]
-        return list(self._pool.map(work, range(len(shares)), shares))
+        return list(self._pool.map(work, range(self.partial_sums), shares))
 
     def close(self) -> None:
         """End the threads."""

@@ -43,7 +43,8 @@ class Storage:
         stop = tuple(e if h <= e else e + -(-(h - e) // margin) * margin for h, e in zip(high, ends, strict=True))
         if start == self.offset and (stop[0] - start[0], stop[1] - start[1]) == self.shape:
             return False
-        data = np.full((self.data.shape[0], stop[0] - start[0], stop[1] - start[1]), self.fill, self.data.dtype)
+        # The data may lie on a GPU: `full_like` makes the new array where the old one is.
+        data = np.full_like(self.data, self.fill, shape=(self.data.shape[0], stop[0] - start[0], stop[1] - start[1]))
         y, x = self.offset[0] - start[0], self.offset[1] - start[1]
         data[:, y : y + self.shape[0], x : x + self.shape[1]] = self.data
         self.data, self.offset = data, (start[0], start[1])

@@ -1,9 +1,7 @@
-"""The few fused operations that a profile shows to matter, for one tile on one CPU core.
+"""The CPU form: one tile on one core, without the interpreter lock.
 
-Complex arrays come as real ones with interleaved parts (`interleaved`): rows are slices and the arithmetic is real, which
-is what LLVM vectorises. Nothing here allocates per pixel or holds the interpreter lock. Axes: waves (frame, y, 2x), probes
-(view, y, 2x), object (y, 2x), counts (frame of the slab, y, x). `which[j]` is the probe view of frame j, `corner[j]` the
-array index of its first object pixel, `weight[j]` the factor on its model amplitude.
+Complex arrays come to the compiled functions as real ones with interleaved parts, (…, y, 2x): rows are slices and the
+arithmetic is real, which is what LLVM vectorises. Nothing here allocates per pixel.
 """
 
 from __future__ import annotations
@@ -18,18 +16,12 @@ from numpy.typing import NDArray
 _jit = numba.njit(nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz", "afn"}, error_model="numpy", cache=True)
 
 
-def interleaved(array: NDArray[Any]) -> NDArray[Any]:
-    """A contiguous complex array as its real parts: the last axis doubles."""
-    return array.view(array.real.dtype)
-
-
 @_jit
-def form(waves, probes, which, obj, corner, weight, c, out):  # type: ignore[no-untyped-def]
-    """out = (1 - c) ψ + c w P O for each frame."""
+def _form(waves, probes, which, obj, origin, corner, weight, c, out):  # type: ignore[no-untyped-def]
     d = 1 - c
     for j in range(waves.shape[0]):
         view = probes[which[j]]
-        top, left, s = corner[j, 0], 2 * corner[j, 1], c * weight[j]
+        top, left, s = corner[j, 0] - origin[0], 2 * (corner[j, 1] - origin[1]), c * weight[j]
         for y in range(waves.shape[1]):
             p, w, u = view[y], waves[j, y], out[j, y]
             o = obj[top + y, left : left + p.shape[0]]
@@ -41,11 +33,10 @@ def form(waves, probes, which, obj, corner, weight, c, out):  # type: ignore[no-
 
 
 @_jit
-def model(probes, which, obj, corner, weight, out):  # type: ignore[no-untyped-def]
-    """out = w P O for each frame."""
+def _model(probes, which, obj, origin, corner, weight, out):  # type: ignore[no-untyped-def]
     for j in range(out.shape[0]):
         view = probes[which[j]]
-        top, left, s = corner[j, 0], 2 * corner[j, 1], weight[j]
+        top, left, s = corner[j, 0] - origin[0], 2 * (corner[j, 1] - origin[1]), weight[j]
         for y in range(out.shape[1]):
             p, u = view[y], out[j, y]
             o = obj[top + y, left : left + p.shape[0]]
@@ -55,12 +46,7 @@ def model(probes, which, obj, corner, weight, out):  # type: ignore[no-untyped-d
 
 
 @_jit
-def modulus(f, counts, row, mask, limit, bound, eps, amplitude, error):  # type: ignore[no-untyped-def]
-    """Put measured amplitudes on the transformed waves, in place; error[j] = mean over valid pixels of (A - √I)².
-
-    f: (pod, frame, y, 2x). A = √(Σ_pods |f|²). Invalid pixels keep the model's amplitude. With a power `bound` >= 0 a frame
-    whose error is below it stays as it is, one above is pulled as far as √(bound / error) of the way back to the model.
-    """
+def _modulus(f, counts, row, mask, limit, bound, eps, amplitude, error):  # type: ignore[no-untyped-def]
     height, width = amplitude.shape
     for j in range(f.shape[1]):
         total = 0.0
@@ -102,11 +88,7 @@ def modulus(f, counts, row, mask, limit, bound, eps, amplitude, error):  # type:
 
 
 @_jit
-def misfit(f, counts, row, mask, limit, intensity, amplitude_out, photon_out, valid_out):  # type: ignore[no-untyped-def]
-    """Sums over valid pixels of (√Imod - √I)² and (Imod - I)²/(I + 1), and their number, for each frame.
-
-    f: transforms of w P O, (pod, frame, y, 2x); `intensity` (y, x) holds Imod of the last frame afterwards.
-    """
+def _misfit(f, counts, row, mask, limit, intensity, amplitude_out, photon_out, valid_out):  # type: ignore[no-untyped-def]
     height, width = intensity.shape
     for j in range(f.shape[1]):
         amplitude, photon, pixels = 0.0, 0.0, 0.0
@@ -134,15 +116,11 @@ def misfit(f, counts, row, mask, limit, intensity, amplitude_out, photon_out, va
 
 
 @_jit
-def update(waves, projected, probes, which, obj, corner, weight, a, b, change, num, den):  # type: ignore[no-untyped-def]
-    """ψ += b f + a w P O - (a + b) ψ, and the sums of the object update while the wave is at hand.
-
-    change[j] += mean |Δψ|². Where `num` has rows: num += w conj(P) ψ, den += w² |P|².
-    """
+def _update(waves, projected, probes, which, obj, origin, corner, weight, a, b, change, num, den):  # type: ignore[no-untyped-def]
     accumulate = num.shape[0] > 0
     for j in range(waves.shape[0]):
         view = probes[which[j]]
-        top, left, s = corner[j, 0], 2 * corner[j, 1], weight[j]
+        top, left, s = corner[j, 0] - origin[0], 2 * (corner[j, 1] - origin[1]), weight[j]
         total = 0.0
         for y in range(waves.shape[1]):
             p, w, f = view[y], waves[j, y], projected[j, y]
@@ -168,11 +146,10 @@ def update(waves, projected, probes, which, obj, corner, weight, a, b, change, n
 
 
 @_jit
-def object_sums(waves, probes, which, corner, weight, num, den):  # type: ignore[no-untyped-def]
-    """num += w conj(P) ψ; den += w² |P|² on the canvas."""
+def _object_sums(waves, probes, which, origin, corner, weight, num, den):  # type: ignore[no-untyped-def]
     for j in range(waves.shape[0]):
         view = probes[which[j]]
-        top, left, s = corner[j, 0], 2 * corner[j, 1], weight[j]
+        top, left, s = corner[j, 0] - origin[0], 2 * (corner[j, 1] - origin[1]), weight[j]
         for y in range(waves.shape[1]):
             p, w = view[y], waves[j, y]
             n = num[top + y, left : left + p.shape[0]]
@@ -185,11 +162,10 @@ def object_sums(waves, probes, which, corner, weight, num, den):  # type: ignore
 
 
 @_jit
-def illumination(probes, which, corner, weight, den):  # type: ignore[no-untyped-def]
-    """den += w² |P|² on the canvas."""
+def _illumination(probes, which, origin, corner, weight, den):  # type: ignore[no-untyped-def]
     for j in range(which.shape[0]):
         view = probes[which[j]]
-        top, left, s = corner[j, 0], corner[j, 1], weight[j] * weight[j]
+        top, left, s = corner[j, 0] - origin[0], corner[j, 1] - origin[1], weight[j] * weight[j]
         for y in range(view.shape[0]):
             p = view[y]
             d = den[top + y, left : left + p.shape[0] // 2]
@@ -198,23 +174,37 @@ def illumination(probes, which, corner, weight, den):  # type: ignore[no-untyped
 
 
 @_jit
-def probe_sums(waves, obj, corner, weight, num, den):  # type: ignore[no-untyped-def]
-    """num += w conj(O) ψ (y, 2x); den += w² |O|² (y, x), summed over the frames."""
-    for j in range(waves.shape[0]):
-        top, left, s = corner[j, 0], 2 * corner[j, 1], weight[j]
-        for y in range(waves.shape[1]):
-            w, n, d = waves[j, y], num[y], den[y]
-            o = obj[top + y, left : left + n.shape[0]]
-            for x in range(d.shape[0]):
-                r, i = s * o[2 * x], s * o[2 * x + 1]
-                n[2 * x] += r * w[2 * x] + i * w[2 * x + 1]
-                n[2 * x + 1] += r * w[2 * x + 1] - i * w[2 * x]
-                d[x] += r * r + i * i
+def _probe_terms(wave, obj, top, left, s, num, den):  # type: ignore[no-untyped-def]
+    """num += s conj(O) ψ (y, 2x), den += s² |O|² (y, x) for one frame."""
+    for y in range(wave.shape[0]):
+        w, n, d = wave[y], num[y], den[y]
+        o = obj[top + y, left : left + n.shape[0]]
+        for x in range(d.shape[0]):
+            r, i = s * o[2 * x], s * o[2 * x + 1]
+            n[2 * x] += r * w[2 * x] + i * w[2 * x + 1]
+            n[2 * x + 1] += r * w[2 * x + 1] - i * w[2 * x]
+            d[x] += r * r + i * i
 
 
 @_jit
-def add_shifted(source, parts, dy, dx, out):  # type: ignore[no-untyped-def]
-    """out += S_d source, bilinear on a periodic frame; rows hold `parts` interleaved numbers per pixel (1 or 2)."""
+def _probe_sums(waves, obj, origin, corner, weight, layer, num, den):  # type: ignore[no-untyped-def]
+    for j in range(waves.shape[0]):
+        top, left = corner[j, 0] - origin[0], 2 * (corner[j, 1] - origin[1])
+        _probe_terms(waves[j], obj, top, left, weight[j], num[layer[j]], den[layer[j]])
+
+
+@_jit
+def _each_probe_terms(waves, obj, origin, corner, weight, num, den):  # type: ignore[no-untyped-def]
+    for j in range(waves.shape[0]):
+        num[j] = 0
+        den[j] = 0
+        top, left = corner[j, 0] - origin[0], 2 * (corner[j, 1] - origin[1])
+        _probe_terms(waves[j], obj, top, left, weight[j], num[j], den[j])
+
+
+@_jit
+def _add_shifted(source, parts, dy, dx, out):  # type: ignore[no-untyped-def]
+    """out += S_d source; rows hold `parts` interleaved numbers per pixel."""
     height, width = source.shape
     sy = 1 if dy > 0 else -1
     s = parts if dx > 0 else -parts
@@ -237,17 +227,86 @@ def add_shifted(source, parts, dy, dx, out):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def shifted_views(probes, layer, remainder, out):  # type: ignore[no-untyped-def]
-    """out[j] = S_d of the probe layer that frame j sees, bilinear; (frame, y, 2x)."""
-    for j in range(out.shape[0]):
-        out[j] = 0
-        add_shifted(probes[layer[j]], 2, remainder[j, 0], remainder[j, 1], out[j])
+def _add_shifted_stack(stack, parts, layer, remainder, out):  # type: ignore[no-untyped-def]
+    for j in range(stack.shape[0]):
+        _add_shifted(stack[j], parts, remainder[j, 0], remainder[j, 1], out[layer[j]])
 
 
 @_jit
-def probe_terms(waves, obj, corner, weight, num, den):  # type: ignore[no-untyped-def]
-    """num[j] = w conj(O) ψ (frame, y, 2x); den[j] = w² |O|² (frame, y, x)."""
-    for j in range(waves.shape[0]):
-        num[j] = 0
-        den[j] = 0
-        probe_sums(waves[j : j + 1], obj, corner[j : j + 1], weight[j : j + 1], num[j], den[j])
+def _shifted_views(probes, layer, remainder, out):  # type: ignore[no-untyped-def]
+    for j in range(out.shape[0]):
+        out[j] = 0
+        _add_shifted(probes[layer[j]], 2, remainder[j, 0], remainder[j, 1], out[j])
+
+
+def _parts(array: NDArray[Any]) -> NDArray[Any]:
+    """A contiguous complex array as its real parts: the last axis doubles."""
+    return array.view(array.real.dtype)
+
+
+# The contract of what follows is written once, in `Kernels`.
+
+
+def form(waves: Any, probes: Any, which: Any, obj: Any, origin: Any, corner: Any, weight: Any, c: float, out: Any) -> None:
+    _form(_parts(waves), _parts(probes), which, _parts(obj), origin, corner, weight, weight.dtype.type(c), _parts(out))
+
+
+def model(probes: Any, which: Any, obj: Any, origin: Any, corner: Any, weight: Any, out: Any) -> None:
+    _model(_parts(probes), which, _parts(obj), origin, corner, weight, _parts(out))
+
+
+def modulus(f: Any, counts: Any, row: Any, mask: Any, limit: float, bound: float, epsilon: float, error: Any) -> None:
+    real = f.real.dtype.type
+    scratch = np.empty(f.shape[-2:], real)
+    _modulus(_parts(f), counts, row, mask, real(limit), bound, real(epsilon), scratch, error)
+
+
+def misfit(
+    f: Any, counts: Any, row: Any, mask: Any, limit: float, intensity: Any, amplitude: Any, photon: Any, valid: Any
+) -> None:
+    _misfit(_parts(f), counts, row, mask, intensity.dtype.type(limit), intensity, amplitude, photon, valid)
+
+
+def update(
+    waves: Any,
+    projected: Any,
+    probes: Any,
+    which: Any,
+    obj: Any,
+    origin: Any,
+    corner: Any,
+    weight: Any,
+    a: float,
+    b: float,
+    change: Any,
+    sums: tuple[Any, Any] | None,
+) -> None:
+    real = weight.dtype.type
+    num, den = sums if sums is not None else (np.zeros((0, 0), waves.dtype), np.zeros((0, 0), real))
+    where = which, _parts(obj), origin, corner, weight
+    _update(_parts(waves), _parts(projected), _parts(probes), *where, real(a), real(b), change, _parts(num), den)
+
+
+def object_sums(waves: Any, probes: Any, which: Any, origin: Any, corner: Any, weight: Any, num: Any, den: Any) -> None:
+    _object_sums(_parts(waves), _parts(probes), which, origin, corner, weight, _parts(num), den)
+
+
+def illumination(probes: Any, which: Any, origin: Any, corner: Any, weight: Any, den: Any) -> None:
+    _illumination(_parts(probes), which, origin, corner, weight, den)
+
+
+def probe_sums(waves: Any, obj: Any, origin: Any, corner: Any, weight: Any, layer: Any, num: Any, den: Any) -> None:
+    _probe_sums(_parts(waves), _parts(obj), origin, corner, weight, layer, _parts(num), den)
+
+
+def probe_terms(waves: Any, obj: Any, origin: Any, corner: Any, weight: Any, num: Any, den: Any) -> None:
+    _each_probe_terms(_parts(waves), _parts(obj), origin, corner, weight, _parts(num), den)
+
+
+def shifted_views(probes: Any, layer: Any, remainder: Any, out: Any) -> None:
+    _shifted_views(_parts(probes), layer, remainder, _parts(out))
+
+
+def add_shifted(stack: Any, layer: Any, remainder: Any, out: Any) -> None:
+    parts = 2 if np.iscomplexobj(stack) else 1
+    _add_shifted_stack(_parts(stack), parts, layer, remainder, _parts(out))

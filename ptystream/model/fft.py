@@ -16,9 +16,9 @@ Transform: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def transforms(kind: str = "scipy") -> tuple[Transform, Transform]:
-    """(forward exp(-2πi…), backward) for the seeds' `ffttype`: 'scipy', 'numpy' or 'fftw'. The input may be overwritten.
+    """(forward exp(-2πi…), backward) for the seeds' `ffttype`: 'scipy', 'numpy' or 'fftw'; on a GPU 'cupy'.
 
-    Raises `ValueError` for another name, `ImportError` where 'fftw' is asked for and pyfftw is not installed.
+    The input may be overwritten. Raises `ValueError` for another name, `ImportError` where pyfftw or cupy is not installed.
     """
     if kind == "scipy":
         import scipy.fft as library
@@ -37,4 +37,11 @@ def transforms(kind: str = "scipy") -> tuple[Transform, Transform]:
 
         options = {"norm": "ortho", "threads": 1, "planner_effort": "FFTW_ESTIMATE", "overwrite_input": True}
         return (lambda a: fftw.fft2(a, **options), lambda a: fftw.ifft2(a, **options))
+    if kind == "cupy":
+        import cupyx.scipy.fft as cufft
+
+        return (
+            lambda a: cufft.fft2(a, norm="ortho", overwrite_x=True),
+            lambda a: cufft.ifft2(a, norm="ortho", overwrite_x=True),
+        )
     raise ValueError(f"ffttype: {kind!r}: must be 'scipy', 'numpy' or 'fftw'")

@@ -63,7 +63,9 @@ def problem(probes: int = 1, objects: int = 1, seed: int = 0, frames: int = FRAM
     )
 
 
-def start(q: Problem, precision: str = "double", threads: int = 1, rows: int | None = None, **parameters: Any) -> DM:
+def start(
+    q: Problem, precision: str = "double", threads: int = 1, rows: int | None = None, device: str = "cpu", **parameters: Any
+) -> DM:
     """The engine on the same problem; the lattice does not begin at zero."""
     pods = [(k, m) for k in range(len(q.probe)) for m in range(len(q.object))]
     made = Reconstruction(
@@ -76,7 +78,7 @@ def start(q: Problem, precision: str = "double", threads: int = 1, rows: int | N
     mask[~(q.valid | (q.counts >= 65535)).all(axis=0)] = 0
     engine.everything = (q, pods, made)
     add(engine, np.arange(len(q.counts) if rows is None else rows))
-    context = Context(threads=threads, precision=precision, mean_photons=q.mean, brightest_photons=q.brightest)
+    context = Context(device=device, threads=threads, precision=precision, mean_photons=q.mean, brightest_photons=q.brightest)
     engine.start(made, {0: Store(np.minimum(q.counts, 65535), mask)}, context)
     return engine
 
@@ -217,10 +219,9 @@ def test_a_withdrawn_frame_leaves_the_sums_and_a_moved_one_counts_at_its_new_pla
 def test_rows_that_rest_count_as_probe_times_object() -> None:
     engine = start(problem(frames=40), **parameters(probe_update_start=0))
     fixed = engine.reconstruction.copy()
-    for tile in engine.tiles:
-        engine._form_model(tile, tile.waves)
-    visited, resting = engine.tiles[:1], engine.tiles[1:]
-    engine._update_object(visited, resting, None)
+    engine._form(engine.tiles)
+    engine.overlap.begin(engine.p, engine.tiles[:1], engine.tiles[1:], 1.0)
+    engine.overlap.update_object()
     np.testing.assert_allclose(engine.reconstruction.objects["o"].data, fixed.objects["o"].data, rtol=1e-6, atol=1e-6)
     progress = engine.iterate(1, np.arange(4))
     assert 4 <= progress.frames < 40

@@ -1,0 +1,75 @@
+"""Constraints on probe and object: supports, clipping, smoothing, centring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ptystream.reconstruction import Reconstruction
+
+from .backend import Backend
+from .tiles import Tile
+
+
+def support(on: Backend, probe: Any, p: Any) -> Any:
+    """The probe (layer, y, x) inside its discs in frequency space and then in real space."""
+    height, width = probe.shape[-2:]
+    real = probe.real.dtype
+    if p.probe_fourier_support is not None:
+        y, x = np.fft.fftfreq(height, 1 / height)[:, None], np.fft.fftfreq(width, 1 / width)[None]
+        inside = np.pi * (y**2 + x**2) < p.probe_fourier_support * height * width
+        probe = on.ifft2(on.fft2(probe) * on.put(inside.astype(real)))
+    if p.probe_support is not None:
+        y, x = np.arange(height)[:, None] - height / 2 + 0.5, np.arange(width)[None] - width / 2 + 0.5
+        inside = np.pi * (y**2 + x**2) < p.probe_support * height * width
+        probe = probe * on.put(inside.astype(real))
+    return probe
+
+
+def smoothed(on: Backend, data: Any, std: float | None) -> Any:
+    """The object (layer, y, x) after a Gaussian filter of that standard deviation in pixels."""
+    if not std:
+        return data
+    sigma = (0, std, std)
+    parts = (on.ndimage.gaussian_filter(part, sigma) for part in (data.real.copy(), data.imag.copy()))
+    return _complex(*parts).astype(data.dtype)
+
+
+def clip(xp: Any, data: Any, low: float, high: float) -> None:
+    """Bring amplitudes into [low, high], in place; phases stay."""
+    size = xp.abs(data)
+    data *= (xp.clip(size, low, high) / xp.maximum(size, 1e-30)).astype(data.real.dtype)
+
+
+def center(on: Backend, reconstruction: Reconstruction, tiles: Sequence[Tile], tolerance: float) -> None:
+    """Shift probe, object and waves together where the probe's centre of mass is further than `tolerance` pixels out."""
+
+    def moved(data: Any, by: Any, edge: str) -> Any:
+        full = (*[0.0] * (data.ndim - 2), *by)
+        parts = (on.ndimage.shift(part, full, mode=edge) for part in (data.real.copy(), data.imag.copy()))
+        return _complex(*parts).astype(data.dtype)
+
+    for number, storage in enumerate(reconstruction.probes.values()):
+        power = on.get((on.xp.abs(storage.data) ** 2).sum(axis=0))
+        total = float(power.sum())
+        if total <= 0:
+            continue
+        mass = np.array([power.sum(axis=1 - axis) @ np.arange(n) for axis, n in enumerate(power.shape)]) / total
+        by = np.array([n // 2 for n in power.shape]) - mass
+        if np.hypot(*by) < tolerance:
+            continue
+        storage.data = moved(storage.data, by, "constant")
+        seen = {pod.object for tile in tiles for pod in tile.pods if pod.probe == number}
+        for other, held in enumerate(reconstruction.objects.values()):
+            if other in seen:
+                held.data = moved(held.data, by, "nearest")
+        for tile in tiles:
+            for k, pod in enumerate(tile.pods):
+                if pod.probe == number:
+                    tile.waves[k] = moved(tile.waves[k], by, "constant")
+
+
+def _complex(real: Any, imaginary: Any) -> Any:
+    return real + 1j * imaginary

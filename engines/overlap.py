@@ -1,0 +1,147 @@
+"""The overlap constraint of projection engines: object and probe as least-squares quotients of sums over the waves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ptystream.reconstruction import Reconstruction
+
+from .backend import Backend
+from .constraints import clip, smoothed, support
+from .sight import Sight, Sums
+from .subpixel import adjoint
+from .tiles import Tile
+
+
+class Overlap:
+    """Updates of object and probe; `begin` says which tiles an iteration visits. Resting waves count as P·O."""
+
+    def __init__(self, on: Backend, reconstruction: Reconstruction, sight: Sight) -> None:
+        self.on, self.reconstruction, self.sight = on, reconstruction, sight
+        self._previous: dict[str, Any] = {}
+
+    def begin(self, parameters: Any, visited: Sequence[Tile], resting: Sequence[Tile], mean_power: float) -> None:
+        """What one iteration works with; `mean_power`: photons per pixel of a mean frame."""
+        self.p, self.visited, self.resting, self.mean_power = parameters, visited, resting, mean_power
+
+    def update_object(self, sums: Sequence[Sums | None] | None = None) -> None:
+        """O = (c_o G O + Σ w conj(P) ψ) / (c_o + Σ w² |P|²), from `sums` where the sweep has made them."""
+        xp, real = self.on.xp, self.sight.real.type
+        parts = self._object_sums() if sums is None else sums
+        rest = self.coverage(self.resting) if self.resting else None
+        inertia = real(self.p.object_inertia * self.mean_power)
+        for number, storage in enumerate(self.reconstruction.objects.values()):
+            num, den = _total(parts, number)
+            if rest is not None:
+                num += rest[number] * storage.data
+                den += rest[number]
+            num += inertia * smoothed(self.on, storage.data, self.p.obj_smooth_std)
+            den += inertia
+            storage.data = _quotient(xp, num, den, storage.data)
+            if self.p.clip_object is not None:
+                clip(xp, storage.data, *self.p.clip_object)
+
+    def update_probe(self) -> float:
+        """P += Σ S† conj(O) (ψ - O S P) / (c_p + Σ S† |O|²), then the supports; returns the relative change.
+
+        Without a shift this is P = (c_p P + Σ conj(O) ψ) / (c_p + Σ |O|²). With one it is not: S† |O|² S is no diagonal, and
+        dividing by S† |O|² alone would blur the probe a little at every step. As a step it leaves the least-squares solution
+        where it is, and it never overshoots: S† |O|² bounds S† |O|² S from above (Jensen; S has positive weights of sum 1).
+        """
+        xp, real = self.on.xp, self.sight.real.type
+        parts = self._probe_sums()
+        changes = []
+        for number, (name, storage) in enumerate(self.reconstruction.probes.items()):
+            num, den = _total(parts, number)
+            views = sum(len(t) for t in (*self.visited, *self.resting) for pod in t.pods if pod.probe == number)
+            inertia = real(self.p.probe_inertia * views / len(storage.data))
+            den += inertia
+            num += (inertia if self.sight.subpix is None else den) * storage.data
+            storage.data = support(self.on, _quotient(xp, num, den, storage.data), self.p)
+            before = self._previous.get(name)
+            step = storage.data if before is None else storage.data - before
+            changes.append(xp.vdot(step, step).real / xp.maximum(xp.vdot(storage.data, storage.data).real, 1e-30))
+            self._previous[name] = storage.data.copy()
+        return math.sqrt(float(sum(changes)) / len(changes))
+
+    def coverage(self, tiles: Sequence[Tile]) -> list[Any]:
+        """Σ w² |P|² on each object's canvas, (layer, y, x)."""
+
+        def work(part: int, share: Sequence[Tile]) -> list[Any]:
+            xp, real = self.on.xp, self.sight.real
+            sums = [xp.zeros(o.data.shape, real) for o in self.reconstruction.objects.values()]
+            for tile in share:
+                for number, pod in enumerate(tile.pods):
+                    where = self.sight.window(tile, number)[1:]
+                    self.on.kernels.illumination(*self.sight.probes(tile, number), *where, sums[pod.object][pod.object_layer])
+            return sums
+
+        parts = self.on.sweeper.sweep(tiles, work)
+        return [sum((part[n] for part in parts[1:]), parts[0][n]) for n in range(len(parts[0]))]
+
+    def _object_sums(self) -> Sequence[Sums]:
+        def work(part: int, share: Sequence[Tile]) -> Sums:
+            sums = self.sight.empty_sums()
+            for tile in share:
+                for pod, waves in enumerate(tile.waves):
+                    where = self.sight.window(tile, pod)[1:]
+                    into = self.sight.of_object(sums, tile, pod)
+                    self.on.kernels.object_sums(waves, *self.sight.probes(tile, pod), *where, *into)
+            return sums
+
+        return self.on.sweeper.sweep(self.visited, work)
+
+    def _probe_sums(self) -> Sequence[Sums]:
+        """Σ S† w conj(O) ψ (of the residual, where probes are shifted) and Σ S† w² |O|²."""
+        xp = self.on.xp
+
+        def work(part: int, share: Sequence[tuple[bool, Tile]]) -> Sums:
+            sums: Sums = [
+                (xp.zeros(s.data.shape, self.sight.complex), xp.zeros(s.data.shape, self.sight.real))
+                for s in self.reconstruction.probes.values()
+            ]
+            for active, tile in share:
+                for number, pod in enumerate(tile.pods):
+                    into = sums[pod.probe]
+                    if self.sight.subpix is None:
+                        waves = tile.waves[number] if active else self._model(tile, number)
+                        self.on.kernels.probe_sums(waves, *self.sight.window(tile, number), pod.layer, *into)
+                    else:
+                        self._shifted_probe_sums(tile, number, active, *into)
+            return sums
+
+        return self.on.sweeper.sweep([(True, t) for t in self.visited] + [(False, t) for t in self.resting], work)
+
+    def _shifted_probe_sums(self, tile: Tile, number: int, active: bool, num: Any, den: Any) -> None:
+        """One pod's part of them; the residual of a resting wave is zero."""
+        xp, k, pod = self.on.xp, self.on.kernels, tile.pods[number]
+        model = self._model(tile, number)
+        terms, powers = xp.empty_like(model), xp.empty(model.shape, self.sight.real)
+        k.probe_terms(tile.waves[number] - model, *self.sight.window(tile, number), terms, powers)
+        k.add_shifted(powers, pod.layer, -pod.remainder, den)
+        if not active:
+            return
+        if self.sight.subpix == "linear":
+            k.add_shifted(terms, pod.layer, -pod.remainder, num)
+        else:
+            k.add_shifted(adjoint(terms, pod.remainder, "fourier", xp), pod.layer, xp.zeros_like(pod.remainder), num)
+
+    def _model(self, tile: Tile, number: int) -> Any:
+        return self.sight.model(tile, number, self.on.xp.empty_like(tile.waves[number]))
+
+
+def _total(parts: Sequence[Any], number: int) -> tuple[Any, Any]:
+    """The partial sums of one storage, added in their order."""
+    num, den = parts[0][number]
+    for part in parts[1:]:
+        num += part[number][0]
+        den += part[number][1]
+    return num, den
+
+
+def _quotient(xp: Any, num: Any, den: Any, old: Any) -> Any:
+    """num / den where anything was summed, elsewhere the old value."""
+    lit = den > 0
+    return xp.where(lit, num / xp.where(lit, den, den.dtype.type(1)), old)
