@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ptystream import __version__
+from ptystream.device import choose
 from ptystream.engine import Context
 from ptystream.epochs import EpochMap
 from ptystream.ingest import Tap
@@ -51,7 +52,10 @@ def make_plan(
             channels.append(Channel(name, given or source.plugin.transport(source.parameters, name, decoder), decoder))
         epochs = EpochMap(root.live.epochs, list(sources))
         entries.append(ScanEntry(scan.label, _maker(scan, number, settings, pool, root.seed), epochs))
-    context = Context(threads=threads, seed=root.seed, precision=root.data_type, fft=configuration.scans[0].parameters.ffttype)
+    device, reason = choose(root.device, threads)
+    context = Context(
+        device=device, threads=threads, seed=root.seed, precision=root.data_type, fft=configuration.scans[0].parameters.ffttype
+    )
     engines = [EngineEntry(e.label, e.name, e.parameters, e.engine) for e in configuration.engines]
     return Plan(
         name=configuration.name,
@@ -65,6 +69,7 @@ def make_plan(
         timeout_s=root.live.timeout_s,
         save=lambda run: save(run, configuration, recorder),
         warm_up=lambda: warm_up(configuration, engines, context),
+        device=reason,
     )
 
 

@@ -75,6 +75,8 @@ class Plan:
     """Writes the result of a finished run and returns its path."""
     warm_up: Callable[[], None] = lambda: None
     """Compiles what the engines need, while the session waits for its first frame."""
+    device: str = ""
+    """In one line for the user, where the engines run."""
 
 
 @dataclass(slots=True)

@@ -16,6 +16,8 @@ app = typer.Typer(
     add_completion=False,
 )
 
+Device = Annotated[str | None, typer.Option(help="Where engines run: auto, cpu or gpu; instead of the configuration's `device`.")]
+
 
 def _body(module: str, name: str) -> object:
     return getattr(importlib.import_module(f"ptystream.cli.{module}"), name)
@@ -29,18 +31,20 @@ def demo(
     side: Annotated[int, typer.Option(min=32, max=1024, help="Pixels of a frame's side.")] = 128,
     browser: Annotated[bool, typer.Option(help="Open the viewer in a browser.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Another flower, another moon.")] = 0,
+    device: Device = None,
 ) -> None:
     """A simulated beamline, reconstructed live, in a browser: needs nothing."""
-    _call("demo", "demo", output, frames, rate, side, browser, seed)
+    _call("demo", "demo", output, frames, rate, side, browser, seed, device)
 
 
 @app.command()
 def live(
     config: Annotated[str, typer.Argument(help="YAML, JSON or TOML file.")],
     replay: Annotated[str | None, typer.Option(help="Take the messages from this recording instead of sockets.")] = None,
+    device: Device = None,
 ) -> None:
     """Connect, reconstruct, publish, save."""
-    _call("live", "live", config, replay)
+    _call("live", "live", config, replay, device)
 
 
 @app.command()

@@ -19,7 +19,7 @@ PTYSTREAM = [sys.executable, "-P", "-m", "ptystream"]
 START_S = 30.0
 
 
-def demo(output: str, frames: int, rate: float, side: int, browser: bool, seed: int) -> int:
+def demo(output: str, frames: int, rate: float, side: int, browser: bool, seed: int, device: str | None) -> int:
     """Body of the command."""
     console = Console(stderr=True)
     folder = Path(output)
@@ -52,7 +52,7 @@ def demo(output: str, frames: int, rate: float, side: int, browser: bool, seed: 
             beamline.stdin.write("go\n")
             beamline.stdin.flush()
 
-        results = run_session(load(config), console, on_publish=published, on_ready=ready)
+        results = run_session(load(config, {"device": device}), console, on_publish=published, on_ready=ready)
         beamline.wait(START_S)
         console.print(f"configuration: {config} (to be used again with ptystream live)", highlight=False)
         return 0 if results else 1

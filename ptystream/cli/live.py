@@ -21,9 +21,9 @@ from ptystream.replay import Replay
 from ptystream.session import Session
 
 
-def live(config: str, replay: str | None) -> int:
+def live(config: str, replay: str | None, device: str | None) -> int:
     """Body of the command."""
-    run_session(load(config), Console(stderr=True), replay=replay)
+    run_session(load(config, {"device": device}), Console(stderr=True), replay=replay)
     return 0
 
 
@@ -52,6 +52,7 @@ def run_session(
             plan = make_plan(configuration, transports={name: pace.transport(name) for name in present})
         else:
             plan = make_plan(configuration, recorder=recorder)
+        console.print(plan.device, highlight=False, markup=False)
         recorded = Recording(interrupted) if interrupted is not None else ()
         session = Session(plan, metrics=metrics, publisher=publisher, tap=recorder, recorded=recorded, on_ready=on_ready)
         _stop_on_signals(session)

@@ -113,8 +113,8 @@ class RootParameters(Branch):
     live: LiveParameters = LiveParameters()
     """How a session follows a scan."""
 
-    device: Literal["auto", "cpu"] = parameter("auto", ours=True)
-    """Where engines run; 'auto' takes the CPU in this version."""
+    device: Literal["auto", "cpu", "gpu"] = parameter("auto", ours=True)
+    """Where engines run; 'auto': on a GPU if one is there, otherwise on the CPU. `--device` overrules."""
 
     threads: int | None = parameter(None, lower=1, ours=True)
     """CPU threads of an engine; None: all cores that the process may use."""

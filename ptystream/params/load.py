@@ -72,16 +72,18 @@ class Configuration:
     """The nested dict as it was given."""
 
 
-def load(source: str | Path | Mapping[str, Any]) -> Configuration:
+def load(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Configuration:
     """Read and check a configuration: a YAML, JSON or TOML file, or a nested dict.
 
+    `overrides` replaces entries of the top level: what the command line overrules; None leaves an entry as it is.
     Raises `ConfigurationError` with everything that is wrong.
     """
     if isinstance(source, Mapping):
-        return check(source, "ptystream")
-    path = Path(source)
-    given = read(path)
-    return check(given, path.name.split(".")[0])
+        given, name = dict(source), "ptystream"
+    else:
+        path = Path(source)
+        given, name = read(path), path.name.split(".")[0]
+    return check(given | {key: value for key, value in (overrides or {}).items() if value is not None}, name)
 
 
 def read(path: Path) -> dict[str, Any]:
