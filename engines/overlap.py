@@ -21,6 +21,7 @@ class Overlap:
     def __init__(self, on: Backend, reconstruction: Reconstruction, sight: Sight) -> None:
         self.on, self.reconstruction, self.sight = on, reconstruction, sight
         self._previous: dict[str, Any] = {}
+        self._lit: list[Any] = []
 
     def begin(self, parameters: Any, visited: Sequence[Tile], resting: Sequence[Tile], mean_power: float) -> None:
         """What one iteration works with; `mean_power`: photons per pixel of a mean frame."""
@@ -32,11 +33,13 @@ class Overlap:
         parts = self._object_sums() if sums is None else sums
         rest = self.coverage(self.resting) if self.resting else None
         inertia = real(self.p.object_inertia * self.mean_power)
+        self._lit = []
         for number, storage in enumerate(self.reconstruction.objects.values()):
             num, den = _total(parts, number)
             if rest is not None:
                 num += rest[number] * storage.data
                 den += rest[number]
+            self._lit.append(den.copy())
             num += inertia * smoothed(self.on, storage.data, self.p.obj_smooth_std)
             den += inertia
             storage.data = _quotient(xp, num, den, storage.data)
@@ -65,6 +68,13 @@ class Overlap:
             changes.append(xp.vdot(step, step).real / xp.maximum(xp.vdot(storage.data, storage.data).real, 1e-30))
             self._previous[name] = storage.data.copy()
         return math.sqrt(float(sum(changes)) / len(changes))
+
+    def seen(self, tiles: Sequence[Tile]) -> list[Any]:
+        """`coverage` as the last object update saw it, if the canvases are still the same."""
+        objects = self.reconstruction.objects.values()
+        if [lit.shape for lit in self._lit] == [o.data.shape for o in objects]:
+            return self._lit
+        return self.coverage(tiles)
 
     def coverage(self, tiles: Sequence[Tile]) -> list[Any]:
         """Σ w² |P|² on each object's canvas, (layer, y, x)."""

@@ -145,7 +145,7 @@ class ProjectionEngine:
             storage.data = self.on.get(storage.data)
         if "coverage" in wanted:
             self.sight.subpix = self._subpix()
-            for (name, storage), lit in zip(self.reconstruction.objects.items(), self.overlap.coverage(self.tiles), strict=True):
+            for (name, storage), lit in zip(self.reconstruction.objects.items(), self.overlap.seen(self.tiles), strict=True):
                 total = self.on.get(lit.sum(axis=0, keepdims=True)).astype(self.complex)
                 copied.objects[name] = Storage(total, storage.pixel_size_m, storage.offset, 0.0, storage.energy_kev)
         return copied

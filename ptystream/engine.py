@@ -93,7 +93,8 @@ class Engine(Protocol):
     def snapshot(self, parts: Iterable[str] = ("probe", "object")) -> Reconstruction:
         """A host copy of the named parts ('probe', 'object', 'coverage'), the only way out while running.
 
-        'coverage' gives in `objects` under the same names the illumination Σ|P|² seen by each pixel, layers summed.
+        'coverage' gives in `objects` under the same names the illumination Σ|P|² seen by each pixel, layers summed, as
+        the last update of the object saw it.
         """
 
     def state(self) -> Mapping[str, Any]:

@@ -21,12 +21,13 @@ def fit_ramp(image: NDArray[Any], weight: NDArray[Any]) -> tuple[float, float, f
 
     b and c from the mean phase step between neighbours (weighted products, so wraps do not matter), a from what is left.
     """
-    lit = np.asarray(weight, float) * (np.asarray(weight) > COVERED * float(np.max(weight, initial=0.0)))
+    lit = np.asarray(weight, image.real.dtype)
+    lit = lit * (lit > COVERED * float(np.max(weight, initial=0.0)))
     down = np.sum(image[1:] * image[:-1].conj() * lit[1:] * lit[:-1])
     right = np.sum(image[:, 1:] * image[:, :-1].conj() * lit[:, 1:] * lit[:, :-1])
     b, c = float(np.angle(down)), float(np.angle(right))
-    y, x = np.ogrid[: image.shape[0], : image.shape[1]]
-    a = float(np.angle(np.sum(image * np.exp(-1j * (b * y + c * x)) * lit)))
+    y, x = (np.arange(length) for length in image.shape)
+    a = float(np.angle(np.exp(-1j * b * y) @ (image * lit) @ np.exp(-1j * c * x)))
     return a, b, c
 
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from ptystream.engine import Context, Engine, Progress
 from ptystream.model.scan_model import ScanModel
 from ptystream.publish.snapshot import Image, Snapshot
-from ptystream.quality import fit_ramp
 from ptystream.reconstruction import OBJECT, PodTable, Reconstruction
 from ptystream.scan.block import Block, Revision
 from ptystream.scan.ptyscan import PtyScan
@@ -258,8 +257,7 @@ class Run:
             for name, storage in now_held.objects.items():
                 if name in self._coverage:
                     coverage[name] = self._coverage[name]
-                ramp = fit_ramp(storage.data[0], coverage[name]) if name in coverage else (0.0, 0.0, 0.0)
-                objects[name] = Image(storage.data, storage.pixel_size_m, storage.offset, ramp)
+                objects[name] = Image(storage.data, storage.pixel_size_m, storage.offset)
             pods = self.reconstruction.pods
             corners = pods.address[:, 0, OBJECT + 2 : OBJECT + 4].astype(np.float32) + pods.remainder[:, 0]
             half = np.array([s // 2 for s in next(iter(now_held.probes.values())).shape], np.float32)

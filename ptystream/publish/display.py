@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.publish.snapshot import Image, Snapshot
+from ptystream.quality import fit_ramp
 
 VISIBLE_COVERAGE = 0.1
 """Object pixels that saw less than this share of the peak illumination are drawn transparent."""
@@ -52,6 +53,16 @@ class Display:
     object: Mapping[str, Picture]
     coverage: Mapping[str, NDArray[np.uint8]]
     """Coverage × 255. Shape (y, x)."""
+
+
+def with_ramps(snapshot: Snapshot) -> Snapshot:
+    """The snapshot with the phase ramp of each covered object fitted."""
+    fitted = {
+        name: replace(image, ramp=fit_ramp(image.data[0], snapshot.coverage[name]))
+        for name, image in snapshot.object.items()
+        if name in snapshot.coverage
+    }
+    return replace(snapshot, object={**snapshot.object, **fitted})
 
 
 def display(snapshot: Snapshot) -> Display:

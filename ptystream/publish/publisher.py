@@ -12,6 +12,7 @@ from collections import Counter
 
 import zmq
 
+from ptystream.publish.display import with_ramps
 from ptystream.publish.schema import FORMS, encode, topic
 from ptystream.publish.snapshot import Snapshot
 
@@ -104,6 +105,7 @@ class Publisher:
                 with self._lock:
                     snapshot, self._newest = self._newest, None
                 if snapshot is not None:
+                    snapshot = with_ramps(snapshot)
                     last = {snapshot.run: snapshot}
                     self._send(snapshot, [t for t, count in subscriptions.items() if count > 0])
                 else:

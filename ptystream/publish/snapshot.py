@@ -21,7 +21,8 @@ class Image:
     offset: tuple[int, int]
     """Lattice coordinates of data[:, 0, 0]; physical zero is lattice (0, 0)."""
     ramp: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Fitted constants: phase = a + b·row + c·column (radians, radians per pixel of the array). For display only."""
+    """Fitted constants: phase = a + b·row + c·column (radians, radians per pixel of the array). For display only;
+    fitted by the publisher."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import uvicorn
 
-from ptystream.publish.display import display
+from ptystream.publish.display import display, with_ramps
 from ptystream.publish.publisher import Publisher
 from ptystream.publish.snapshot import Image, Snapshot
 from ptystream.viewers.web.server import Feed, application
@@ -79,7 +79,7 @@ def test_the_browser_draws_the_published_object_and_follows(site: tuple[str, Pub
             if number == 2:
                 publisher.offer(snapshot(2))
             page.wait_for_function(f"window.ptystream.header && window.ptystream.header.number === {number}")
-            shown = display(snapshot(number))
+            shown = display(with_ramps(snapshot(number)))
             drawn = np.array(page.evaluate(pixels % "object-phase")).reshape(60, 70, 4)
             colours = np.array(page.evaluate("Array.from(window.ptystream.cyclic)")).reshape(256, 3)
             lit = np.arange(60) >= 10
