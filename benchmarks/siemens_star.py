@@ -27,7 +27,9 @@ DATA = ROOT.parent / "shared" / "data" / "siemens-star-small.npz.bz2"
 sys.path.insert(0, str(ROOT / "examples" / "siemens_star"))
 
 
-def reconstruct(file: Path, folder: Path, *, rate: float, minimum: int, rows: slice = slice(None), **engine: Any) -> ptyr.Result:
+def reconstruct(
+    file: Path, folder: Path, *, rate: float, minimum: int, restart: bool = False, rows: slice = slice(None), **engine: Any
+) -> ptyr.Result:
     """Stream (a part of) the scan through a live session and read its result; rate 0: everything at once (offline)."""
     from stream_npz import load as read
 
@@ -44,6 +46,7 @@ def reconstruct(file: Path, folder: Path, *, rate: float, minimum: int, rows: sl
             {
                 "run": "star",
                 "min_frames_for_recon": minimum,
+                "live": {"restart_probe": restart},
                 "io": {"home": str(folder), "rfile": "star.ptyr", "recording": {"active": False}},
                 "scans": {
                     "star": {
@@ -109,17 +112,20 @@ def main(file: Path = DATA) -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        live = reconstruct(file, folder, rate=200, minimum=32)
+        live = reconstruct(file, folder, rate=200, minimum=32, restart=True)
+        going_on = reconstruct(file, folder, rate=200, minimum=32)
         offline = reconstruct(file, folder, rate=0, minimum=516)
         longer = reconstruct(file, folder, rate=0, minimum=516, numiter=100)
         default = reconstruct(file, folder, rate=200, minimum=0, subpix="linear")
         odd, even = (reconstruct(file, folder, rate=0, minimum=258, rows=slice(k, None, 2)) for k in (0, 1))
     std, rms, _ = compare(live, offline)
+    on_std, on_rms, _ = compare(going_on, offline)
     ref_std, ref_rms, _ = compare(offline, longer)
     print(f"data misfit of the last iterate, amplitude          {live.misfit[-1, 0]:.3f}   (reach <= 0.75)")
     print(f"odd/even, half-bit resolution, mean of iterates     {compare(odd, even)[2]:.3f}   (reach >= 0.38)")
     print(f"odd/even, half-bit resolution, last iterate         {compare(odd, even, last=True)[2]:.3f}   (reach >= 0.27)")
     print(f"live against offline, phase std (rad), complex rms  {std:.3f}, {rms:.3f}   (reach <= 0.06, 0.06)")
+    print(f"without live.restart_probe, the same                {on_std:.3f}, {on_rms:.3f}")
     print(f"offline 50 against 100 iterations, the same         {ref_std:.3f}, {ref_rms:.3f}")
     std, rms, _ = compare(default, offline)
     print(f"with the tree's defaults, against offline           {std:.3f}, {rms:.3f}, misfit {default.misfit[-1, 0]:.3f}")

@@ -23,6 +23,10 @@ class Overlap:
         self._previous: dict[str, Any] = {}
         self._lit: list[Any] = []
 
+    def forget(self) -> None:
+        """The probes were replaced: their next change is not to be measured against the old ones."""
+        self._previous.clear()
+
     def begin(self, parameters: Any, visited: Sequence[Tile], resting: Sequence[Tile], mean_power: float) -> None:
         """What one iteration works with; `mean_power`: photons per pixel of a mean frame."""
         self.p, self.visited, self.resting, self.mean_power = parameters, visited, resting, mean_power

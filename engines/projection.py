@@ -58,6 +58,7 @@ class ProjectionEngine:
         self.real = np.dtype(np.float32 if context.precision == "single" else np.float64)
         for storage in (*reconstruction.probes.values(), *reconstruction.objects.values()):
             storage.data = self.on.put(np.ascontiguousarray(storage.data, self.complex))
+        self._first_probes = {name: storage.data.copy() for name, storage in reconstruction.probes.items()}
         self.shape = next(iter(reconstruction.probes.values())).shape
         self.curiter = int((state or {}).get("iteration", 0))
         self.sight = Sight(self.on, reconstruction, self.shape, self.complex)
@@ -136,6 +137,13 @@ class ProjectionEngine:
     def average(self) -> None:
         """See `ptystream.engine.Engine.average`."""
         self._mean = (0, {})
+
+    def restart(self) -> None:
+        """See `ptystream.engine.Engine.restart`."""
+        for name, first in self._first_probes.items():
+            self.reconstruction.probes[name].data = first.copy()
+        self.overlap.forget()
+        self._form(self.tiles)
 
     def snapshot(self, parts: Iterable[str] = ("probe", "object")) -> Reconstruction:
         """See `ptystream.engine.Engine.snapshot`."""

@@ -90,6 +90,9 @@ class Engine(Protocol):
     def average(self) -> None:
         """From here on keep the mean of probe and object over the iterations done; `finish` leaves that mean."""
 
+    def restart(self) -> None:
+        """Take the probes that `start` was given again, and the waves as probe × object; object and frames stay."""
+
     def snapshot(self, parts: Iterable[str] = ("probe", "object")) -> Reconstruction:
         """A host copy of the named parts ('probe', 'object', 'coverage'), the only way out while running.
 

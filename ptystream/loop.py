@@ -40,6 +40,8 @@ class LoopSettings:
     min_frames_for_recon: int = 0
     latency_s: float | None = None
     """Longest wanted duration of a pass while frames arrive; None: whole sweeps."""
+    restart_probe: bool = False
+    """Whether the engine takes its starting probe again when the last frame has been taken."""
 
     @property
     def frames_to_start(self) -> int:
@@ -59,6 +61,8 @@ class Loop:
         """Iterations since the last new frame."""
         self._seconds_per_frame: float | None = None
         self._rotation = 0
+        self._absorbing = False
+        """Whether the last pass saw an unfinished scan."""
         if settings.min_frames_for_recon == 0:
             log.info("%s: min_frames_for_recon is automatic: %d frames", run.name, AUTOMATIC_FRAMES)
         elif settings.min_frames_for_recon < 8:
@@ -88,6 +92,9 @@ class Loop:
             if self._unchanged >= numiter:
                 return Step.IDLE
             self._left = numiter
+        elif self._absorbing and self.settings.restart_probe and self._engine_number == 0:
+            run.apply({"do": "restart"})
+        self._absorbing = not run.complete
         self._iterate(new)
         if run.complete and self._left <= 0:
             run.apply({"do": "finish"})

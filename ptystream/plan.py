@@ -42,7 +42,7 @@ def make_plan(
     threads = root.threads or len(os.sched_getaffinity(0))
     pool = ThreadPoolExecutor(max(1, min(threads, 4)), "decode")
     channels, entries = [], []
-    settings = LoopSettings(root.frames_per_block, root.min_frames_for_recon, root.live.latency)
+    settings = LoopSettings(root.frames_per_block, root.min_frames_for_recon, root.live.latency, root.live.restart_probe)
     for number, scan in enumerate(configuration.scans):
         sources = {"data": scan.data} | ({"positions": scan.positions} if scan.positions is not None else {})
         for kind, source in sources.items():

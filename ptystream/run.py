@@ -192,6 +192,10 @@ class Run:
         self.engine.average()
         self.averaging = True
 
+    def _apply_restart(self, entry: Entry, blocks: Mapping[str, Block]) -> None:
+        assert self.engine is not None
+        self.engine.restart()
+
     def _apply_finish(self, entry: Entry, blocks: Mapping[str, Block]) -> None:
         assert self.engine is not None
         self.last = self.engine.snapshot() if self.averaging else None

@@ -163,11 +163,33 @@ def test_average_last_begins_exactly_that_many_iterations_before_the_end() -> No
         assert run.last is not None
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_the_probe_is_taken_anew_once_when_the_last_frame_is_in(restart: bool) -> None:
+    run = make_run(engines=[{"numiter": 3}, {"numiter": 2}])
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20, restart_probe=restart))
+    feed(run, 0, 50)
+    steps(loop, 2)
+    feed(run, 50, 92)
+    end(run)
+    to_the_end(loop)
+    done = [e["do"] for e in run.schedule if e["do"] in ("iterate", "restart", "engine")]
+    again = ["restart"] if restart else []
+    assert done == ["engine", "iterate", "iterate", *again, *["iterate"] * 3, "engine", *["iterate"] * 2]
+
+
+def test_a_scan_that_is_complete_at_the_start_has_nothing_to_restart() -> None:
+    run = make_run(engines=[{"numiter": 3}])
+    feed(run, 0, 92)
+    end(run)
+    to_the_end(Loop(run, LoopSettings(min_frames_for_recon=20, restart_probe=True)))
+    assert "restart" not in [e["do"] for e in run.schedule]
+
+
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("latency", [None, 1e-9])
-def test_a_schedule_applied_again_gives_the_same_bits(threads: int, latency: float | None) -> None:
+@pytest.mark.parametrize(("latency", "restart"), [(None, False), (1e-9, False), (None, True)])
+def test_a_schedule_applied_again_gives_the_same_bits(threads: int, latency: float | None, restart: bool) -> None:
     run = make_run(engines=[{"numiter": 4, "average_last": 2}], threads=threads)
-    loop = Loop(run, LoopSettings(min_frames_for_recon=20, latency_s=latency))
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20, latency_s=latency, restart_probe=restart))
     for first, stop in ((0, 25), (25, 26), (26, 70), (70, 92)):
         feed(run, first, stop)
         loop.step()

@@ -79,6 +79,14 @@ class LiveParameters(Branch):
     """Longest wanted duration of a pass while frames arrive, seconds: it then visits the new frames and a rotating share
     of the rest. None: whole sweeps."""
 
+    restart_probe: bool = parameter(False, ours=True)
+    """Take the starting probe again when the last frame has arrived, and the exit waves as probe × object
+
+    A probe goes on changing slowly for hundreds of iterations, so a result depends on how many there were while frames
+    arrived. With this it depends on the frames alone, as that of an offline run of `numiter` iterations does; the object
+    stays, so the picture does too. The probe's progress during the acquisition is given up for it: `numiter` must be what
+    an offline run would need. Off: the iterations just go on, as ptypy's do."""
+
     timeout_s: float | None = parameter(None, lower=0.0, ours=True)
     """A scan from which nothing came for so long is ended and finished, seconds; None: never."""
 

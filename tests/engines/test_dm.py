@@ -227,6 +227,20 @@ def test_rows_that_rest_count_as_probe_times_object() -> None:
     assert 4 <= progress.frames < 40
 
 
+def test_a_restart_takes_the_first_probe_and_keeps_the_object() -> None:
+    q = problem()
+    engine = start(q, **parameters(probe_update_start=0))
+    engine.iterate(3)
+    kept = engine.reconstruction.objects["o"].data.copy()
+    assert np.abs(engine.reconstruction.probes["p"].data - q.probe).max() > 0.01
+    engine.restart()
+    np.testing.assert_array_equal(engine.reconstruction.probes["p"].data, q.probe)
+    np.testing.assert_array_equal(engine.reconstruction.objects["o"].data, kept)
+    fresh = problem()
+    fresh.object = kept
+    np.testing.assert_allclose(engine.iterate(2).errors, start(fresh, **parameters(probe_update_start=0)).iterate(2).errors)
+
+
 def test_the_mean_of_the_last_iterates_is_what_finish_leaves() -> None:
     engine, single = start(problem(), **parameters()), start(problem(), **parameters())
     engine.iterate(2)

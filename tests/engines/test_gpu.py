@@ -39,7 +39,7 @@ def test_the_device_form_agrees_with_the_oracle(name: str, modes: tuple[int, int
 
 
 @pytest.mark.usefixtures("emulated")
-@pytest.mark.parametrize("what", ["extend", "position", "withdrawn", "frame", "rest", "centre", "average"])
+@pytest.mark.parametrize("what", ["extend", "position", "withdrawn", "frame", "rest", "centre", "average", "restart"])
 def test_whatever_the_loop_asks_for_gives_the_cpu_result(what: str) -> None:
     def run(where: str) -> Any:
         more = {"probe_center_tol": 0.5} if what == "centre" else {}
@@ -49,6 +49,8 @@ def test_whatever_the_loop_asks_for_gives_the_cpu_result(what: str) -> None:
         if what == "extend":
             assert engine.reconstruction.objects["o"].grow((-40, -40), (60, 60))
             engine.extend(add(engine, np.arange(6, FRAMES)))
+        elif what == "restart":
+            engine.restart()
         elif what == "average":
             engine.average()
         elif what == "position":
