@@ -12,8 +12,10 @@ import zmq
 from ptystream.publish.publisher import topic_of
 from ptystream.publish.schema import FORMS, MAX_MESSAGE_BYTES, SchemaError, decode, decode_display
 from ptystream.publish.snapshot import Snapshot
+from ptystream.security import secure
 
 OVER = ("finished", "failed")
+SETTLE_MS = 5
 
 
 class Client:
@@ -22,7 +24,17 @@ class Client:
     `form` 'complex64' gives `Snapshot`s, 'uint8' display-ready `Display`s. Not to be shared between threads.
     """
 
-    def __init__(self, endpoint: str, *, run: str = "", form: str = "complex64", timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        run: str = "",
+        form: str = "complex64",
+        timeout_s: float = 30.0,
+        keys: str | None = None,
+        peer_keys: str | None = None,
+    ) -> None:
+        """`keys`, `peer_keys`: CURVE certificates as of `ptystream.security.secure`; the session's public one is needed."""
         if form not in FORMS:
             raise ValueError(f"form: {form!r}: must be one of {', '.join(FORMS)}")
         self.endpoint, self.timeout_s = endpoint, timeout_s
@@ -38,6 +50,11 @@ class Client:
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
         self._socket.subscribe(topic_of(form, run))
         try:
+            secure(zmq.Context.instance(), self._socket, False, keys, peer_keys)
+        except ValueError:
+            self._socket.close()
+            raise
+        try:
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
             self._socket.close()
@@ -51,7 +68,9 @@ class Client:
             if not self._socket.poll(max(0, int(left * 1000))):
                 return None
             parts = self._socket.recv_multipart(copy=False)
-            while self._socket.poll(0):
+            settle_ms = 0
+            while self._socket.poll(settle_ms):
+                settle_ms = SETTLE_MS  # there is a backlog: what lies in the kernel's buffers follows at once
                 parts = self._socket.recv_multipart(copy=False)
                 self.skipped += 1
             try:

@@ -16,10 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptystream.codecs import encode
 from ptystream.events import Buffer
+from ptystream.security import check_listening, secure, stop
 
 from .link import LinkSender, is_envelope, read_control, size_of
 from .protocol import DTYPES, frames_parts, header, samples_parts
-from .security import check_listening, secure, stop
 
 
 class SenderError(RuntimeError):
@@ -47,7 +47,7 @@ class Sender:
         peer_keys: str | None = None,
         insecure: bool = False,
     ) -> None:
-        """`keys`, `peer_keys`: CURVE certificates as of `security.secure`. `insecure` lets it listen beyond loopback without.
+        """`keys`, `peer_keys`: CURVE certificates as of `ptystream.security.secure`. `insecure`: listen beyond loopback without.
 
         Raises `ValueError` for what cannot be, `OSError` where the address cannot be had.
         """

@@ -13,11 +13,11 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from ptystream.params.base import Branch, parameter
+from ptystream.security import check_listening, secure, stop
 from ptystream.transport import Message
 
 from .link import NO_STREAM, control, is_envelope, opened
 from .protocol import NativeDecoder
-from .security import check_listening, secure, stop
 from .sender import Sender
 
 HELLO_S = 1.0

@@ -66,9 +66,11 @@ def view(
     endpoint: Annotated[str, typer.Argument(help="Publish address of a session.")] = "tcp://127.0.0.1:5580",
     host: Annotated[str, typer.Option(help="Interface of the web server.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the web server; 0: a free one.")] = 0,
+    keys: Annotated[str | None, typer.Option(help="Own CURVE certificate with the secret key.")] = None,
+    peer_keys: Annotated[str | None, typer.Option(help="The session's public CURVE certificate.")] = None,
 ) -> None:
     """A web viewer for a running session."""
-    _call("view", "view", endpoint, host, port)
+    _call("view", "view", endpoint, host, port, keys, peer_keys)
 
 
 @app.command()

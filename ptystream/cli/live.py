@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ptystream.cli.progress import progress_line
 from ptystream.metrics import Metrics
-from ptystream.params.branches import level
+from ptystream.params.branches import PublishParameters, level
 from ptystream.params.load import Configuration, load, plugins
 from ptystream.plan import make_plan, recorder_of
 from ptystream.publish.publisher import Publisher
@@ -39,7 +39,7 @@ def run_session(
     root = configuration.root
     logging.getLogger("ptystream").setLevel(min(level(root.verbose_level), logging.WARNING))
     metrics = Metrics()
-    publisher = Publisher(root.io.publish.address, insecure=root.io.publish.insecure) if root.io.publish.active else None
+    publisher = _publisher(root.io.publish) if root.io.publish.active else None
     url, close_metrics = metrics.serve(root.io.metrics.address, root.io.metrics.port) if root.io.metrics.active else ("", None)
     recorder, interrupted = (None, None) if replay else recorder_of(configuration)
     finished = False
@@ -80,6 +80,10 @@ def run_session(
 
             console.print(f"picture: {figure.save_png(ptyr.read(path), path.with_suffix('.png'))}", highlight=False)
     return results
+
+
+def _publisher(p: PublishParameters) -> Publisher:
+    return Publisher(p.address, keys=p.keys, peer_keys=p.peer_keys, insecure=p.insecure)
 
 
 def _channels(recording: Recording) -> set[str]:

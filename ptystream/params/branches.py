@@ -15,7 +15,13 @@ class PublishParameters(Branch):
 
     address: str = parameter("tcp://127.0.0.1:*", ours=True)
     """Where viewers connect; '*' takes a free port and the log says which. Loopback needs no keys; any other interface
-    needs `insecure`."""
+    needs `keys`, or `insecure`."""
+
+    keys: str | None = parameter(None, ours=True)
+    """The session's own CURVE certificate, a file that ends in .key_secret: what is published is then encrypted."""
+
+    peer_keys: str | None = parameter(None, ours=True)
+    """Folder of public certificates of the viewers that are let in; None: every viewer that knows the session's own."""
 
     insecure: bool = parameter(False, ours=True)
     """Publish beyond loopback without encryption: everybody on that network can look."""

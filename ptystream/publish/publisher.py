@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections import Counter
 
 import zmq
@@ -15,9 +16,16 @@ import zmq
 from ptystream.publish.display import with_ramps
 from ptystream.publish.schema import FORMS, encode, topic
 from ptystream.publish.snapshot import Snapshot
+from ptystream.security import check_listening, secure, stop
 
 QUEUE = 2
 """Snapshots queued for one viewer; further ones are dropped for it alone."""
+RETRY_S, LONGEST_RETRY_S = 0.25, 8.0
+"""ZeroMQ drops the newest for a viewer whose queue is full, and does not say when there is room again. Once that has happened,
+the last snapshot is sent again whenever nothing newer comes, after pauses that double: to a viewer that has caught up it is the
+newest, others know it by its number."""
+LAST_S = 1.0
+"""For how long a closing publisher does that."""
 
 
 class PublisherError(RuntimeError):
@@ -32,27 +40,39 @@ def topic_of(form: str, run: str = "") -> bytes:
 class Publisher:
     """Owns the publish socket. `offer` may be called from any thread and does not wait."""
 
-    def __init__(self, address: str = "tcp://127.0.0.1:*", *, insecure: bool = False) -> None:
-        loopback = any(word in address for word in ("127.0.0.1", "localhost", "[::1]", "ipc://", "inproc://"))
-        if not loopback and not insecure:
-            raise PublisherError(
-                f"io.publish.address: {address!r}: beyond loopback everybody could look; use 127.0.0.1, or set "
-                "io.publish.insecure: true"
-            )
+    def __init__(
+        self,
+        address: str = "tcp://127.0.0.1:*",
+        *,
+        keys: str | None = None,
+        peer_keys: str | None = None,
+        insecure: bool = False,
+    ) -> None:
+        """`keys`, `peer_keys`: CURVE certificates as of `ptystream.security.secure`."""
+        try:
+            check_listening(address, keys, insecure)
+        except ValueError as error:
+            raise PublisherError(f"io.publish: {error}") from error
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.XPUB)
         self._socket.sndhwm = QUEUE
         self._socket.linger = 500
         self._socket.setsockopt(zmq.XPUB_VERBOSER, 1)
+        self._socket.setsockopt(zmq.XPUB_NODROP, 1)
+        self._authenticator = None
         try:
+            self._authenticator = secure(self._context, self._socket, True, keys, peer_keys)
             self._socket.bind(address)
-        except zmq.ZMQError as error:
+        except (ValueError, zmq.ZMQError) as error:
+            stop(self._authenticator)
             self._context.destroy(linger=0)
-            raise PublisherError(f"io.publish.address: {address!r}: {error.strerror}") from error
+            why = error.strerror if isinstance(error, zmq.ZMQError) else str(error)
+            raise PublisherError(f"io.publish.address: {address!r}: {why}") from error
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.viewers = 0
         """Subscriptions that are open."""
         self.failure: BaseException | None = None
+        self._dropped = False
         self._lock = threading.Lock()
         self._newest: Snapshot | None = None
         self._closed = False
@@ -76,6 +96,7 @@ class Publisher:
         self._closed = True
         self._wake()
         self._thread.join(5.0)
+        stop(self._authenticator)
         self._context.term()
         os.close(self._wake_read)
         os.close(self._wake_write)
@@ -86,14 +107,15 @@ class Publisher:
 
     def _serve(self) -> None:
         subscriptions: Counter[bytes] = Counter()
-        last: dict[str, Snapshot] = {}
+        last: Snapshot | None = None
+        pause, due = RETRY_S, 0.0
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake_read, zmq.POLLIN)
         try:
             while True:
-                ready = dict(poller.poll(1000))
-                if self._wake_read in ready:
+                wait = max(0.0, due - time.monotonic()) if self._dropped else 1.0
+                if self._wake_read in dict(poller.poll(int(1000 * wait) + 1)):
                     os.read(self._wake_read, 4096)
                 asked = []
                 while self._socket.poll(0):
@@ -101,17 +123,23 @@ class Publisher:
                     subscriptions[word[1:]] += 1 if word[:1] == b"\1" else -1
                     if word[:1] == b"\1":
                         asked.append(word[1:])
+                everyone = [t for t, count in subscriptions.items() if count > 0]
                 self.viewers = sum(count for count in subscriptions.values() if count > 0)
                 with self._lock:
                     snapshot, self._newest = self._newest, None
                 if snapshot is not None:
-                    snapshot = with_ramps(snapshot)
-                    last = {snapshot.run: snapshot}
-                    self._send(snapshot, [t for t, count in subscriptions.items() if count > 0])
-                else:
-                    for held in last.values():
-                        self._send(held, asked)
+                    last, pause = with_ramps(snapshot), RETRY_S
+                    self._send(last, everyone)
+                    due = time.monotonic() + pause
+                elif last is not None and self._dropped and time.monotonic() >= due:
+                    self._send(last, everyone)
+                    pause = min(2 * pause, LONGEST_RETRY_S)
+                    due = time.monotonic() + pause
+                elif last is not None and asked:
+                    self._send(last, asked)
                 if self._closed and self._newest is None:
+                    if last is not None and self._dropped:
+                        self._send_to_slow_ones(last, everyone)
                     return
         except BaseException as error:
             self.failure = error
@@ -119,7 +147,23 @@ class Publisher:
             self._socket.close()
 
     def _send(self, snapshot: Snapshot, wanted: list[bytes]) -> None:
+        """To every viewer that has room; remembers if one had none."""
         for form in FORMS:
             name = topic_of(form, snapshot.run)
-            if any(name.startswith(subscription) for subscription in wanted):
-                self._socket.send_multipart([name, *encode(snapshot, form)], copy=False)
+            if not any(name.startswith(subscription) for subscription in wanted):
+                continue
+            parts = [name, *encode(snapshot, form)]
+            try:
+                self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                self._dropped = True
+                self._socket.setsockopt(zmq.XPUB_NODROP, 0)
+                self._socket.send_multipart(parts, copy=False)
+                self._socket.setsockopt(zmq.XPUB_NODROP, 1)
+
+    def _send_to_slow_ones(self, snapshot: Snapshot, wanted: list[bytes]) -> None:
+        """Before the end: a little time for viewers whose queue was full, so that they see the last picture too."""
+        deadline = time.monotonic() + LAST_S
+        while time.monotonic() < deadline:
+            time.sleep(RETRY_S)  # ZeroMQ tells no event for "there is room again"
+            self._send(snapshot, wanted)

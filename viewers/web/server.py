@@ -46,8 +46,11 @@ def pack(shown: Any) -> bytes:
 class Feed:
     """Follows a session in a thread and keeps what browsers may ask for."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, *, keys: str | None = None, peer_keys: str | None = None) -> None:
         self.endpoint = endpoint
+        self.failure: BaseException | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+        self._client = Client(endpoint, form="uint8", keys=keys, peer_keys=peer_keys)
         self.frames: OrderedDict[int, bytes] = OrderedDict()
         """Packed snapshots by a number of our own that only grows."""
         self.newest = -1
@@ -59,11 +62,15 @@ class Feed:
         self._thread.start()
 
     def _follow(self) -> None:
-        with Client(self.endpoint, form="uint8") as client:
-            while not self._over.is_set():
-                shown = client.latest(0.5)
-                if shown is not None:
-                    self._keep(pack(shown))
+        try:
+            with self._client as client:
+                while not self._over.is_set():
+                    shown = client.latest(0.5)
+                    if shown is not None:
+                        self._keep(pack(shown))
+        except BaseException as error:
+            self.failure = error
+            self.on_failure()
 
     def _keep(self, frame: bytes) -> None:
         with self._lock:
@@ -190,18 +197,33 @@ def _same_origin(browser: WebSocket) -> bool:
     return origin is None or origin.split("://", 1)[-1] == browser.headers.get("host")
 
 
-def serve(endpoint: str, *, host: str = "127.0.0.1", port: int = 0, on_address: Callable[[str], None] | None = None) -> None:
-    """Serve until the process is stopped. Beyond loopback a token is made and becomes part of the address."""
+def serve(
+    endpoint: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    keys: str | None = None,
+    peer_keys: str | None = None,
+    on_address: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until the process is stopped. Beyond loopback a token is made and becomes part of the address.
+
+    `keys`, `peer_keys`: as of `Client`. Raises `RuntimeError` where the session could not be followed any more.
+    """
     token = None if host in ("127.0.0.1", "localhost", "::1") else secrets.token_urlsafe(16)
     listening = socket.create_server((host, port))
-    feed = Feed(endpoint)
+    feed = Feed(endpoint, keys=keys, peer_keys=peer_keys)
     config = uvicorn.Config(
         application(feed, token), log_level="warning", ws_per_message_deflate=False, timeout_graceful_shutdown=1
     )
     if on_address is not None:
         on_address(f"http://{host}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else ""))
+    server = uvicorn.Server(config)
+    feed.on_failure = lambda: setattr(server, "should_exit", True)
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
     finally:
         feed.close()
         listening.close()
+    if feed.failure is not None:
+        raise RuntimeError(f"{endpoint} cannot be followed any more: {feed.failure}") from feed.failure

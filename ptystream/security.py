@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,24 @@ import zmq
 import zmq.auth
 from zmq.auth.thread import ThreadAuthenticator
 
-_LOCAL = ("ipc://", "inproc://", "tcp://127.", "tcp://localhost:", "tcp://[::1]:")
+
+def is_loopback(address: str) -> bool:
+    """Whether a ZeroMQ address can only be reached from this machine."""
+    scheme, _, rest = address.partition("://")
+    if scheme in ("ipc", "inproc"):
+        return True
+    host = rest.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_listening(address: str, keys: str | None, insecure: bool) -> None:
     """Raises `ValueError` with a remedy where a socket would listen beyond loopback without keys."""
-    if keys is None and not insecure and not address.startswith(_LOCAL):
+    if keys is None and not insecure and not is_loopback(address):
         raise ValueError(
             f"address {address!r} would listen beyond loopback without encryption: use tcp://127.0.0.1:…, give CURVE keys, "
             "or allow it with insecure: true"

@@ -1,0 +1,147 @@
+"""The published message: everything comes back, and nothing but a sound message of this version is read."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from snapshots import snapshot
+
+from ptystream.publish.display import PHASE_STEPS, VISIBLE_COVERAGE, display, with_ramps
+from ptystream.publish.schema import FORMS, VERSION, SchemaError, decode, decode_display, encode, read
+
+READERS = {"complex64": decode, "uint8": decode_display}
+
+
+def parts_of(form: str = "complex64", number: int = 0) -> list[bytes]:
+    return [bytes(part) for part in encode(snapshot(number), form)]
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_snapshot_comes_back_as_it_was(number: int) -> None:
+    sent = with_ramps(snapshot(number))
+    back = decode(encode(sent, "complex64"))
+    for field in fields(sent):
+        wanted, got = getattr(sent, field.name), getattr(back, field.name)
+        if field.name in ("probe", "object"):
+            assert list(got) == list(wanted)
+            for name, image in wanted.items():
+                np.testing.assert_array_equal(got[name].data, image.data)
+                assert (got[name].pixel_size_m, got[name].offset) == (image.pixel_size_m, image.offset)
+                assert got[name].ramp == pytest.approx(image.ramp)
+        elif field.name == "coverage":
+            np.testing.assert_array_equal(got["o"], wanted["o"])
+        elif isinstance(wanted, np.ndarray):
+            assert got.dtype == wanted.dtype
+            np.testing.assert_array_equal(got, wanted)
+        else:
+            assert got == wanted
+
+
+def test_the_display_form_holds_what_its_documentation_says() -> None:
+    sent = with_ramps(snapshot(3))
+    shown = decode_display(encode(sent, "uint8"))
+    image, picture, seen = sent.object["o"], shown.object["o"], sent.coverage["o"]
+    np.testing.assert_array_equal(shown.coverage["o"], display(sent).coverage["o"])
+    lit = seen > VISIBLE_COVERAGE
+    a, b, c = image.ramp
+    y, x = np.ogrid[: image.data.shape[1], : image.data.shape[2]]
+    flat = np.angle(image.data[0] * np.exp(-1j * (a + b * y + c * x)))
+    drawn = -np.pi + 2 * np.pi * picture.phase[0] / PHASE_STEPS
+    assert np.abs(np.angle(np.exp(1j * (drawn - flat))))[lit].max() <= np.pi / PHASE_STEPS + 1e-3
+    low, high = picture.limits[0]
+    amplitude = (low + (high - low) * picture.amplitude[0] / 255) * picture.scale[0]
+    inside = lit & (picture.amplitude[0] > 0) & (picture.amplitude[0] < 255)
+    assert np.abs(amplitude - np.abs(image.data[0]))[inside].max() <= (high - low) * picture.scale[0] / 255
+    assert picture.scale[0] == pytest.approx(float(np.median(np.abs(image.data[0])[lit])), rel=0.05)
+
+
+def test_arrays_that_have_the_dtype_of_the_wire_are_not_copied() -> None:
+    sent = snapshot()
+    parts = encode(sent, "complex64")
+    assert any(np.shares_memory(np.frombuffer(part, "u1"), sent.object["o"].data.view("u1")) for part in parts[1:])
+    back = decode(parts)
+    with pytest.raises(ValueError, match="read-only"):
+        back.object["o"].data[0, 0, 0] = 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_cut_and_every_exchange_of_parts_is_refused(form: str) -> None:
+    whole = parts_of(form)
+    bad: list[list[bytes]] = [[], whole[:-1], [*whole, b""], [whole[0], *whole[:0:-1]]]
+    bad += [[whole[0][:cut], *whole[1:]] for cut in range(0, len(whole[0]), 7)]
+    for k in range(1, len(whole)):
+        bad += [[*whole[:k], part, *whole[k + 1 :]] for part in (whole[k] + b"\0", whole[k][:-1]) if part != whole[k]]
+    for parts in bad:
+        with pytest.raises(SchemaError):
+            READERS[form](parts)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("version",), VERSION + 1),
+        (("format",), "something else"),
+        (("form",), "float16"),
+        (("run",), 7),
+        (("number",), "1"),
+        (("number",), True),
+        (("probe",), []),
+        (("ledger",), {"used": "all"}),
+        (("rates",), {"x": None}),
+        (("newest_frame_ns",), 1.5),
+        (("object", "o", "pixel_size_m"), [0.0, 1.0]),
+        (("object", "o", "pixel_size_m"), [float("nan"), 1.0]),
+        (("object", "o", "offset"), [1.5, 2]),
+        (("object", "o", "ramp"), [0.0, float("inf"), 0.0]),
+        (("arrays", 0, "dtype"), "|O8"),
+        (("arrays", 0, "shape"), [2**40, 2**40, 2**40]),
+        (("arrays", 0, "shape"), [-1, 20, 21]),
+        (("arrays", 0, "shape"), "big"),
+        (("arrays", 0, "name"), "probe/other"),
+        (("arrays", 0, "name"), 5),
+        (("arrays",), None),
+    ],
+)
+def test_a_header_with_one_wrong_entry_is_refused_before_memory_is_taken(form: str, path: tuple[Any, ...], value: Any) -> None:
+    parts = parts_of(form)
+    header = msgpack.unpackb(parts[0])
+    inner = header
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    with pytest.raises(SchemaError):
+        read([msgpack.packb(header), *parts[1:]])
+    del inner[path[-1]]
+    with pytest.raises(SchemaError):
+        read([msgpack.packb(header), *parts[1:]])
+
+
+def test_another_version_is_told_what_to_do() -> None:
+    parts = parts_of()
+    header = msgpack.unpackb(parts[0]) | {"version": 99}
+    with pytest.raises(SchemaError, match=r"version 99 .*reads version .*same release on both sides"):
+        decode([msgpack.packb(header), *parts[1:]])
+
+
+def test_the_forms_are_not_taken_for_each_other() -> None:
+    for form, other in (("complex64", "uint8"), ("uint8", "complex64")):
+        with pytest.raises(SchemaError, match=form):
+            READERS[other](parts_of(form))
+    with pytest.raises(ValueError, match="complex64, uint8"):
+        encode(snapshot(), "float32")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.binary(max_size=200), max_size=4), st.integers(0, 3))
+def test_random_parts_are_refused(parts: list[bytes], place: int) -> None:
+    mixed = parts_of()[:place] + parts
+    for reader in READERS.values():
+        with pytest.raises(SchemaError):
+            reader(mixed)

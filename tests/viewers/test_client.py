@@ -1,0 +1,107 @@
+"""The Python client: what it gives, what it skips, when it ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import zmq
+from snapshots import snapshot
+
+from ptystream.publish.publisher import Publisher, topic_of
+from ptystream.publish.schema import encode
+from ptystream.viewers.client import Client
+
+
+def test_snapshots_come_until_the_run_is_over() -> None:
+    publisher = Publisher()
+    sent = [snapshot(k, state="finished" if k == 3 else "running") for k in range(4)]
+    publisher.offer(sent[0])
+    got = []
+    with Client(publisher.endpoint, timeout_s=20) as client:
+        for shown in client:
+            got.append(shown)
+            if len(got) < len(sent):
+                publisher.offer(sent[len(got)])
+    publisher.close()
+    assert [shown.number for shown in got] == [0, 1, 2, 3]
+    for shown, wanted in zip(got, sent, strict=True):
+        np.testing.assert_array_equal(shown.object["o"].data, wanted.object["o"].data)
+
+
+def test_a_client_that_was_busy_gets_the_newest_and_counts_the_rest() -> None:
+    publisher = Publisher()
+    with Client(publisher.endpoint, timeout_s=20) as client:
+        publisher.offer(snapshot(0))
+        first = client.latest()
+        assert first is not None
+        for number in range(1, 4):
+            publisher.offer(snapshot(number))
+            time.sleep(0.05)  # three separate messages: the publisher would keep the newest of them alone
+        time.sleep(0.2)
+        newest = client.latest()
+        assert newest is not None
+        assert newest.number == 3
+        assert client.skipped >= 1
+        assert client.latest(0.0) is None
+    publisher.close()
+
+
+def test_the_wait_ends() -> None:
+    began = time.monotonic()
+    with Client("tcp://127.0.0.1:9", timeout_s=0.2) as client:
+        assert list(client) == []
+    assert 0.15 < time.monotonic() - began < 5
+
+
+def test_what_is_no_snapshot_is_counted_and_passed_over() -> None:
+    context = zmq.Context()
+    with context.socket(zmq.XPUB) as socket:
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
+        with Client(f"tcp://127.0.0.1:{port}", timeout_s=20) as client:
+            assert socket.poll(20_000)
+            topic = topic_of("complex64", "test")
+            for parts in ([b"", b"rubbish"], [b"\x80"], []):
+                socket.send_multipart([topic, *parts])
+                time.sleep(0.05)
+                assert client.latest(0.2) is None
+            socket.send_multipart([topic, *encode(snapshot(5), "complex64")])
+            shown = client.latest()
+            assert shown is not None
+            assert shown.number == 5
+            assert client.refused == 3
+    context.term()
+
+
+def test_a_session_that_is_started_again_is_found_again() -> None:
+    first = Publisher()
+    endpoint = first.endpoint
+    with Client(endpoint, timeout_s=20) as client:
+        first.offer(snapshot(0))
+        assert client.latest() is not None
+        first.close()
+        second = Publisher(endpoint)
+        threading.Timer(0.1, second.offer, [snapshot(1)]).start()
+        shown = client.latest()
+        assert shown is not None
+        assert shown.number == 1
+        second.close()
+
+
+def test_display_ready_pictures_on_request() -> None:
+    publisher = Publisher()
+    publisher.offer(snapshot(1, state="finished"))
+    with Client(publisher.endpoint, form="uint8", timeout_s=20) as client:
+        (shown,) = list(client)
+    publisher.close()
+    assert shown.object["o"].phase.dtype == np.uint8
+    assert shown.about.number == 1
+
+
+def test_wrong_arguments_are_told() -> None:
+    with pytest.raises(ValueError, match=r"form: 'jpeg': must be one of complex64, uint8"):
+        Client("tcp://127.0.0.1:9", form="jpeg")
+    with pytest.raises(ValueError, match=r"endpoint: 'nonsense'.*tcp://127.0.0.1:5580"):
+        Client("nonsense")
