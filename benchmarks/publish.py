@@ -73,6 +73,7 @@ def main(seconds: float = 5.0, viewers: int = 20, hung: int = 3) -> None:
         spent += time.thread_time() - start
         number += 1
         time.sleep(max(0.0, began + number * 0.1 - now))
+    connected = publisher.viewers
     publisher.offer(snapshot(number, "finished"))
     got = []
     for process, kind in zip(processes, kinds, strict=True):
@@ -80,7 +81,7 @@ def main(seconds: float = 5.0, viewers: int = 20, hung: int = 3) -> None:
         if kind == "read":
             got.append(int(out.split()[-1]))
     publisher.close()
-    print(f"{number} snapshots to {viewers} viewers ({hung} hung): {publisher.viewers} were connected")
+    print(f"{number} snapshots to {viewers} viewers ({hung} hung): {connected} were connected")
     print(f"the engine's thread spent {100 * spent / seconds:.3f} % of its time on it (reach <= 2 %)")
     print(f"the reading viewers got {min(got)} to {max(got)} of {number + 1}")
 

@@ -76,10 +76,10 @@ class CoherenceParameters(Branch):
     """Coherence parameters."""
 
     num_probe_modes: int = parameter(1, lower=0)
-    """Number of probe modes"""
+    """Number of probe modes; 0 counts as 1"""
 
     num_object_modes: int = parameter(1, lower=0)
-    """Number of object modes"""
+    """Number of object modes; 0 counts as 1"""
 
 
 class FullParameters(ScanModelParameters):

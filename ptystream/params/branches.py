@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import field_validator
+
 from ptystream.params.base import Branch, parameter
 
 
@@ -136,6 +138,12 @@ class RootParameters(Branch):
     seed: int = parameter(0, lower=0, ours=True)
     """Key of every random choice."""
 
+    @field_validator("verbose_level")
+    @classmethod
+    def _known(cls, value: int | str) -> int | str:
+        level(value)
+        return value
+
 
 def level(value: Any) -> int:
     """A verbose level as a number of the logging module. Raises `ValueError` for an unknown one."""
@@ -145,4 +153,4 @@ def level(value: Any) -> int:
         return numbers[value]
     if isinstance(value, str) and value.upper() in names:
         return numbers[names.index(value.upper())]
-    raise ValueError(f"verbose_level: {value!r}: must be 0 to 5 or one of {', '.join(names)}")
+    raise ValueError(f"must be 0 to 5 or one of {', '.join(names)}")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 
 from ptystream.model.scan_model import MODELS, ScanModel
 from ptystream.params.base import Branch
-from ptystream.params.branches import RootParameters, level
+from ptystream.params.branches import RootParameters
 from ptystream.params.errors import ConfigurationError, Fault, closest, faults_of
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 
@@ -113,11 +113,6 @@ def check(given: Mapping[str, Any], default_name: str) -> Configuration:
     faults: list[Fault] = []
     rest = {key: value for key, value in given.items() if key not in ("scans", "engines")}
     root = _branch(RootParameters, rest, "", faults, extra=("scans", "engines"))
-    if root is not None:
-        try:
-            level(root.verbose_level)
-        except ValueError as error:
-            faults.append(Fault("verbose_level", root.verbose_level, str(error).split(": ", 2)[-1]))
     scans = [_scan(label, entry, faults) for label, entry in _entries(given, "scans", faults)]
     engines = [_engine(label, entry, faults) for label, entry in sorted(_entries(given, "engines", faults))]
     for part, found in (("scans", scans), ("engines", engines)):
