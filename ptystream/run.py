@@ -118,7 +118,7 @@ class Run:
             if self.decisions.get(scan.label) != decided:
                 self.apply({"do": "decide", "scan": scan.label, "decisions": decided})
         rows, refused = scan.model.place(self.reconstruction, block)
-        scan.buffer.refuse(refused, "position_refused")
+        scan.buffer.refuse(refused, "off_canvas")
         if len(refused):
             kept = ~np.isin(block.slots, refused)
             block = select(block, kept)
@@ -218,8 +218,8 @@ class Run:
         return {"do": "revise", "scan": scan.label, "index": index, "what": revision.what, "value": revision.value}
 
     def rows_of(self, scan: Scan, slot: int) -> NDArray[np.int64]:
-        """Rows of the pod table that show the frame in `slot`."""
-        for table in scan.slots:
+        """Rows of the pod table that show the frame in `slot`: the last ones, where it was withdrawn and has come back."""
+        for table in reversed(scan.slots):
             rows = table[table[:, 1] == slot, 0]
             if len(rows):
                 return np.asarray(rows)

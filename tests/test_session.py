@@ -62,7 +62,7 @@ def session(folder: Path, frames: Memory, places: Memory, metrics: Metrics, **ro
     data = {**source, "shape": BEAM.side, **GEOMETRY, "positions": source}
     given = {
         "run": "t",
-        "min_frames_for_recon": BEAM.frames,
+        "min_frames_for_recon": BEAM.frames + 1,  # begin with the end: the schedule does not depend on the machine
         "threads": 1,
         "io": {"home": str(folder), "rfile": "%(run)s.ptyr"},
         "scans": {"s": {"name": "Full", "data": data, "illumination": {"aperture": {"size": 4e-7}}}},
@@ -96,6 +96,39 @@ def test_hostile_messages_are_counted_and_change_nothing(tmp_path: Path) -> None
         np.testing.assert_array_equal(result.object[name].data, storage.data)
     rejected = next(m for m in metrics.registry.collect() if m.name == "ptystream_rejected")
     assert sum(s.value for s in rejected.samples if s.name.endswith("_total")) > 20
+
+
+@pytest.mark.parametrize("when", ["before the good ones", "after them", "among them"])
+def test_sound_messages_that_say_something_absurd_change_nothing_either(
+    tmp_path: Path, when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames, places = messages()
+    (path,) = session(tmp_path / "plain", Memory("s/data", frames), Memory("s/positions", places), Metrics()).run()
+    wanted = ptyr.read(path)
+    absurd = [[bytes(p) for p in parts] for _, parts in hostile.strange("a")]
+    place = {"before the good ones": 1, "after them": -1, "among them": 40}[when]
+
+    def mixed(good: list[list[bytes]]) -> list[list[bytes]]:
+        return [*good[:place], *absurd, *absurd, *good[place:]]
+
+    metrics = Metrics()
+    with caplog.at_level("WARNING", logger="ptystream"):
+        data, places = Memory("s/data", mixed(frames)), Memory("s/positions", mixed(places))
+        running = session(tmp_path / "absurd", data, places, metrics)
+        (path,) = running.run()
+    result = ptyr.read(path)
+    assert result.ledger["used"] == BEAM.frames
+    order, before = (np.lexsort(r.positions_m.T) for r in (result, wanted))
+    np.testing.assert_array_equal(result.positions_m[order], wanted.positions_m[before])
+    np.testing.assert_allclose(result.object["SsG00"].data, wanted.object["SsG00"].data, rtol=0.02, atol=0.02 * 40)
+    assert running.current is not None
+    notes = running.current.scans["s"].buffer.ledger.notes()
+    assert notes["frames_not_configured"] == 14
+    assert notes["samples_not_configured"] == 10
+    assert result.ledger["wrong_shape"] + result.ledger.get("duplicate", 0) == 14
+    said = [record.getMessage() for record in caplog.records]
+    assert len([text for text in said if "wrong_shape" in text]) <= 1
+    assert len([text for text in said if "channel_missing" in text]) <= 1
 
 
 def test_a_source_that_dies_ends_the_session_with_its_error_after_saving(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ SPREADS = 20.0
 """A position may be this many median distances from the median of all."""
 FRAME_WIDTHS = 4.0
 """… or this many frame widths, whichever is more."""
+SURE = 16
+"""Positions from which on the measure is trusted to refuse a correction."""
 
 REFUSED, SETTLING, BEAM_OFF = (np.uint8(1 << bit) for bit in range(3))
 REASONS = ((REFUSED, "position_refused"), (SETTLING, "settling"), (BEAM_OFF, "beam_off"))
@@ -100,6 +102,12 @@ class Judge:
         """Whether there is nothing against any of `records`."""
         self._extend(int(records.max()) + 1 if len(records) else 0)
         return not self._bad[records].any()
+
+    def refuses_correction(self, old: NDArray[np.float64], new: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Where a believed position is to be replaced by one that is not. Shape (position,)."""
+        if self._measured_at < SURE:
+            return np.asarray(np.isfinite(old).all(axis=1) & ~np.isfinite(new).all(axis=1))
+        return self._far(new) & ~self._far(old)
 
     def _far(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
         with np.errstate(invalid="ignore", over="ignore"):

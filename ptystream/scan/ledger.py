@@ -125,7 +125,7 @@ class Ledger:
         return chosen
 
     def include(self, records: NDArray[np.int64]) -> None:
-        """Take back the exclusion of records that were never handed out."""
+        """Take back the exclusion of records; those that were handed out are to be handed out again."""
         for code in np.unique(self.reason[records]).tolist():
             if code:
                 self._excluded[self.reasons[code]] -= int(np.count_nonzero(self.reason[records] == code))

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 JOBS_IN_FLIGHT = 8
 """Jobs given to the pool and not yet done; then sources wait."""
+SPARES = 64
+"""Second messages of frames not yet prepared that are kept, in case the first cannot be used."""
 NONE = np.zeros(0, np.int64)
 
 
@@ -72,6 +74,7 @@ class PtyScan:
         self._ready: list[NDArray[np.int64]] = []
         self._record_of_slot: dict[int, int] = {}
         self._revisions: list[Revision] = []
+        self._spares: dict[int, Payload] = {}
         self._released = False
         self._num_frames = parameters.num_frames
         sources = {"positions": positions} if positions is not None else {}
@@ -95,6 +98,10 @@ class PtyScan:
 
     def feed(self, source: str, event: Event, arrival_ns: int) -> None:
         """Take one event of 'data', 'positions' or 'also.0'. Bad data are counted by reason and never raise."""
+        if isinstance(event, Frames) and source != "data":
+            with self._condition:
+                self.ledger.note("frames_not_configured", len(event.payloads))
+            return
         if isinstance(event, Frames):
             for job in self._frames(event, arrival_ns):
                 self._start(job)
@@ -170,7 +177,7 @@ class PtyScan:
                 found = [self.ledger.find(i) for i in indices.tolist()]
                 records = np.asarray([-1 if r is None else r for r in found], np.int64)
                 usable = records >= 0
-                usable[usable] = self._is_usable(records[usable])
+                usable[usable] = self._is_usable(records[usable], again=True)
                 if usable.all() and self._decide_dose(records, self.ended is not None):
                     return self._hand_out(records)
                 left = deadline - time.monotonic()
@@ -256,20 +263,25 @@ class PtyScan:
             if not found:
                 return self._check_end()
             records = np.array(found, np.int64)
-            ledger.slot[records] = slots
             ledger.arrival_ns[records] = arrival_ns
             if times is not None:
                 ledger.time_ns[records] = np.asarray(times, np.int64)[kept]
-            ledger.distinct += len(records)
-            ledger.paired += int(np.count_nonzero(self._is_paired(records)))
-            self._record_of_slot.update(zip(slots.tolist(), found, strict=True))
-            self._judge_records(records)
+            self._place(records, slots)
             for source in self._joins.values():
                 readings = source.frames(ledger.index[records], ledger.time_ns[records])
                 if readings is not None:
                     self._read(source, readings)
             jobs = self._intake.add(records, slots, payloads, ledger.expected or None)
             return jobs + self._check_end()
+
+    def _place(self, records: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
+        """These frames have slots now."""
+        ledger = self.ledger
+        ledger.slot[records] = slots
+        ledger.distinct += len(records)
+        ledger.paired += int(np.count_nonzero(self._is_paired(records)))
+        self._record_of_slot.update(zip(slots.tolist(), records.tolist(), strict=True))
+        self._judge_records(records)
 
     def _identify(
         self, indices: NDArray[np.int64], payloads: Sequence[Payload | FileRows]
@@ -290,6 +302,8 @@ class PtyScan:
                 ledger.drop("too_many")
             elif record in records or ledger.slot[record] >= 0:
                 ledger.drop("duplicate")
+                if record not in records and not ledger.flags[record] & PREPARED and len(self._spares) < SPARES:
+                    self._spares[record] = payload
             else:
                 records[record] = None
                 kept.append(k)
@@ -336,8 +350,28 @@ class PtyScan:
             ledger.flags[records] |= PREPARED
             self._find_hot_pixels()
             self._queue(records)
+            again = self._spare_jobs(job.records[[reason is not None for reason in outcome.reasons]]) if self._spares else []
+            for record in records.tolist() if self._spares else ():
+                self._spares.pop(record, None)
             if failed and self._intake.failure is not None:
                 self._end(f"failed: {self._intake.failure}")
+        for retry in again:
+            self._finish(self._intake.run(retry))
+
+    def _spare_jobs(self, failed: NDArray[np.int64]) -> list[Job]:
+        """Jobs for frames that could not be used but came twice: the other message may be the sound one."""
+        jobs: list[Job] = []
+        for record in failed.tolist():
+            payload = self._spares.pop(record, None)
+            paired = not self._needed & ~PREPARED & ~self.ledger.flags[record]
+            slots = self._intake.slots(1, self._max_frames) if payload is not None else NONE
+            if payload is None or not len(slots) or (self.ended is not None and not paired):
+                continue
+            self.ledger.drop("duplicate", -1)
+            rows = np.array([record])
+            self._place(rows, slots)
+            jobs += self._intake.add(rows, slots, [payload], self.ledger.expected or None)
+        return jobs
 
     def _withdraw_slot(self, record: int, slot: int, reason: str) -> None:
         """A frame could not be decoded or prepared; the same frame may come again."""
@@ -416,6 +450,12 @@ class PtyScan:
 
     def _set_positions(self, records: NDArray[np.int64], values: NDArray[np.float64], spread: NDArray[np.float64]) -> None:
         ledger = self.ledger
+        known = (ledger.flags[records] & POSITION) != 0
+        if known.any():
+            worse = known & self._judge.refuses_correction(ledger.position[records], values)
+            if worse.any():
+                ledger.note("corrections_refused", int(np.count_nonzero(worse)))
+                records, values, spread = records[~worse], values[~worse], spread[~worse]
         before = self._is_paired(records)
         used = (ledger.flags[records] & USED) != 0
         moved = used & (ledger.position[records] != values).any(axis=1) if used.any() else used
@@ -439,9 +479,11 @@ class PtyScan:
         if self._judge.believes(present) and not ledger.reason[present].any():
             return
         for reason, bad in self._judge.verdicts(present):
-            free = present[~bad & ledger.is_out(present, (reason,)) & (ledger.flags[present] & USED == 0)]
+            free = present[~bad & ledger.is_out(present, (reason,))]
             if len(free):
                 ledger.include(free)
+                withdrawn = free[ledger.flags[free] & USED != 0]
+                ledger.flags[withdrawn] &= ~np.uint8(USED | QUEUED)
                 self._queue(free)
         for reason, bad in self._judge.verdicts(present):
             out = ledger.exclude(present[bad], reason)
@@ -459,9 +501,10 @@ class PtyScan:
 
     # ------------------------------------------------------------------ handing out
 
-    def _is_usable(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _is_usable(self, records: NDArray[np.int64], *, again: bool = False) -> NDArray[np.bool_]:
+        """`again`: also those that were handed out before."""
         flags = self.ledger.flags[records]
-        complete = (flags & np.uint8(self._needed | USED)) == self._needed
+        complete = (flags & np.uint8(self._needed | (0 if again else USED))) == self._needed
         usable: NDArray[np.bool_] = complete & (self.ledger.reason[records] == 0) & (self.ledger.slot[records] >= 0)
         return usable
 
@@ -495,8 +538,8 @@ class PtyScan:
 
     def _hand_out(self, records: NDArray[np.int64]) -> Block:
         ledger = self.ledger
+        ledger.used += int(np.count_nonzero(ledger.flags[records] & USED == 0))
         ledger.flags[records] |= USED
-        ledger.used += len(records)
         dose = np.ones(len(records))
         if self._needed & DOSE:
             dose = ledger.dose[records] / self._intake.decisions["dose_median"]

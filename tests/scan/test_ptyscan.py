@@ -234,15 +234,63 @@ def test_a_position_that_comes_late_and_differs_is_a_revision_of_the_frame_hande
     assert scan.ledger.notes() == {"samples_repeated": 2, "samples_changed": 1}
 
 
-def test_a_position_that_is_repaired_to_nonsense_withdraws_the_frame() -> None:
+@pytest.mark.parametrize("positions_first", [True, False])
+def test_of_two_messages_of_one_frame_the_sound_one_is_used(positions_first: bool) -> None:
+    scan = buffer(decide_after=4)
+    if positions_first:
+        scan.feed("positions", at(*range(4)), 1)
+    scan.feed("data", frames(1, cut=1), 1)
+    scan.feed("data", frames(1), 1)
+    scan.feed("data", frames(0, 2, 3), 1)
+    if not positions_first:
+        scan.feed("positions", at(*range(4)), 1)
+    finish(scan)
+    assert sorted(taken(scan)) == [0, 1, 2, 3]
+    assert scan.take(10) is EOS
+    assert scan.ledger.reason_counts() == {"undecodable": 1}
+    assert closes(scan)
+
+
+def test_frames_are_taken_from_the_source_of_frames_alone() -> None:
     scan = buffer()
-    scan.feed("data", frames(0, 1), 1)
-    scan.feed("positions", at(0, 1), 1)
-    assert taken(scan) == [0, 1]
-    scan.feed("positions", at(1, y=[np.nan]), 1)
-    assert scan.revisions() == [Revision(1, "withdrawn")]
-    assert scan.ledger.counts()["used"] == 1
-    assert scan.ledger.reason_counts() == {"position_refused": 1}
+    scan.feed("positions", frames(0, 1), 1)
+    assert scan.ledger.counts()["received"] == 0
+    assert scan.ledger.notes() == {"frames_not_configured": 2}
+
+
+def test_a_frame_withdrawn_for_its_position_comes_back_with_a_believable_one() -> None:
+    scan = buffer()
+    scan.feed("data", frames(*range(40)), 1)
+    wild = np.arange(3) * 1e-8
+    wild[2] = 1e3
+    scan.feed("positions", at(*range(3), y=wild), 1)
+    first = taken(scan)
+    scan.feed("positions", at(*range(3, 40)), 1)
+    first += taken(scan)
+    withdrawn = [scan.index_of(r.slot) for r in scan.revisions() if r.what == "withdrawn"]
+    assert (2 in first) == (withdrawn == [2])
+    scan.feed("positions", at(2), 1)
+    (block,) = [scan.take(100)]
+    assert isinstance(block, Block)
+    assert block.indices.tolist() == [2]
+    np.testing.assert_array_equal(block.positions_m, [[2e-8, -2e-8]])
+    assert scan.ledger.counts()["used"] == 40
+    assert scan.ledger.reason_counts() == {}
+    assert closes(scan)
+
+
+@pytest.mark.parametrize(("known", "nonsense"), [(2, np.nan), (2, -np.inf), (40, np.nan), (40, 1e3)])
+def test_a_correction_to_nonsense_is_refused_and_the_position_stays(known: int, nonsense: float) -> None:
+    scan = buffer()
+    scan.feed("data", frames(*range(known)), 1)
+    scan.feed("positions", at(*range(known)), 1)
+    assert taken(scan) == list(range(known))
+    before = scan.ledger.position[: scan.ledger.length].copy()
+    scan.feed("positions", at(1, y=[nonsense]), 1)
+    assert scan.revisions() == []
+    np.testing.assert_array_equal(scan.ledger.position[: scan.ledger.length], before)
+    assert scan.ledger.notes() == {"samples_changed": 1, "corrections_refused": 1}
+    assert scan.ledger.counts()["used"] == known
     assert closes(scan)
 
 
