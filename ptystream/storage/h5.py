@@ -54,13 +54,13 @@ def write(group: h5py.Group, key: str, value: Any) -> None:
 
 
 def read(node: Any) -> Any:
-    """The value of a node. Raises `H5Error` for those that could only be read by executing something."""
+    """The value of a node. Raises `H5Error` for those that could only be read by executing something, in whatever depth."""
     tag = node.attrs.get("type", "dict" if isinstance(node, h5py.Group) else "array")
     tag = tag.decode() if isinstance(tag, bytes) else str(tag)
     if tag in REFUSED:
         raise H5Error(f"{node.name}: a node of type {tag!r} is not read: it could execute code")
     if isinstance(node, h5py.Group):
-        content = {str(k).replace("_SLASH_", "/"): read(v) for k, v in node.items() if _type(v) not in REFUSED}
+        content = {str(k).replace("_SLASH_", "/"): read(v) for k, v in node.items()}
         if tag in ("list", "tuple"):
             ordered = [content[k] for k in sorted(content)]
             return ordered if tag == "list" else tuple(ordered)
@@ -78,11 +78,6 @@ def read(node: Any) -> Any:
     if tag == "scalar" and isinstance(value, np.generic):
         return value.item()
     return value
-
-
-def _type(node: Any) -> str:
-    tag = node.attrs.get("type", "")
-    return tag.decode() if isinstance(tag, bytes) else str(tag)
 
 
 def stamp(file: h5py.File) -> None:

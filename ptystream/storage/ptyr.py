@@ -74,11 +74,21 @@ def write(path: str | Path, result: Result) -> Path:
 
 
 def read(path: str | Path) -> Result:
-    """Read a result of ours. Raises `OSError` or `h5.H5Error`."""
+    """Read a result of ours. Raises `OSError`, or `h5.H5Error` with the path, what is wrong and what to do."""
     with h5py.File(path, "r") as file:
-        if "ptystream" not in file:
+        if "ptystream" not in file or "content" not in file:
             raise h5.H5Error(f"{path}: no /ptystream group: written by another program; read /content with h5py")
+        found = h5.read(file["ptystream/format"]) if "ptystream/format" in file else None
+        if found != FORMAT:
+            raise h5.H5Error(f"{path}: /ptystream/format is {found!r}; this version reads {FORMAT!r}: use the one that wrote it")
         content, ours = h5.read(file["content"]), h5.read(file["ptystream"])
+    try:
+        return _result(content, ours)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise h5.H5Error(f"{path}: incomplete or damaged ({error!r}); save it again, or read it with h5py") from error
+
+
+def _result(content: Mapping[str, Any], ours: Mapping[str, Any]) -> Result:
     places = ours["storages"]
 
     def storages(part: str, held: Mapping[str, Any]) -> dict[str, Storage]:
