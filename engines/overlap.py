@@ -11,7 +11,7 @@ from ptystream.reconstruction import Reconstruction
 from .backend import Backend
 from .constraints import clip, smoothed, support
 from .sight import Sight, Sums
-from .subpixel import adjoint
+from .subpixel import add_adjoint
 from .tiles import Tile
 
 
@@ -140,7 +140,7 @@ class Overlap:
         if self.sight.subpix == "linear":
             k.add_shifted(terms, pod.layer, -pod.remainder, num)
         else:
-            k.add_shifted(adjoint(terms, pod.remainder, "fourier", xp), pod.layer, xp.zeros_like(pod.remainder), num)
+            add_adjoint(terms, pod.layer, pod.remainder, num, xp)
 
     def _model(self, tile: Tile, number: int) -> Any:
         return self.sight.model(tile, number, self.on.xp.empty_like(tile.waves[number]))

@@ -9,7 +9,7 @@ import numpy as np
 from ptystream.reconstruction import Reconstruction, Storage
 
 from .backend import Backend
-from .subpixel import shift
+from .subpixel import shifted_layers
 from .tiles import Tile
 
 Sums = list[tuple[Any, Any]]
@@ -42,7 +42,7 @@ class Sight:
             views = self.on.xp.empty((len(tile), *self.shape), self.complex)
             self.on.kernels.shifted_views(data, held.layer, held.remainder, views)
         else:
-            views = shift(data[held.layer], held.remainder, self.subpix, self.on.xp)
+            views = shifted_layers(data, held.layer, held.remainder, self.on.xp)
         return views, tile.counting
 
     def window(self, tile: Tile, pod: int) -> tuple[Any, tuple[int, int], Any, Any]:

@@ -31,16 +31,37 @@ def adjoint(views: NDArray[Any], remainder: NDArray[Any], kind: str, xp: Any = n
     return shift(views, -remainder, kind, xp)
 
 
+def shifted_layers(layers: NDArray[Any], layer: NDArray[Any], remainder: NDArray[Any], xp: Any = np) -> NDArray[Any]:
+    """S_d ('fourier') of the layer (layer, y, x) that each frame sees: one transform per layer and one per frame."""
+    fft = _fft(xp)
+    return fft.ifft2(fft.fft2(layers)[layer] * _factor(layers, remainder, xp))  # type: ignore[no-any-return]
+
+
+def add_adjoint(terms: NDArray[Any], layer: NDArray[Any], remainder: NDArray[Any], out: NDArray[Any], xp: Any = np) -> None:
+    """out[layer] += S_d† ('fourier') of each frame's term: one transform per frame and one per layer."""
+    fft = _fft(xp)
+    spectra = fft.fft2(terms) * _factor(terms, -remainder, xp)
+    for number in xp.unique(layer).tolist():
+        out[number] += fft.ifft2(spectra[layer == number].sum(axis=0))
+
+
 def _ramp(views: NDArray[Any], remainder: NDArray[Any], xp: Any) -> NDArray[Any]:
     fft = _fft(xp)
-    y, x = (xp.asarray(_frequencies(length)) for length in views.shape[-2:])
-    turns = remainder[:, :1] * y[None]
-    along = remainder[:, 1:] * x[None]
-    factor = xp.exp(-2j * np.pi * turns)[:, :, None] * xp.exp(-2j * np.pi * along)[:, None, :]
-    result = fft.ifft2(fft.fft2(views) * factor)
+    result = fft.ifft2(fft.fft2(views) * _factor(views, remainder, xp))
     dtype = np.dtype(views.dtype)
     plain: NDArray[Any] = (result if np.issubdtype(dtype, np.complexfloating) else result.real).astype(dtype)
     return plain
+
+
+def _factor(views: NDArray[Any], remainder: NDArray[Any], xp: Any) -> NDArray[Any]:
+    """exp(-2πi (d·frequency)), (frame, y, x), in the precision of the views."""
+    kind = np.result_type(np.dtype(views.dtype), np.complex64)
+    turns = [
+        xp.exp(-2j * np.pi * remainder[:, axis : axis + 1] * xp.asarray(_frequencies(length))[None]).astype(kind)
+        for axis, length in enumerate(views.shape[-2:])
+    ]
+    factor: NDArray[Any] = turns[0][:, :, None] * turns[1][:, None, :]
+    return factor
 
 
 def _frequencies(length: int) -> NDArray[np.float64]:
