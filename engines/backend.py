@@ -13,7 +13,7 @@ from ptystream.engine import Context
 from ptystream.model.fft import Transform, transforms
 
 from .kernels import Kernels
-from .tiles import TILE_BYTES, Sweeper
+from .tiles import PARTIAL_SUMS, TILE_BYTES, Sweeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def cpu(context: Context) -> Backend:
         ndimage=ndimage,
         kernels=kernels,
         **_pair(transforms(context.fft)),
-        sweeper=Sweeper(context.threads, partial_sums=4),
+        sweeper=Sweeper(context.threads, partial_sums=PARTIAL_SUMS),
         tile_bytes=TILE_BYTES,
         put=np.asarray,
         get=np.asarray,

@@ -15,6 +15,8 @@ from ptystream.scan.block import FrameStore
 
 TILE_BYTES = 1 << 19
 """Waves of a tile on a CPU: with the transform's copy they share a core's cache."""
+PARTIAL_SUMS = 4
+"""Sums that tiles belong to on a CPU: as many threads find work in them."""
 
 T = TypeVar("T")
 
