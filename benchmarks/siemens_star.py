@@ -106,19 +106,14 @@ def compare(a: ptyr.Result, b: ptyr.Result, *, last: bool = False) -> tuple[floa
 
 
 def spokes(result: ptyr.Result) -> float:
-    """How far the phase of the spokes lies below that of the gaps, radians: the distance of the two peaks of the phases."""
+    """How far the phase of the spokes lies below that of the gaps, radians: the distance of the means of the two classes."""
     name = next(iter(result.object))
     image, weight = result.object[name].data[0], result.coverage[name]
-    flat = remove_ramp(image, fit_ramp(image, weight))
-    phase = np.angle(flat)[weight > 0.5 * weight.max()]
-    middle = float(np.median(phase))
-    for _ in range(50):  # two means
-        middle = (phase[phase < middle].mean() + phase[phase >= middle].mean()) / 2
-    peaks = []
-    for part in (phase[phase < middle], phase[phase >= middle]):
-        count, edge = np.histogram(part, 60)
-        peaks.append(edge[count.argmax()] + (edge[1] - edge[0]) / 2)
-    return float(peaks[1] - peaks[0])
+    phase = np.angle(remove_ramp(image, fit_ramp(image, weight)))[weight > 0.5 * weight.max()]
+    border = float(np.median(phase))
+    for _ in range(50):
+        border = float(phase[phase < border].mean() + phase[phase >= border].mean()) / 2
+    return float(phase[phase >= border].mean() - phase[phase < border].mean())
 
 
 def main(file: Path = DATA) -> None:
