@@ -86,27 +86,39 @@ class ProjectionEngine:
 
     def revise(self, rows: NDArray[np.int64], what: str) -> None:
         """See `ptystream.engine.Engine.revise`."""
+        if not len(rows):
+            return
         if what in ("frame", "mask"):
             self._masks.clear()
+        if what == "mask" and not self.on.resident:
+            return
+        low, high = int(rows.min()), int(rows.max())
         kept = []
-        for tile in self.tiles:
-            here = np.isin(tile.rows, rows)
-            if what == "withdrawn" and here.all():
-                continue
-            if here.any():
-                stay = tile.rows[~here] if what == "withdrawn" else tile.rows
-                fresh = self._tile(tile.scan, tile.number, stay)
-                if what == "withdrawn":
-                    fresh.waves[:] = tile.waves[:, self.on.put(np.flatnonzero(~here))]
-                elif what == "mask":
-                    fresh.waves = tile.waves
-                else:
-                    self._form([fresh])
-                    unchanged = self.on.put(np.flatnonzero(~here))
-                    fresh.waves[:, unchanged] = tile.waves[:, unchanged]
-                tile = fresh
-            kept.append(tile)
+        for tile in self.tiles:  # their rows grow, so most are passed over by a glance
+            near = tile.rows[0] <= high and tile.rows[-1] >= low
+            revised = self._revised(tile, np.isin(tile.rows, rows), what) if near else tile
+            if revised is not None:
+                kept.append(revised)
         self.tiles = kept
+
+    def _revised(self, tile: Tile, here: NDArray[np.bool_], what: str) -> Tile | None:
+        """The tile after a revision of the rows that are `here`; None where nothing is left of it."""
+        if not here.any():
+            return tile
+        others = self.on.put(np.flatnonzero(~here))
+        if what == "withdrawn":
+            if here.all():
+                return None
+            fresh = self._tile(tile.scan, tile.number, tile.rows[~here])
+            fresh.waves[:] = tile.waves[:, others]
+            return fresh
+        fresh = self._tile(tile.scan, tile.number, tile.rows)
+        if what == "mask":
+            fresh.waves = tile.waves
+        else:
+            self._form([fresh])
+            fresh.waves[:, others] = tile.waves[:, others]
+        return fresh
 
     def configure(self, parameters: Any) -> None:
         """See `ptystream.engine.Engine.configure`."""

@@ -39,7 +39,7 @@ def test_the_device_form_agrees_with_the_oracle(name: str, modes: tuple[int, int
 
 
 @pytest.mark.usefixtures("emulated")
-@pytest.mark.parametrize("what", ["extend", "position", "withdrawn", "frame", "rest", "centre", "average", "restart"])
+@pytest.mark.parametrize("what", ["extend", "position", "withdrawn", "frame", "mask", "rest", "centre", "average", "restart"])
 def test_whatever_the_loop_asks_for_gives_the_cpu_result(what: str) -> None:
     def run(where: str) -> Any:
         more = {"probe_center_tol": 0.5} if what == "centre" else {}
@@ -57,7 +57,10 @@ def test_whatever_the_loop_asks_for_gives_the_cpu_result(what: str) -> None:
             engine.reconstruction.pods.address[4, :, 4:] += 1
         elif what == "frame":
             engine.frames[0].slab(1)[1] = 7
-        if what in ("position", "withdrawn", "frame"):
+        elif what == "mask":
+            engine.frames[0].slab(1)[1] = 65535
+            engine.frames[0].mask[2:5] = 0
+        if what in ("position", "withdrawn", "frame", "mask"):
             engine.revise(np.array([4 if what == "position" else 5]), what)
         progress = engine.iterate(2, np.arange(4, 8) if what == "rest" else None)
         coverage = engine.snapshot(("coverage",)).objects["o"].data
