@@ -46,7 +46,7 @@ class Overlap:
             self._lit.append(den.copy())
             num += inertia * smoothed(self.on, storage.data, self.p.obj_smooth_std)
             den += inertia
-            storage.data = _quotient(xp, num, den, storage.data)
+            storage.data = _quotient(xp, num, den, storage.data, inertia)
             if self.p.clip_object is not None:
                 clip(xp, storage.data, *self.p.clip_object)
 
@@ -66,7 +66,7 @@ class Overlap:
             inertia = real(self.p.probe_inertia * views / len(storage.data))
             den += inertia
             num += (inertia if self.sight.subpix is None else den) * storage.data
-            storage.data = support(self.on, _quotient(xp, num, den, storage.data), self.p)
+            storage.data = support(self.on, _quotient(xp, num, den, storage.data, inertia), self.p)
             before = self._previous.get(name)
             step = storage.data if before is None else storage.data - before
             changes.append(xp.vdot(step, step).real / xp.maximum(xp.vdot(storage.data, storage.data).real, 1e-30))
@@ -155,7 +155,10 @@ def _total(parts: Sequence[Any], number: int) -> tuple[Any, Any]:
     return num, den
 
 
-def _quotient(xp: Any, num: Any, den: Any, old: Any) -> Any:
-    """num / den where anything was summed, elsewhere the old value."""
+def _quotient(xp: Any, num: Any, den: Any, old: Any, inertia: Any) -> Any:
+    """num / den where anything was summed, elsewhere the old value; `inertia` is in both sums already."""
+    if inertia > 0:
+        num /= den
+        return num
     lit = den > 0
     return xp.where(lit, num / xp.where(lit, den, den.dtype.type(1)), old)

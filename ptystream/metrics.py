@@ -21,6 +21,7 @@ METRICS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("ptystream_received_bytes_total", "counter", "Bytes that arrived.", ("channel",)),
     ("ptystream_rejected_total", "counter", "Input that was counted and dropped.", ("reason",)),
     ("ptystream_frames", "gauge", "Frames of the current run by their place in the ledger.", ("state",)),
+    ("ptystream_notes", "gauge", "What the current run counted that is no frame: samples, messages, pixels.", ("kind",)),
     ("ptystream_buffer_frames", "gauge", "Frames received and not yet used.", ()),
     ("ptystream_iteration_duration_seconds", "histogram", "One iteration.", ("engine",)),
     ("ptystream_iterations_total", "counter", "Iterations.", ("engine",)),
@@ -56,6 +57,7 @@ class Metrics:
         self._iterations = 0
         self._frame_told: int | None = None
         self._run = ""
+        self._counted: dict[str, set[str]] = {}
 
     def received(self, channel: str, size: int) -> None:
         """A message of `size` bytes arrived."""
@@ -74,8 +76,10 @@ class Metrics:
         """Bring everything about the current run up to date; called from the engine's thread."""
         if run.name != self._run:
             self._run, self._iterations, self._frame_told = run.name, 0, None
-        for state, count in ledger.items():
-            self._of["ptystream_frames"].labels(state).set(count)
+        for name, counts in (("ptystream_frames", ledger), ("ptystream_notes", run.notes())):
+            self._counted.setdefault(name, set()).update(counts)
+            for label in self._counted[name]:
+                self._of[name].labels(label).set(counts.get(label, 0))
         self._of["ptystream_buffer_frames"].set(max(0, ledger.get("received", 0) - ledger.get("used", 0)))
         for state in STATES:
             self._of["ptystream_run_state"].labels(state).set(state == run.state)

@@ -301,6 +301,14 @@ class Run:
                 total[key] = total.get(key, 0) + int(count)
         return total
 
+    def notes(self) -> dict[str, int]:
+        """What all scans counted that is no frame, as of `Ledger.notes`."""
+        total: dict[str, int] = {}
+        for scan in self.scans.values():
+            for key, count in scan.buffer.ledger.notes().items():
+                total[key] = total.get(key, 0) + int(count)
+        return total
+
     def ledger_map(self) -> NDArray[np.float32]:
         """[y, x, code] of every frame with a known position, lattice pixels. Shape (frame, 3)."""
         parts = []

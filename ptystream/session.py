@@ -16,7 +16,7 @@ from typing import Any
 
 from ptystream.decoder import Decoder
 from ptystream.engine import Context
-from ptystream.epochs import EpochError, EpochMap
+from ptystream.epochs import REMEMBERED, EpochError, EpochMap
 from ptystream.events import Event, Rejected, ScanEnded, ScanStarted
 from ptystream.ingest import Source, Tap
 from ptystream.loop import Loop, LoopSettings, Step
@@ -111,6 +111,8 @@ class Session:
         self._arrived = threading.Condition(self._lock)
         self._pending: list[_Pending] = []
         self._assigned: dict[tuple[str, str], PtyScan] = {}
+        self._over: dict[tuple[str, str], None] = {}
+        self._logged: set[str] = set()
         self._failure: BaseException | None = None
         self._stop_asked = threading.Event()
         self._last_event = time.monotonic()
@@ -167,12 +169,16 @@ class Session:
             return
         with self._lock:
             buffer = self._buffer(label, source, event, message.arrival_ns)
-        if buffer is None:
-            self.metrics.dropped("unknown_scan", 1)
+        if isinstance(buffer, str):
+            self.metrics.dropped(buffer, 1)
+            if buffer not in self._logged:
+                self._logged.add(buffer)
+                log.warning("%s: %s (logged once per reason): %r", channel, buffer, event.epoch)
             return
         buffer.feed(source, event, message.arrival_ns)
 
-    def _buffer(self, label: str, source: str, event: Any, now_ns: int) -> PtyScan | None:
+    def _buffer(self, label: str, source: str, event: Any, now_ns: int) -> PtyScan | str:
+        """The scan of an event, or why it has none. An end begins no run, and what comes late for a scan that is over neither."""
         entry = next(entry for entry in self.plan.scans if entry.label == label)
         metadata = event.metadata if isinstance(event, ScanStarted) else None
         entry.epochs.started(source, event.epoch, now_ns, metadata)
@@ -182,10 +188,15 @@ class Session:
             key = entry.epochs.key(source, event.epoch)
         except EpochError as error:
             log.warning("%s/%s: %s", label, source, error)
-            return None
+            return "unknown_scan"
         if key is None:
-            return None
+            return "unknown_scan"
         if (label, key) not in self._assigned:
+            if (label, key) in self._over and not isinstance(event, ScanStarted):
+                return "scan_over"
+            if isinstance(event, ScanEnded):
+                return "unknown_scan"
+            self._over.pop((label, key), None)
             pending = next((p for p in self._pending if label not in p.keys), None) or self._new_run()
             pending.keys[label] = key
             self._assigned[label, key] = pending.run.scans[label].buffer
@@ -263,6 +274,9 @@ class Session:
                 self.finished += 1
                 for label, key in pending.keys.items():
                     self._assigned.pop((label, key), None)
+                    self._over[label, key] = None
+                for forgotten in list(self._over)[:-REMEMBERED]:
+                    del self._over[forgotten]
             for scan in run.scans.values():
                 scan.buffer.release()
 

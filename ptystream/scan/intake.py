@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,8 @@ class Outcome:
     """None where the frame is in its slot, otherwise why not. Shape (frame,)."""
     negatives: int
     """Pixels that were below 0."""
+    details: dict[str, str] = field(default_factory=dict)
+    """Reason → what was wrong with the first frame that has it."""
 
 
 class Intake:
@@ -77,7 +79,6 @@ class Intake:
         self._pool = pool
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self._max_bytes = max_bytes if max_bytes is not None else memory // 2
-        self._logged: set[str] = set()
 
     @property
     def decided(self) -> bool:
@@ -102,6 +103,11 @@ class Intake:
         elif len(payload.shape) != 2 or not 0 < int(np.prod(payload.shape)) * payload.dtype.itemsize <= MAX_RAW_BYTES:
             return "wrong_shape"
         return None
+
+    def describe(self, payload: Payload) -> str:
+        """What came and what the scan's frames are, for the log."""
+        wanted = {key: self.decisions[key] for key in ("raw_shape", "raw_dtype") if key in self.decisions}
+        return f"{payload.shape} {payload.dtype} came, the scan's are {wanted or 'of two axes, numbers'}"
 
     def slots(self, count: int, max_frames: int) -> NDArray[np.int64]:
         """Reserve up to `count` slots; fewer where memory or `max_frames` end."""
@@ -182,15 +188,18 @@ class Intake:
                 if preparation is None or slabs is None:
                     raise PrepareError("undecided", self.failure or "the scan was released")
                 if (why := self.refuse(payload)) is not None:
-                    raise PrepareError(why, f"frame of {payload.shape} {payload.dtype}, the scan's are of {self.decisions}")
+                    raise PrepareError(why, self.describe(payload))
                 outcome.negatives += preparation.into(decode(payload), slabs.row(slot))
             except PrepareError as error:
-                reason = self._say(error.reason, error)
+                reason = error.reason
+                outcome.details.setdefault(reason, str(error))
             except CodecError as error:
-                reason = self._say("undecodable", error)
+                reason = "undecodable"
+                outcome.details.setdefault(reason, str(error))
             except Exception as error:  # a frame must not end the scan
-                log.exception("%s: a frame could not be prepared", self.label)
-                reason = self._say("failed", error)
+                reason = "failed"
+                outcome.details.setdefault(reason, repr(error))
+                log.debug("%s: a frame could not be prepared", self.label, exc_info=True)
             outcome.reasons.append(reason)
         return outcome
 
@@ -204,12 +213,6 @@ class Intake:
         self._held.clear()
         self.slabs = self._preparation = None
         self.failure = "the scan was released"
-
-    def _say(self, reason: str, error: Exception) -> str:
-        if reason not in self._logged:
-            self._logged.add(reason)
-            log.warning("%s: %s (logged once per reason): %s", self.label, reason, error)
-        return reason
 
 
 def _decoded(payload: Payload) -> NDArray[Any] | None:

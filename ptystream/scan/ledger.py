@@ -8,6 +8,7 @@ frames, indices out of range) are counted alone; a record may be excluded later,
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.publish.snapshot import LEDGER_CODES
+
+log = logging.getLogger(__name__)
 
 PREPARED, POSITION, DOSE, QUEUED, USED = (np.uint8(1 << bit) for bit in range(5))
 """Flags of a record: the frame lies in its slot; its position is known; its dose; it waits for `take`; it was handed
@@ -36,7 +39,10 @@ _COLUMNS: dict[str, tuple[Any, tuple[int, ...], Any]] = {
 
 
 class Ledger:
-    """Records in growing arrays. Not thread-safe: `PtyScan` holds its lock around every call."""
+    """Records in growing arrays. Not thread-safe: `PtyScan` holds its lock around every call.
+
+    Whatever is counted under a reason for the first time is named in the log, once.
+    """
 
     index: NDArray[np.int64]
     """The source's number of the frame. Shape (record,), as all; the arrays are longer than `length`."""
@@ -52,7 +58,8 @@ class Ledger:
     reason: NDArray[np.uint8]
     """0: none; otherwise see `reasons`."""
 
-    def __init__(self) -> None:
+    def __init__(self, label: str = "") -> None:
+        self.label = label
         self.length = 0
         self.expected = 0
         """Frames that are to come as far as is known; 0: not known."""
@@ -62,6 +69,7 @@ class Ledger:
         self._excluded: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._notes: Counter[str] = Counter()
+        self._said: set[str] = set()
         self._of_index: dict[int, int] = {}
         for name, (dtype, tail, _) in _COLUMNS.items():
             setattr(self, name, np.zeros((0, *tail), dtype))
@@ -102,17 +110,25 @@ class Ledger:
 
     # ------------------------------------------------------------------ counters
 
-    def drop(self, reason: str, count: int = 1) -> None:
-        """Count arrivals that are not kept."""
+    def drop(self, reason: str, count: int = 1, detail: object = "") -> None:
+        """Count arrivals that are not kept. `detail`, for the log: what was expected and what came."""
         if count:
-            self._dropped[self._known(reason)] += count
+            reason = self._known(reason)
+            self._dropped[reason] += count
+            self._say(reason, detail)
 
-    def note(self, name: str, count: int = 1) -> None:
+    def note(self, name: str, count: int = 1, detail: object = "") -> None:
         """Count something that is not a frame: messages, samples, pixels."""
         if count:
             if name not in self._notes and len(self._notes) >= MAX_REASONS:
                 name = "other"
             self._notes[name] += count
+            self._say(name, detail)
+
+    def _say(self, reason: str, detail: object) -> None:
+        if reason not in self._said:
+            self._said.add(reason)
+            log.warning("%s: %s (logged once per reason): %s", self.label, reason, detail)
 
     def exclude(self, records: NDArray[np.int64], reason: str) -> NDArray[np.int64]:
         """Exclude those of `records` that have a frame and no reason yet; returns them. Handed-out ones are taken
@@ -122,6 +138,8 @@ class Ledger:
             self._excluded[self._known(reason)] += len(chosen)
             self.reason[chosen] = self.reasons.index(self._known(reason))
             self.used -= int(np.count_nonzero(self.flags[chosen] & USED))
+            first = chosen[0]
+            self._say(reason, f"frame {self.index[first]} at {self.position[first].tolist()}")
         return chosen
 
     def include(self, records: NDArray[np.int64]) -> None:

@@ -59,7 +59,7 @@ class PtyScan:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.label, self.parameters = label, parameters
-        self.ledger = Ledger()
+        self.ledger = Ledger(label)
         """Its `counts`, `reason_counts` and `notes` may be read at any time; `PtyScan.map` copies its map."""
         self.ended: str | None = None
         """Why the scan is over; None while it goes on. What was fed before may still be on its way to `take`."""
@@ -100,7 +100,7 @@ class PtyScan:
         """Take one event of 'data', 'positions' or 'also.0'. Bad data are counted by reason and never raise."""
         if isinstance(event, Frames) and source != "data":
             with self._condition:
-                self.ledger.note("frames_not_configured", len(event.payloads))
+                self.ledger.note("frames_not_configured", len(event.payloads), f"{source} sends frames")
             return
         if isinstance(event, Frames):
             for job in self._frames(event, arrival_ns):
@@ -112,7 +112,7 @@ class PtyScan:
             if isinstance(event, Samples):
                 self._samples(source, event)
             elif isinstance(event, Rejected):
-                self.ledger.note(f"rejected_{event.reason}", event.count)
+                self.ledger.note(f"rejected_{event.reason}", event.count, event.detail)
             elif isinstance(event, ScanStarted):
                 number = event.metadata.get("num_frames")
                 if source == "data" and isinstance(number, int) and 0 < number < MAX_INDEX and not self._num_frames:
@@ -250,15 +250,15 @@ class PtyScan:
             times = event.timestamps_ns
             wrong = indices.dtype.kind not in "iu" or indices.shape != (len(event.payloads),)
             if wrong or (times is not None and np.shape(times) != indices.shape):
-                ledger.drop("malformed", len(event.payloads))
+                ledger.drop("malformed", len(event.payloads), "one whole index and one time stamp per frame are needed")
                 return []
             if self.ended is not None:
-                ledger.drop("late", len(indices))
+                ledger.drop("late", len(indices), f"frame {indices[0]} came when the scan was over" if len(indices) else "")
                 return []
             kept, payloads, found = self._identify(indices, event.payloads)
             slots = self._intake.slots(len(found), self._max_frames)
             if len(slots) < len(found):
-                ledger.drop("memory_limit", len(found) - len(slots))
+                ledger.drop("memory_limit", len(found) - len(slots), "crop or rebin more, or allow more memory")
                 kept, payloads, found = kept[: len(slots)], payloads[: len(slots)], found[: len(slots)]
             if not found:
                 return self._check_end()
@@ -293,15 +293,15 @@ class PtyScan:
         records: dict[int, None] = {}
         for k, (index, payload) in enumerate(zip(indices.tolist(), payloads, strict=True)):
             if not 0 <= index < limit:
-                ledger.drop("beyond_num_frames" if limit <= index < MAX_INDEX else "bad_index")
+                ledger.drop("beyond_num_frames" if limit <= index < MAX_INDEX else "bad_index", detail=f"frame {index}")
             elif not isinstance(payload, Payload):
-                ledger.drop("file_reference")
+                ledger.drop("file_reference", detail=payload.file)
             elif (reason := self._intake.refuse(payload)) is not None:
-                ledger.drop(reason)
+                ledger.drop(reason, detail=self._intake.describe(payload))
             elif (record := ledger.record(index, room)) is None:
-                ledger.drop("too_many")
+                ledger.drop("too_many", detail=f"frame {index}; {room} records are kept")
             elif record in records or ledger.slot[record] >= 0:
-                ledger.drop("duplicate")
+                ledger.drop("duplicate", detail=f"frame {index} came again")
                 if record not in records and not ledger.flags[record] & PREPARED and len(self._spares) < SPARES:
                     self._spares[record] = payload
             else:
@@ -337,11 +337,11 @@ class PtyScan:
             if self._released:
                 return
             ledger, job = self.ledger, outcome.job
-            ledger.note("negative_pixels", outcome.negatives)
+            ledger.note("negative_pixels", outcome.negatives, "set to 0")
             records = job.records
             for record, slot, reason in zip(records.tolist(), job.slots.tolist(), outcome.reasons, strict=True):
                 if reason is not None:
-                    self._withdraw_slot(record, slot, reason)
+                    self._withdraw_slot(record, slot, reason, outcome.details.get(reason, ""))
             failed = any(outcome.reasons)
             if failed:
                 records = records[[reason is None for reason in outcome.reasons]]
@@ -373,14 +373,14 @@ class PtyScan:
             jobs += self._intake.add(rows, slots, [payload], self.ledger.expected or None)
         return jobs
 
-    def _withdraw_slot(self, record: int, slot: int, reason: str) -> None:
+    def _withdraw_slot(self, record: int, slot: int, reason: str, detail: str) -> None:
         """A frame could not be decoded or prepared; the same frame may come again."""
         ledger, row = self.ledger, np.asarray([record])
         ledger.paired -= int(self._is_paired(row)[0])
         ledger.include(row)
         ledger.slot[record] = -1
         ledger.distinct -= 1
-        ledger.drop(reason)
+        ledger.drop(reason, detail=f"frame {ledger.index[record]}: {detail}")
         del self._record_of_slot[slot]
         self._intake.free(slot)
 
@@ -412,21 +412,19 @@ class PtyScan:
 
     def _samples(self, source: str, event: Samples) -> None:
         if source not in self._joins:
-            self.ledger.note("samples_not_configured")
+            self.ledger.note("samples_not_configured", detail=f"{source} sends samples of {sorted(event.channels)}")
             return
         if self.ended is not None:
-            self.ledger.note("samples_late", 1)
+            self.ledger.note("samples_late", detail=f"sample {event.first} of {source} came when the scan was over")
             return
         try:
             readings = self._joins[source].add(event)
         except (SamplesError, ValueError, TypeError, OverflowError) as error:
             reason = str(error).partition(":")[0] if isinstance(error, SamplesError) else "malformed"
-            if f"samples_{reason}" not in self.ledger.notes():
-                log.warning("%s: %s (logged once per reason): %s", self.label, source, error)
-            self.ledger.note(f"samples_{reason}")
+            self.ledger.note(f"samples_{reason}", detail=f"{source}: {error}")
             return
-        self.ledger.note("samples_repeated", readings.repeated)
-        self.ledger.note("samples_changed", readings.changed)
+        self.ledger.note("samples_repeated", readings.repeated, source)
+        self.ledger.note("samples_changed", readings.changed, source)
         self._read(self._joins[source], readings)
 
     def _read(self, source: Join, readings: Readings) -> None:
@@ -434,7 +432,7 @@ class PtyScan:
         records = self.ledger.records(readings.indices, self._room())
         known = records >= 0
         if not known.all():
-            self.ledger.note("samples_too_many", int(np.count_nonzero(~known)))
+            self.ledger.note("samples_too_many", int(np.count_nonzero(~known)), f"{self._room()} records are kept")
         records, values = records[known], readings.values[known]
         if source.positions and not self._theory:
             self._set_positions(records, values[:, :2], readings.spread[known])
@@ -454,7 +452,8 @@ class PtyScan:
         if known.any():
             worse = known & self._judge.refuses_correction(ledger.position[records], values)
             if worse.any():
-                ledger.note("corrections_refused", int(np.count_nonzero(worse)))
+                old, new = (v[worse][0].tolist() for v in (ledger.position[records], values))
+                ledger.note("corrections_refused", int(np.count_nonzero(worse)), f"from {old} to {new}")
                 records, values, spread = records[~worse], values[~worse], spread[~worse]
         before = self._is_paired(records)
         used = (ledger.flags[records] & USED) != 0
