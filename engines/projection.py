@@ -56,9 +56,9 @@ class ProjectionEngine:
         self.reconstruction, self.frames, self.context = reconstruction, dict(frames), context
         self.complex = np.dtype(np.complex64 if context.precision == "single" else np.complex128)
         self.real = np.dtype(np.float32 if context.precision == "single" else np.float64)
-        for storage in (*reconstruction.probes.values(), *reconstruction.objects.values()):
-            storage.data = self.on.put(np.ascontiguousarray(storage.data, self.complex))
-        self._first_probes = {name: storage.data.copy() for name, storage in reconstruction.probes.items()}
+        self._first_probes: dict[str, Any] = {}
+        self._adopted: set[str] = set()
+        self._adopt()
         self.shape = next(iter(reconstruction.probes.values())).shape
         self.curiter = int((state or {}).get("iteration", 0))
         self.sight = Sight(self.on, reconstruction, self.shape, self.complex)
@@ -71,6 +71,7 @@ class ProjectionEngine:
 
     def extend(self, rows: NDArray[np.int64]) -> None:
         """See `ptystream.engine.Engine.extend`. New frames first fill the last tile up."""
+        self._adopt()
         if not len(rows):
             return
         table, last = self.reconstruction.pods, None
@@ -312,6 +313,16 @@ class ProjectionEngine:
             counts = self.on.get(tile.counts[tile.row]).astype(np.float64)
             totals.append(np.where((counts < store.limit) & (store.mask != 0), counts, 0).sum(axis=(1, 2)))
         return np.concatenate(totals) if totals else np.zeros(1)
+
+    def _adopt(self) -> None:
+        """Take storages over that are new: all at the start, those of a further scan when it comes."""
+        for name, storage in self._storages():
+            if name not in self._adopted:
+                self._adopted.add(name)
+                storage.data = self.on.put(np.ascontiguousarray(storage.data, self.complex))
+        for name, storage in self.reconstruction.probes.items():
+            if name not in self._first_probes:
+                self._first_probes[name] = storage.data.copy()
 
     def _storages(self) -> list[tuple[str, Storage]]:
         r = self.reconstruction

@@ -79,6 +79,10 @@ class Plan:
     """In one line for the user, where the engines run."""
 
 
+class _NoScan(Exception):
+    """An event belongs to no scan: (reason, detail)."""
+
+
 @dataclass(slots=True)
 class _Pending:
     """A run whose scans are arriving."""
@@ -167,18 +171,20 @@ class Session:
         if isinstance(event, Rejected):
             self.metrics.dropped(event.reason, event.count)
             return
-        with self._lock:
-            buffer = self._buffer(label, source, event, message.arrival_ns)
-        if isinstance(buffer, str):
-            self.metrics.dropped(buffer, 1)
-            if buffer not in self._logged:
-                self._logged.add(buffer)
-                log.warning("%s: %s (logged once per reason): %r", channel, buffer, event.epoch)
+        try:
+            with self._lock:
+                buffer = self._buffer(label, source, event, message.arrival_ns)
+        except _NoScan as error:
+            reason, detail = error.args
+            self.metrics.dropped(reason, 1)
+            if reason not in self._logged:
+                self._logged.add(reason)
+                log.warning("%s: %s (logged once per reason): %s", channel, reason, detail)
             return
         buffer.feed(source, event, message.arrival_ns)
 
-    def _buffer(self, label: str, source: str, event: Any, now_ns: int) -> PtyScan | str:
-        """The scan of an event, or why it has none. An end begins no run, and what comes late for a scan that is over neither."""
+    def _buffer(self, label: str, source: str, event: Any, now_ns: int) -> PtyScan:
+        """The scan of an event. An end begins no run, and what comes late for a scan that is over does not either."""
         entry = next(entry for entry in self.plan.scans if entry.label == label)
         metadata = event.metadata if isinstance(event, ScanStarted) else None
         entry.epochs.started(source, event.epoch, now_ns, metadata)
@@ -187,15 +193,14 @@ class Session:
         try:
             key = entry.epochs.key(source, event.epoch)
         except EpochError as error:
-            log.warning("%s/%s: %s", label, source, error)
-            return "unknown_scan"
+            raise _NoScan("unknown_scan", str(error)) from error
         if key is None:
-            return "unknown_scan"
+            raise _NoScan("unknown_scan", f"acquisition {event.epoch!r} belongs to no scan yet")
         if (label, key) not in self._assigned:
             if (label, key) in self._over and not isinstance(event, ScanStarted):
-                return "scan_over"
+                raise _NoScan("scan_over", f"more of acquisition {event.epoch!r} after its scan was saved")
             if isinstance(event, ScanEnded):
-                return "unknown_scan"
+                raise _NoScan("unknown_scan", f"the end of acquisition {event.epoch!r}, which nothing came from")
             self._over.pop((label, key), None)
             pending = next((p for p in self._pending if label not in p.keys), None) or self._new_run()
             pending.keys[label] = key

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import hostile
@@ -12,6 +14,7 @@ import pytest
 from problems import BEAM, GEOMETRY, PATTERNS, PLACES
 
 from ptystream.detectors.zmq.protocol import NativeDecoder, frames_parts, header, samples_parts
+from ptystream.events import Rejected
 from ptystream.metrics import Metrics
 from ptystream.params.load import load
 from ptystream.plan import make_plan
@@ -23,16 +26,30 @@ from ptystream.transport import Message, TransportClosed
 class Memory:
     """A transport that gives out a list of messages."""
 
-    def __init__(self, channel: str, messages: list[list[bytes]], failure: Exception | None = None) -> None:
+    def __init__(
+        self,
+        channel: str,
+        messages: list[list[bytes]],
+        failure: Exception | None = None,
+        *,
+        last_after: Memory | None = None,
+    ) -> None:
+        """With `last_after` the last message is given when that one's are all delivered."""
         self.channel, self._messages, self._failure = channel, iter(messages), failure
         self.acknowledged = 0
+        self._left, self._last_after = len(messages), last_after
+        self.given = threading.Event()
 
     def open(self) -> None:
         pass
 
     def receive(self, timeout_s: float) -> Message | None:
+        if self._left == 1 and self._last_after is not None:
+            assert self._last_after.given.wait(30)
+        self._left -= 1
         parts = next(self._messages, None)
         if parts is None:
+            self.given.set()
             if self._failure is not None:
                 raise self._failure
             raise TransportClosed("no more")
@@ -72,7 +89,20 @@ def session(folder: Path, frames: Memory, places: Memory, metrics: Metrics, **ro
     return Session(make_plan(load(given), transports={"s/data": frames, "s/positions": places}), metrics=metrics)
 
 
-def test_hostile_messages_are_counted_and_change_nothing(tmp_path: Path) -> None:
+def said(caplog: pytest.LogCaptureFixture) -> Counter[tuple[str, str]]:
+    """How often each (channel or scan, reason) was named."""
+    lines = [re.match(r"(\S+): (\S+) \(logged once per reason\): .", record.getMessage()) for record in caplog.records]
+    return Counter((line[1], line[2]) for line in lines if line)
+
+
+def gauges(metrics: Metrics, name: str) -> dict[str, float]:
+    """Label → value of a metric with one label, without zeros and times of creation."""
+    family = next(m for m in metrics.registry.collect() if m.name == name)
+    samples = [s for s in family.samples if not s.name.endswith("_created")]
+    return {next(iter(s.labels.values())): s.value for s in samples if s.value}
+
+
+def test_hostile_messages_are_counted_and_change_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     frames, places = messages()
     plain, dirty = tmp_path / "plain", tmp_path / "dirty"
     (path,) = session(plain, Memory("s/data", frames), Memory("s/positions", places), Metrics()).run()
@@ -88,14 +118,27 @@ def test_hostile_messages_are_counted_and_change_nothing(tmp_path: Path) -> None
                 order.append(mixed[int(random.integers(len(mixed)))])
         return [*order, good[-1]]
 
-    metrics = Metrics()
-    (path,) = session(dirty, Memory("s/data", damaged(frames)), Memory("s/positions", damaged(places)), metrics).run()
+    metrics, feeds = Metrics(), [damaged(frames), damaged(places)]
+    with caplog.at_level("WARNING", logger="ptystream"):
+        (path,) = session(dirty, Memory("s/data", feeds[0]), Memory("s/positions", feeds[1]), metrics).run()
     result = ptyr.read(path)
     assert result.ledger["used"] == BEAM.frames
     for name, storage in wanted.object.items():
         np.testing.assert_array_equal(result.object[name].data, storage.data)
-    rejected = next(m for m in metrics.registry.collect() if m.name == "ptystream_rejected")
-    assert sum(s.value for s in rejected.samples if s.name.endswith("_total")) > 20
+    for name, storage in wanted.probe.items():
+        np.testing.assert_array_equal(result.probe[name].data, storage.data)
+    told: Counter[str] = Counter()
+    for feed in feeds:
+        decoder, reasons = NativeDecoder(), set()
+        for parts in feed:
+            for event in decoder.feed(Message(0, "x", tuple(parts))):
+                if isinstance(event, Rejected):
+                    told[event.reason] += event.count
+                    reasons.add(event.reason)
+        assert len(reasons) > 4
+        channel = ("s/data", "s/positions")[feed is feeds[1]]
+        assert {reason: count for (who, reason), count in said(caplog).items() if who == channel} == dict.fromkeys(reasons, 1)
+    assert gauges(metrics, "ptystream_rejected") == told
 
 
 @pytest.mark.parametrize("when", ["before the good ones", "after them", "among them"])
@@ -113,22 +156,61 @@ def test_sound_messages_that_say_something_absurd_change_nothing_either(
 
     metrics = Metrics()
     with caplog.at_level("WARNING", logger="ptystream"):
-        data, places = Memory("s/data", mixed(frames)), Memory("s/positions", mixed(places))
-        running = session(tmp_path / "absurd", data, places, metrics)
+        positions = Memory("s/positions", mixed(places))
+        data = Memory("s/data", mixed(frames), last_after=positions)
+        running = session(tmp_path / "absurd", data, positions, metrics)
         (path,) = running.run()
     result = ptyr.read(path)
     assert result.ledger["used"] == BEAM.frames
-    order, before = (np.lexsort(r.positions_m.T) for r in (result, wanted))
-    np.testing.assert_array_equal(result.positions_m[order], wanted.positions_m[before])
-    np.testing.assert_allclose(result.object["SsG00"].data, wanted.object["SsG00"].data, rtol=0.02, atol=0.02 * 40)
+    # Slots are given in the order of arrival, and an absurd frame may have taken the slot of a sound one: the same frames in
+    # that order, without the absurd ones, must give the same bits.
+    order = [int(np.flatnonzero((wanted.positions_m == place).all(axis=1))[0]) for place in result.positions_m]
+    assert sorted(order) == list(range(BEAM.frames))
+    same = [frames[0], *(frames[1 + k] for k in order), frames[-1]]
+    (path,) = session(tmp_path / "same", Memory("s/data", same), Memory("s/positions", places), Metrics()).run()
+    again = ptyr.read(path)
+    np.testing.assert_array_equal(result.object["SsG00"].data, again.object["SsG00"].data)
+    np.testing.assert_array_equal(result.probe["SsG00"].data, again.probe["SsG00"].data)
+    np.testing.assert_allclose(result.misfit[-1, :2], wanted.misfit[-1, :2], rtol=1e-4)
     assert running.current is not None
-    notes = running.current.scans["s"].buffer.ledger.notes()
+    ledger = running.current.scans["s"].buffer.ledger
+    notes = ledger.notes()
     assert notes["frames_not_configured"] == 14
     assert notes["samples_not_configured"] == 10
     assert result.ledger["wrong_shape"] + result.ledger.get("duplicate", 0) == 14
-    said = [record.getMessage() for record in caplog.records]
-    assert len([text for text in said if "wrong_shape" in text]) <= 1
-    assert len([text for text in said if "channel_missing" in text]) <= 1
+    named = {reason: count for (who, reason), count in said(caplog).items() if who == "s"}
+    assert set(named.values()) == {1}
+    assert ledger.reason_counts().keys() | notes.keys() <= named.keys()
+    assert gauges(metrics, "ptystream_notes") == notes
+    assert gauges(metrics, "ptystream_frames") == {state: count for state, count in ledger.counts().items() if count}
+    assert gauges(metrics, "ptystream_rejected") == {"unknown_scan": 4}
+    assert said(caplog)["s/data", "unknown_scan"] + said(caplog)["s/positions", "unknown_scan"] == 1
+
+
+@pytest.mark.parametrize("stray", ["an end that nobody began", "everything strange once more"])
+def test_what_comes_between_two_scans_begins_no_run_and_costs_none(tmp_path: Path, stray: str) -> None:
+    both = [messages("a"), messages("b")]
+    absurd = [[bytes(p) for p in parts] for _, parts in hostile.strange("a")]
+    between = absurd[-1:] if stray.startswith("an end") else absurd
+
+    class Between(Memory):
+        """What comes after the first scan comes when that has been saved."""
+
+        def receive(self, timeout_s: float) -> Message | None:
+            if self._left == len(between) + len(both[1][0]):
+                deadline = time.monotonic() + 30
+                while running.finished == 0:
+                    assert time.monotonic() < deadline
+                    threading.Event().wait(0.01)
+            return super().receive(timeout_s)
+
+    frames, places = ([*both[0][k], *between, *both[1][k]] for k in (0, 1))
+    metrics = Metrics()
+    running = session(tmp_path, Between("s/data", frames), Between("s/positions", places), metrics, live={"runs": 2})
+    first, second = (ptyr.read(path) for path in running.run())
+    np.testing.assert_array_equal(first.object["SsG00"].data, second.object["SsG00"].data)
+    late = 2 * (len(between) - 1)
+    assert gauges(metrics, "ptystream_rejected") == {"unknown_scan": 2} | ({"scan_over": late} if late else {})
 
 
 def test_a_source_that_dies_ends_the_session_with_its_error_after_saving(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class GpuKernels:
         self._function, self._threads = function, threads
 
     def _run(self, name: str, real: Any, blocks: tuple[int, ...], *arguments: Any, count: str = "uint16") -> None:
-        if any(np.ndim(a) and not a.flags.c_contiguous for a in arguments):
+        if any(getattr(a, "ndim", 0) and not a.flags.c_contiguous for a in arguments):
             raise ValueError(f"{name}: a raw kernel does not see strides: give contiguous arrays")
         if all(blocks):
             self._function(name, np.dtype(real).name, count)(blocks, (self._threads,), arguments)
