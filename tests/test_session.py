@@ -162,12 +162,12 @@ def test_sound_messages_that_say_something_absurd_change_nothing_either(
         (path,) = running.run()
     result = ptyr.read(path)
     assert result.ledger["used"] == BEAM.frames
-    # Slots are given in the order of arrival, and an absurd frame may have taken the slot of a sound one: the same frames in
-    # that order, without the absurd ones, must give the same bits.
+    # An absurd message may have changed the order in which frames were ready: the same frames and positions in that order,
+    # without the absurd ones, must give the same bits.
     order = [int(np.flatnonzero((wanted.positions_m == place).all(axis=1))[0]) for place in result.positions_m]
     assert sorted(order) == list(range(BEAM.frames))
-    same = [frames[0], *(frames[1 + k] for k in order), frames[-1]]
-    (path,) = session(tmp_path / "same", Memory("s/data", same), Memory("s/positions", places), Metrics()).run()
+    same = [[good[0], *(good[1 + k] for k in order), good[-1]] for good in (frames, places)]
+    (path,) = session(tmp_path / "same", Memory("s/data", same[0]), Memory("s/positions", same[1]), Metrics()).run()
     again = ptyr.read(path)
     np.testing.assert_array_equal(result.object["SsG00"].data, again.object["SsG00"].data)
     np.testing.assert_array_equal(result.probe["SsG00"].data, again.probe["SsG00"].data)

@@ -155,7 +155,7 @@ class PtyScan:
         for job in jobs:
             self._start(job)
         with self._condition:
-            ready = self._usable()
+            ready, held = self._usable()
             final = self.ended is not None and self.ledger.waiting == len(ready)
             if len(ready) == 0:
                 return EOS if final else WAIT
@@ -163,7 +163,7 @@ class PtyScan:
                 return WAIT
             if not self._decide_dose(ready, final):
                 return WAIT
-            self._ready = [ready[limit:]]
+            self._ready = [ready[limit:], held]
             return self._hand_out(ready[:limit])
 
     def take_exactly(self, indices: NDArray[np.int64], timeout_s: float) -> Block:
@@ -190,6 +190,8 @@ class PtyScan:
         """What changed about frames already handed out, since the last call."""
         with self._condition:
             revisions, self._revisions = self._revisions, []
+            if self._ready and any(revision.what == "withdrawn" for revision in revisions):
+                self._changed()
             return revisions
 
     def changed(self, seen: int, timeout_s: float) -> int:
@@ -514,8 +516,10 @@ class PtyScan:
             self._ready.append(new)
             self._changed()
 
-    def _usable(self) -> NDArray[np.int64]:
-        """Records that can be handed out, by slot; those excluded since they were queued lose their place."""
+    def _usable(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Records that can be handed out, by slot, and those that have to wait until `revisions` has told that they were
+        withdrawn: whoever holds them would take the revision for one of the new block. Those excluded since they were
+        queued lose their place."""
         ready = np.concatenate(self._ready) if self._ready else NONE
         usable = self._is_usable(ready)
         if not usable.all():
@@ -523,7 +527,11 @@ class PtyScan:
             ready = ready[usable]
         ready = ready[np.argsort(self.ledger.slot[ready], kind="stable")]
         self._ready = [ready]
-        return ready
+        untold = [revision.slot for revision in self._revisions if revision.what == "withdrawn"]
+        if not untold:
+            return ready, NONE
+        held = np.isin(self.ledger.slot[ready], untold)
+        return ready[~held], ready[held]
 
     def _decide_dose(self, ready: NDArray[np.int64], final: bool) -> bool:
         """Whether the dose's median is known (or not needed); taken once, from the first frames that can be used."""

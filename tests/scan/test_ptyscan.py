@@ -279,6 +279,31 @@ def test_a_frame_withdrawn_for_its_position_comes_back_with_a_believable_one() -
     assert closes(scan)
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_frame_comes_back_only_after_its_withdrawal_was_told(ended: bool) -> None:
+    scan = buffer()
+    scan.feed("data", frames(*range(40)), 1)
+    scan.feed("positions", at(*range(3), y=np.full(3, 1e3)), 1)  # nothing speaks against it yet
+    assert taken(scan) == [0, 1, 2]
+    scan.feed("positions", at(*range(3, 40)), 1)
+    scan.feed("positions", at(*range(2)), 1)
+    if ended:
+        finish(scan)
+    assert taken(scan) == list(range(3, 40))
+    assert scan.take(1000) is WAIT
+    seen = scan.changed(-1, 0.0)
+    told = [scan.index_of(r.slot) for r in scan.revisions() if r.what == "withdrawn"]
+    assert told == [0, 1, 2]
+    assert scan.changed(seen, 0.0) != seen
+    block = scan.take(1)
+    assert isinstance(block, Block)
+    np.testing.assert_array_equal(block.positions_m, [[0, 0]])
+    assert taken(scan) == [1]
+    assert scan.take(1000) is (EOS if ended else WAIT)
+    assert scan.ledger.reason_counts() == {"position_refused": 1}
+    assert closes(scan)
+
+
 @pytest.mark.parametrize(("known", "nonsense"), [(2, np.nan), (2, -np.inf), (40, np.nan), (40, 1e3)])
 def test_a_correction_to_nonsense_is_refused_and_the_position_stays(known: int, nonsense: float) -> None:
     scan = buffer()
