@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from scipy.special import erf
 
 from ptystream.model.geometry import Geometry
 from ptystream.params.base import Branch, parameter
-from ptystream.scan.parameters import load_array
+from ptystream.scan.parameters import ArrayParameter, load_array
 
 FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
 """Full width at half maximum of a Gaussian of unit standard deviation."""
@@ -86,7 +86,7 @@ class IlluminationParameters(Branch):
     diversity: DiversityParameters | None = DiversityParameters()
     """Probe mode(s) diversity parameters; None: all modes start alike, with equal power."""
 
-    model: np.ndarray | list[Any] | str | None = parameter(None)
+    model: ArrayParameter = parameter(None)
     """Type of illumination model
 
     None: a flat wave before the aperture. An array (y, x) or (mode, y, x), a nested list, or a file 'name.npy', 'name.npz:array'

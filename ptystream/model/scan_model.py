@@ -17,7 +17,7 @@ from ptystream.model.illumination import ApertureParameters, IlluminationParamet
 from ptystream.params.base import Branch, parameter
 from ptystream.reconstruction import Reconstruction, Storage
 from ptystream.scan.block import Block, FrameStore
-from ptystream.scan.parameters import load_array
+from ptystream.scan.parameters import ArrayParameter, load_array
 
 MAX_CANVAS_PIXELS = 1 << 28
 """An object that would become larger (2 GiB as complex64) is not grown; the frame that asks for it is refused."""
@@ -52,7 +52,7 @@ class SampleParameters(Branch):
 class FullSampleParameters(SampleParameters):
     """Initial object modelization."""
 
-    model: np.ndarray | list[Any] | str | None = parameter(None)
+    model: ArrayParameter = parameter(None)
     """Type of initial object model
 
     None: `fill` everywhere. An array (y, x) or (mode, y, x), nested list, or file 'name.npy', 'name.npz:array' or

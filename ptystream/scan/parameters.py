@@ -4,16 +4,66 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ptystream.params.base import Branch, parameter
 
 MAX_ARRAY_BYTES = 1 << 30
 """An array that a configuration names and that is larger is refused."""
+
+
+def load_array(value: Any, name: str = "") -> NDArray[Any] | None:
+    """The array that a parameter means: itself, a nested list, 'file.npy', 'file.npz:array' or 'file.h5:/dataset'.
+
+    Raises `ValueError` with `name`, the value and what is wrong; `MAX_ARRAY_BYTES` bounds what is read.
+    """
+    if value is None:
+        return None
+    try:
+        array = _read_array(value) if isinstance(value, str) else np.asarray(value)
+        if array.dtype.kind not in "biufc":
+            raise ValueError(f"it holds {array.dtype}, not numbers")
+    except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
+        said = f"is no array ({error}): give a nested list of numbers, or a .npy, .npz:array or .h5:/dataset file"
+        raise ValueError(f"{name}: {value!r}: {said}" if name else said) from error
+    return array
+
+
+def _read_array(value: str) -> NDArray[Any]:
+    file, _, member = value.partition(":")
+    suffix = Path(file).suffix
+    if suffix == ".npy":
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        _fits(array.nbytes)
+        return np.array(array)
+    if suffix == ".npz":
+        with np.load(file, allow_pickle=False) as archive:
+            _fits(archive.zip.getinfo(f"{member}.npy").file_size)
+            return np.asarray(archive[member])
+    if suffix in (".h5", ".hdf5", ".nxs"):
+        import h5py
+
+        with h5py.File(file, "r") as h5:
+            dataset = h5[member]
+            if not isinstance(dataset, h5py.Dataset):
+                raise ValueError(f"{member!r} is a group")
+            _fits(dataset.size * dataset.dtype.itemsize)
+            return np.asarray(dataset[()])
+    raise ValueError(f"the ending {suffix!r} is not known")
+
+
+def _fits(nbytes: int) -> None:
+    if nbytes > MAX_ARRAY_BYTES:
+        raise ValueError(f"{nbytes} bytes are more than the {MAX_ARRAY_BYTES} allowed")
+
+
+ArrayParameter = Annotated[np.ndarray | list[Any] | str | None, AfterValidator(load_array)]
+"""An array, nested list or file name; a file is read while the configuration is checked, and the value is then the array."""
 
 
 class PtyScanParameters(Branch):
@@ -79,7 +129,7 @@ class PtyScanParameters(Branch):
     Frames with a larger index are counted and left out, and the scan ends when all have come. If `positions_theory`
     are provided, num_frames will be overridden with the number of positions available."""
 
-    positions_theory: np.ndarray | list[Any] | str | None = parameter(None)
+    positions_theory: ArrayParameter = parameter(None)
     """Theoretical positions for this scan
 
     Shape (frame, 2), (y, x) in metres (object pixels where the positions' `unit` is 'px'): an array, a nested list,
@@ -107,17 +157,17 @@ class PtyScanParameters(Branch):
     no_data: tuple[int, ...] = parameter((), ours=True)
     """Further counts that mean 'no data in this pixel of this frame', such as -1 and -2 of some pixel detectors."""
 
-    dark: np.ndarray | list[Any] | str | None = parameter(None, ours=True)
+    dark: ArrayParameter = parameter(None, ours=True)
     """Counts without beam, subtracted; shape of the raw frame. An array, nested list or file (as
     `positions_theory`)."""
 
-    flat: np.ndarray | list[Any] | str | None = parameter(None, ours=True)
+    flat: ArrayParameter = parameter(None, ours=True)
     """Response to uniform light, divided by as it is; shape of the raw frame. Pixels not above 0 are masked."""
 
     counts_per_photon: float = parameter(1.0, ours=True)
     """Counts of one photon; counts are divided by it."""
 
-    mask: np.ndarray | list[Any] | str | None = parameter(None, ours=True)
+    mask: ArrayParameter = parameter(None, ours=True)
     """Pixels to use (not 0) and to ignore (0) in every frame; shape of the raw frame, or of any other size: then it is
     laid over the crop by its own middle."""
 
@@ -125,6 +175,20 @@ class PtyScanParameters(Branch):
     """Mask pixels whose median over the first 32 frames is more than this factor times that of the brightest of
     their eight neighbours (plus one count); None: no search; 10 is sound. The nine pixels around zero frequency are
     never taken."""
+
+    @field_validator("positions_theory")
+    @classmethod
+    def _positions_theory(cls, value: NDArray[Any] | None) -> NDArray[Any] | None:
+        if value is not None and (value.ndim != 2 or value.shape[1] != 2):
+            raise ValueError(f"has shape {value.shape}: must be (frame, 2), (y, x)")
+        return value
+
+    @field_validator("dark", "flat", "mask")
+    @classmethod
+    def _image(cls, value: NDArray[Any] | None) -> NDArray[Any] | None:
+        if value is not None and (value.ndim != 2 or value.dtype.kind == "c"):
+            raise ValueError(f"has shape {value.shape} and holds {value.dtype}: must be real numbers (y, x)")
+        return value
 
     @field_validator("psize")
     @classmethod
@@ -248,41 +312,3 @@ class PositionsParameters(Branch):
         if not math.isfinite(determinant) or determinant == 0.0:
             raise ValueError("must have a determinant other than 0: both axes of the sample have to be reached")
         return value
-
-
-def load_array(value: Any, name: str) -> NDArray[Any] | None:
-    """The array that a parameter means: itself, a nested list, 'file.npy', 'file.npz:array' or 'file.h5:/dataset'.
-
-    Raises `ValueError` with `name`, the value and what is wrong; `MAX_ARRAY_BYTES` bounds what is read.
-    """
-    if value is None or isinstance(value, np.ndarray):
-        return value
-    if not isinstance(value, str):
-        return np.asarray(value, np.float64)
-    file, _, member = value.partition(":")
-    suffix = Path(file).suffix
-    try:
-        if suffix == ".npy":
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
-            _fits(array.nbytes)
-            return np.array(array)
-        if suffix == ".npz":
-            if Path(file).stat().st_size > MAX_ARRAY_BYTES:
-                raise ValueError(f"the file is larger than {MAX_ARRAY_BYTES} bytes")
-            with np.load(file, allow_pickle=False) as archive:
-                return np.asarray(archive[member])
-        if suffix in (".h5", ".hdf5", ".nxs"):
-            import h5py
-
-            with h5py.File(file, "r") as h5:
-                dataset = h5[member]
-                _fits(dataset.size * dataset.dtype.itemsize)
-                return np.asarray(dataset[()])
-        raise ValueError("name a .npy, .npz:array or .h5:/dataset")
-    except (OSError, KeyError, ValueError, EOFError) as error:
-        raise ValueError(f"{name}: {value!r}: {error}") from error
-
-
-def _fits(nbytes: int) -> None:
-    if nbytes > MAX_ARRAY_BYTES:
-        raise ValueError(f"{nbytes} bytes are more than the {MAX_ARRAY_BYTES} allowed")

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import yaml
 
@@ -102,6 +104,56 @@ def test_each_fault_names_path_value_and_remedy(path: str, value: Any, remedy: s
     found = [text for where, text in told.items() if where.startswith(path)]
     assert found, told
     assert remedy.lower() in found[0].lower()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5"])
+def test_arrays_are_read_from_files_while_the_configuration_is_checked(tmp_path: Path, suffix: str) -> None:
+    mask = np.random.default_rng(0).integers(0, 2, (32, 32))
+    name = str(tmp_path / f"mask{suffix}")
+    if suffix == ".npy":
+        np.save(name, mask)
+    elif suffix == ".npz":
+        np.savez(name, m=mask)
+        name += ":m"
+    else:
+        with h5py.File(name, "w") as file:
+            file["entry/m"] = mask
+        name += ":/entry/m"
+    loaded = load(put(sound(), "scans.s.data.mask", name))
+    np.testing.assert_array_equal(loaded.scans[0].data.parameters.mask, mask)
+    assert loaded.given["scans"]["s"]["data"]["mask"] == name
+
+
+def test_every_array_that_cannot_be_meant_is_told_before_anything_starts(tmp_path: Path) -> None:
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    np.save(tmp_path / "line.npy", np.zeros(7))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["entry/text"] = "no numbers"
+    (tmp_path / "torn.npz").write_bytes(b"PK\3\4 and no more")
+    wrong = {
+        "scans.s.data.mask": ("nowhere.npy", "No such file"),
+        "scans.s.data.dark": ([[1, 2], [3]], "inhomogeneous"),
+        "scans.s.data.flat": (f"{tmp_path}/line.npy", "must be real numbers (y, x)"),
+        "scans.s.data.positions_theory": ([[1, 2, 3]], "must be (frame, 2)"),
+        "scans.s.illumination.model": (f"{tmp_path}/a.h5:/entry", "is a group"),
+        "scans.s.sample.model": (f"{tmp_path}/objects.npy", "Python objects"),
+    }
+    more = {
+        "scans.s.data.mask": ("mask.tif", "the ending '.tif' is not known"),
+        "scans.s.data.dark": (f"{tmp_path}/a.h5:/entry/text", "not numbers"),
+        "scans.s.data.flat": (f"{tmp_path}/torn.npz:a", "is no array"),
+        "scans.s.illumination.model": (f"{tmp_path}/a.h5:/nothing", ".h5:/dataset"),
+        "scans.s.sample.model": ("recon", ".h5:/dataset"),
+    }
+    for cases in (wrong, more):
+        given = sound()
+        for path, (value, _) in cases.items():
+            put(given, path, value)
+        told = faults(given)
+        assert told.keys() == cases.keys()
+        for path, (value, remedy) in cases.items():
+            assert told[path].startswith(f"{path}: {value!r}"[:70])
+            assert remedy in told[path]
 
 
 def test_entries_without_a_name_are_templates() -> None:
