@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test quick lint bench clean
+.PHONY: setup demo test quick lint bench bench-peers clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -28,6 +28,9 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/run.py
+
+bench-peers: setup
+	$(BIN)/python benchmarks/dm.py --peers
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from problems import end, feed, make_run
+from problems import PLACES, end, feed, make_run
 
+from ptystream.events import Samples
 from ptystream.loop import AUTOMATIC_FRAMES, Loop, LoopSettings, Step
 from ptystream.run import Run
 from ptystream.schedule import Schedule, from_runs, to_runs
@@ -221,6 +222,36 @@ def test_a_position_that_comes_corrected_is_revised_in_place() -> None:
     loop.step()
     assert any(e["do"] == "revise" and e["what"] == "position" for e in run.schedule)
     assert (run.reconstruction.pods.address[5] != before).any()
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_frame_that_was_withdrawn_and_has_come_back_is_there_once(running: bool) -> None:
+    run = make_run(engines=[{"numiter": 2}])
+    loop = Loop(run, LoopSettings(min_frames_for_recon=2 if running else 92))
+    feed(run, 0, 92, positions=False)
+    buffer = run.scans["s"].buffer
+
+    def read(first: int, stop: int, shift: float = 0.0) -> None:
+        part = PLACES[first:stop] + shift
+        buffer.feed("positions", Samples("a", first, {"y": part[:, 0], "x": part[:, 1]}), 1)
+
+    read(0, 3, shift=1.0)  # a metre off, but nothing speaks against it yet
+    loop.step()
+    read(3, 92)  # now the rest does
+    read(0, 3)
+    end(run)
+    to_the_end(loop)
+    assert run.reconstruction is not None
+    pods = run.reconstruction.pods
+    other = make_run(engines=[{"numiter": 2}])
+    feed(other, 0, 92)
+    end(other)
+    to_the_end(Loop(other, LoopSettings()))
+    assert run.ledger()["used"] == 92
+    assert pods.length - 92 == (3 if running else 0)
+    corners = {tuple(row) for row in run.snapshot({}).positions.round(2).tolist()}
+    assert {tuple(row) for row in other.snapshot({}).positions.round(2).tolist()} <= corners
+    assert run.iter_info[-1]["frames"] == 92
 
 
 def test_runs_of_indices_survive_the_way_to_a_file_and_back() -> None:

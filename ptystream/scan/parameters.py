@@ -42,7 +42,8 @@ def _read_array(value: str) -> NDArray[Any]:
         _fits(array.nbytes)
         return np.array(array)
     if suffix == ".npz":
-        with np.load(file, allow_pickle=False) as archive:
+        # Opened here, because numpy leaves a file that is no archive open.
+        with open(file, "rb") as raw, np.load(raw, allow_pickle=False) as archive:
             _fits(archive.zip.getinfo(f"{member}.npy").file_size)
             return np.asarray(archive[member])
     if suffix in (".h5", ".hdf5", ".nxs"):

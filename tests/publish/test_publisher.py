@@ -98,14 +98,14 @@ def test_viewers_that_never_read_cost_neither_the_caller_nor_the_others(
     reader = subscriber(sockets, publisher.endpoint)
     wait_for(publisher, 4)
     big = snapshot(0, side=300)
-    spent = 0.0
+    spent = []
     for number in range(60):
         shot = snapshot(number, side=8) if number % 2 else big
-        before = time.thread_time()
+        before = time.perf_counter()
         publisher.offer(shot)
-        spent += time.thread_time() - before
+        spent.append(time.perf_counter() - before)
         received(reader)
-    assert spent < 0.5
+    assert np.median(spent) < 1e-3
     waiting = 0
     while hung[0].poll(200):
         hung[0].recv_multipart()

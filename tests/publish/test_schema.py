@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import fields
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from snapshots import snapshot
 
 from ptystream.publish.display import PHASE_STEPS, VISIBLE_COVERAGE, display, with_ramps
-from ptystream.publish.schema import FORMS, VERSION, SchemaError, decode, decode_display, encode, read
+from ptystream.publish.schema import FORMS, MAX_HEADER_BYTES, VERSION, SchemaError, decode, decode_display, encode, read
 
 READERS = {"complex64": decode, "uint8": decode_display}
 
@@ -121,6 +122,37 @@ def test_a_header_with_one_wrong_entry_is_refused_before_memory_is_taken(form: s
     del inner[path[-1]]
     with pytest.raises(SchemaError):
         read([msgpack.packb(header), *parts[1:]])
+
+
+@pytest.mark.parametrize("depth", [1, 1000])
+@pytest.mark.parametrize("kind", [b"\xdd", b"\xdf", b"\xc6", b"\xdb"], ids=["list", "map", "bytes", "text"])
+def test_what_a_header_claims_takes_no_memory(kind: bytes, depth: int) -> None:
+    for claimed in (2**32 - 1, 60_000):
+        header = ((kind + claimed.to_bytes(4, "big")) * depth).ljust(1 << 16, b"\0")
+        tracemalloc.start()
+        with pytest.raises(SchemaError):
+            read([header])
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 128 << 20  # each of 1000 nested lists could claim 2^32 entries
+
+
+def test_a_shape_takes_no_memory_that_did_not_come() -> None:
+    parts = parts_of()
+    header = msgpack.unpackb(parts[0])
+    header["arrays"][0]["shape"] = [2**20, 2**10, 2**10]
+    tracemalloc.start()
+    with pytest.raises(SchemaError, match=f"{8 * 2**40} bytes are announced, {len(parts[1])} came"):
+        read([msgpack.packb(header), *parts[1:]])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_a_header_that_is_too_long_is_not_unpacked() -> None:
+    header = msgpack.unpackb(parts_of()[0]) | {"run": "x" * MAX_HEADER_BYTES}
+    with pytest.raises(SchemaError, match=f"at most {MAX_HEADER_BYTES}"):
+        read([msgpack.packb(header), *parts_of()[1:]])
 
 
 def test_another_version_is_told_what_to_do() -> None:
