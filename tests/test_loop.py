@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from problems import PLACES, end, feed, make_run
+from problems import BEAM, PLACES, end, feed, make_run
 
 from ptystream.events import Samples
 from ptystream.loop import AUTOMATIC_FRAMES, Loop, LoopSettings, Step
@@ -224,10 +224,16 @@ def test_a_position_that_comes_corrected_is_revised_in_place() -> None:
     assert (run.reconstruction.pods.address[5] != before).any()
 
 
-@pytest.mark.parametrize("running", [False, True])
-def test_a_frame_that_was_withdrawn_and_has_come_back_is_there_once(running: bool) -> None:
+@pytest.mark.parametrize(
+    ("minimum", "shift_m", "placed_wrongly"),
+    [(92, 1.0, 0), (2, 2000 * BEAM.pixel_m, 3), (2, 1.0, 0)],
+    ids=["withdrawn before the start", "withdrawn from the engine", "refused by the model"],
+)
+def test_a_frame_that_was_out_for_its_position_and_has_come_back_is_there_once(
+    minimum: int, shift_m: float, placed_wrongly: int
+) -> None:
     run = make_run(engines=[{"numiter": 2}])
-    loop = Loop(run, LoopSettings(min_frames_for_recon=2 if running else 92))
+    loop = Loop(run, LoopSettings(min_frames_for_recon=minimum))
     feed(run, 0, 92, positions=False)
     buffer = run.scans["s"].buffer
 
@@ -235,7 +241,7 @@ def test_a_frame_that_was_withdrawn_and_has_come_back_is_there_once(running: boo
         part = PLACES[first:stop] + shift
         buffer.feed("positions", Samples("a", first, {"y": part[:, 0], "x": part[:, 1]}), 1)
 
-    read(0, 3, shift=1.0)  # a metre off, but nothing speaks against it yet
+    read(0, 3, shift=shift_m)  # far off, but nothing speaks against it yet
     loop.step()
     read(3, 92)  # now the rest does
     read(0, 3)
@@ -248,7 +254,8 @@ def test_a_frame_that_was_withdrawn_and_has_come_back_is_there_once(running: boo
     end(other)
     to_the_end(Loop(other, LoopSettings()))
     assert run.ledger()["used"] == 92
-    assert pods.length - 92 == (3 if running else 0)
+    assert run.ledger().get("off_canvas", 0) == 0
+    assert pods.length == 92 + placed_wrongly
     corners = {tuple(row) for row in run.snapshot({}).positions.round(2).tolist()}
     assert {tuple(row) for row in other.snapshot({}).positions.round(2).tolist()} <= corners
     assert run.iter_info[-1]["frames"] == 92

@@ -15,7 +15,7 @@ from ptystream.publish.snapshot import Snapshot
 from ptystream.security import secure
 
 OVER = ("finished", "failed")
-SETTLE_MS = 5
+SETTLE_MS, LONGEST_SETTLE_S = 5, 0.1
 
 
 class Client:
@@ -68,8 +68,8 @@ class Client:
             if not self._socket.poll(max(0, int(left * 1000))):
                 return None
             parts = self._socket.recv_multipart(copy=False)
-            settle_ms = 0
-            while self._socket.poll(settle_ms):
+            settle_ms, until = 0, time.monotonic() + LONGEST_SETTLE_S
+            while time.monotonic() < until and self._socket.poll(settle_ms):
                 settle_ms = SETTLE_MS  # there is a backlog: what lies in the kernel's buffers follows at once
                 parts = self._socket.recv_multipart(copy=False)
                 self.skipped += 1

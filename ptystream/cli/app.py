@@ -117,7 +117,7 @@ def _call(module: str, name: str, *arguments: object) -> None:
         for fault in error.faults:
             print(fault, file=sys.stderr)
         raise typer.Exit(2) from None
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, MemoryError) as error:
         print(f"ptystream {name}: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     if code:

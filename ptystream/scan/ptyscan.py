@@ -30,6 +30,7 @@ JOBS_IN_FLIGHT = 8
 """Jobs given to the pool and not yet done; then sources wait."""
 SPARES = 64
 """Second messages of frames not yet prepared that are kept, in case the first cannot be used."""
+OFF_CANVAS = "off_canvas"
 NONE = np.zeros(0, np.int64)
 
 
@@ -202,7 +203,8 @@ class PtyScan:
             return self._version
 
     def refuse(self, slots: NDArray[np.int64], reason: str) -> None:
-        """Frames handed out that the model cannot place: they are counted under `reason`."""
+        """Frames handed out that the model cannot place: they are counted under `reason`. After 'off_canvas' they come again
+        where their position is corrected."""
         with self._condition:
             self.ledger.exclude(self._records(slots), reason)
 
@@ -460,11 +462,17 @@ class PtyScan:
         before = self._is_paired(records)
         used = (ledger.flags[records] & USED) != 0
         moved = used & (ledger.position[records] != values).any(axis=1) if used.any() else used
+        off = moved & ledger.is_out(records, (OFF_CANVAS,)) if moved.any() else moved
+        if off.any():
+            self._give_back(records[off])
+            moved &= ~off
         ledger.position[records] = values
         ledger.flags[records] |= POSITION
         self._count_paired(records, before)
         judged = self._judge.positions(records, values, spread, ledger.position[: ledger.length])
         self._judge_records(judged)
+        if off.any():
+            self._queue(records[off])
         if not moved.any():
             return
         moved &= ledger.reason[records] == 0
@@ -482,15 +490,19 @@ class PtyScan:
         for reason, bad in self._judge.verdicts(present):
             free = present[~bad & ledger.is_out(present, (reason,))]
             if len(free):
-                ledger.include(free)
-                withdrawn = free[ledger.flags[free] & USED != 0]
-                ledger.flags[withdrawn] &= ~np.uint8(USED | QUEUED)
+                self._give_back(free)
                 self._queue(free)
         for reason, bad in self._judge.verdicts(present):
             out = ledger.exclude(present[bad], reason)
             for record in out[ledger.flags[out] & USED != 0].tolist():
                 self._revisions.append(Revision(int(ledger.slot[record]), "withdrawn"))
                 self._changed()
+
+    def _give_back(self, records: NDArray[np.int64]) -> None:
+        """Records that are out are in again; those that were handed out will be handed out once more."""
+        self.ledger.include(records)
+        withdrawn = records[self.ledger.flags[records] & USED != 0]
+        self.ledger.flags[withdrawn] &= ~np.uint8(USED | QUEUED)
 
     def _is_paired(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
         needed = np.uint8(self._needed & ~PREPARED)

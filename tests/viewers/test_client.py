@@ -49,6 +49,27 @@ def test_a_client_that_was_busy_gets_the_newest_and_counts_the_rest() -> None:
     publisher.close()
 
 
+def test_a_session_that_never_pauses_does_not_keep_the_newest_back() -> None:
+    publisher, over = Publisher(), threading.Event()
+
+    def flood() -> None:
+        number = 0
+        while not over.is_set():
+            publisher.offer(snapshot(number, seed=0))
+            number += 1
+            over.wait(0.001)
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    with Client(publisher.endpoint, timeout_s=20) as client:
+        numbers = [shown.number for shown in (client.latest() for _ in range(10)) if shown is not None]
+    over.set()
+    thread.join(10)
+    publisher.close()
+    assert len(numbers) == 10
+    assert numbers == sorted(set(numbers))
+
+
 def test_the_wait_ends() -> None:
     began = time.monotonic()
     with Client("tcp://127.0.0.1:9", timeout_s=0.2) as client:
