@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +110,7 @@ class Frc:
     threshold: NDArray[np.float64]
     """Half-bit, with half of each ring's pixels as independent ones."""
     resolution: float
-    """First crossing above 0.06; 1 where there is none."""
+    """First crossing above 0.06; infinity where there is none: the images agree up to Nyquist, and beyond nothing is known."""
 
 
 def crop_to_cover(weight: NDArray[Any]) -> tuple[slice, slice]:
@@ -148,7 +149,7 @@ def fourier_ring_correlation(first: NDArray[Any], second: NDArray[Any], *, taper
     threshold = (0.2071 + 1.9102 / np.sqrt(n)) / (1.2071 + 0.9102 / np.sqrt(n))
     frequency = np.arange(count + 1) / count
     below = np.flatnonzero((correlation < threshold) & (frequency > SEARCH_START))
-    return Frc(frequency, correlation, threshold, float(frequency[below[0]]) if len(below) else 1.0)
+    return Frc(frequency, correlation, threshold, float(frequency[below[0]]) if len(below) else math.inf)
 
 
 def _taper(n: int, part: float) -> NDArray[np.float64]:

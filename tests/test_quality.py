@@ -60,6 +60,15 @@ def test_the_resolution_is_where_the_common_signal_ends() -> None:
         assert fourier_ring_correlation(*noisy).resolution == pytest.approx(cut, abs=0.08)
 
 
+def test_no_crossing_is_not_a_crossing_at_nyquist() -> None:
+    r = np.random.default_rng(7)
+    ring = np.rint(np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(64))) * 64).astype(int)
+    common, first, second = r.normal(size=(3, 64, 64)) + 1j * r.normal(size=(3, 64, 64))
+    pair = [np.fft.ifft2(np.where(ring == 32, own, common)) for own in (first, second)]
+    assert fourier_ring_correlation(*pair, taper=0).resolution == 1.0
+    assert fourier_ring_correlation(pair[0], 3j * pair[0] / 3j, taper=0).resolution == np.inf
+
+
 def test_the_crop_lies_inside_the_cover() -> None:
     y, x = np.mgrid[:100, :120]
     weight = (np.hypot(y - 50, x - 60) < 40).astype(float)

@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.publish.snapshot import LEDGER_CODES
 from ptystream.quality import COVERED, fit_ramp, remove_ramp
 from ptystream.storage.ptyr import Result
+
+LEDGER_COLOURS = ("#5a6675", "#d9a441", "#4cc38a", "#e5534b", "#b06ee0")
+"""Of the states of a frame, in the order of `LEDGER_CODES`; the web viewer has the same."""
 
 
 def hue_image(wave: NDArray[Any]) -> NDArray[np.float64]:
@@ -72,15 +76,28 @@ class Figure:
             axes[1, 1].semilogy(iterations, result.misfit[:, 0], label="amplitude misfit")
             axes[1, 1].legend(fontsize=8)
         axes[1, 1].set(xlabel="iteration", title="data misfit of probe × object")
-        unit, factor = ("µm", 1e6) if storage.pixel_size_m else ("object pixels", 1.0)
-        axes[1, 2].plot(result.positions_m[:, 1] * factor, result.positions_m[:, 0] * factor, ".", ms=3)
-        axes[1, 2].set(xlabel=f"x ({unit})", ylabel=f"y ({unit})", title=f"{len(result.positions_m)} positions", aspect="equal")
-        axes[1, 2].invert_yaxis()
+        scan_map(axes[1, 2], result.ledger_frames, storage.pixel_size_m)
         figure.suptitle(f"{result.run}: {len(result.errors)} iterations, {result.ledger.get('used', 0)} frames")
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)
         return path
+
+
+def scan_map(axis: Any, frames: NDArray[Any], pixel_m: tuple[float, float] | None) -> None:
+    """Where each frame was taken, coloured by what became of it. `frames` (frame, 3): lattice pixels y, x, and code."""
+    unit, (dy, dx) = ("µm", np.multiply(pixel_m, 1e6)) if pixel_m else ("object pixels", (1.0, 1.0))
+    codes = frames[:, 2].astype(int)
+    by_count = sorted(range(len(LEDGER_CODES)), key=lambda code: -np.count_nonzero(codes == code))
+    for code in by_count:  # the few lie on top
+        y, x = frames[codes == code, :2].T
+        if len(y):
+            name = f"{LEDGER_CODES[code]} {len(y)}"
+            axis.plot(x * dx, y * dy, ".", ms=4, color=LEDGER_COLOURS[code], label=name)
+    axis.set(xlabel=f"x ({unit})", ylabel=f"y ({unit})", title=f"scan map: {len(frames)} frames", aspect="equal")
+    axis.invert_yaxis()
+    if len(frames):
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False, markerscale=2)
 
 
 def _scale_bar(axis: Any, pixel_m: tuple[float, float] | None, shape: tuple[int, ...]) -> None:

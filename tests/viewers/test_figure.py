@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.colors import rgb_to_hsv
+from matplotlib.colors import rgb_to_hsv, to_rgb
+from matplotlib.figure import Figure as Canvas
 from matplotlib.image import imread
 
+from ptystream.publish.snapshot import LEDGER_CODES
 from ptystream.reconstruction import Storage
 from ptystream.storage.ptyr import Result
-from ptystream.viewers.figure import Figure, hue_image
+from ptystream.viewers.figure import LEDGER_COLOURS, Figure, hue_image, scan_map
 
 
 def result(pixel: tuple[float, float] | None = (3e-8, 3e-8), iterations: int = 12, **changed: Any) -> Result:
@@ -27,7 +29,7 @@ def result(pixel: tuple[float, float] | None = (3e-8, 3e-8), iterations: int = 1
         "errors": np.geomspace(10, 1, max(iterations, 1))[:iterations, None] * np.ones(3),
         "misfit": np.geomspace(5, 1, max(iterations, 1))[:iterations, None] * np.ones(3),
         "ledger": {"used": 30},
-        "ledger_frames": np.zeros((0, 3), "f4"),
+        "ledger_frames": np.column_stack([np.random.default_rng(0).uniform(-20, 20, (30, 2)), np.full(30, 2)]).astype("f4"),
         "schedule": [],
         "decisions": {},
         "versions": {},
@@ -53,8 +55,9 @@ def test_hue_is_phase_and_brightness_is_amplitude() -> None:
         result(coverage={}),
         result(coverage={"S": np.zeros((80, 90), "f4")}),
         result(misfit=np.full((12, 3), np.nan)),
+        result(ledger_frames=np.zeros((0, 3), "f4")),
     ],
-    ids=["metres", "pixels", "no iteration", "coverage unknown", "nothing covered", "misfit unknown"],
+    ids=["metres", "pixels", "no iteration", "coverage unknown", "nothing covered", "misfit unknown", "no frame placed"],
 )
 def test_every_kind_of_result_is_drawn(drawn: Result, tmp_path: Path) -> None:
     path = Figure.save_png(drawn, tmp_path / "new" / "a.png")
@@ -73,3 +76,28 @@ def test_the_constant_phase_and_the_ramp_do_not_show(tmp_path: Path) -> None:
     changed = result(object={"S": Storage(plain.object["S"].data ** 2, (3e-8, 3e-8), (-40, -45), 1.0, None)})
     third = imread(Figure.save_png(changed, tmp_path / "2.png"))
     assert np.abs(first - third).mean() > np.abs(first - second).mean() * 3
+
+
+@pytest.mark.parametrize("pixel", [None, (2e-8, 4e-8)])
+def test_the_scan_map_shows_what_became_of_each_frame(pixel: tuple[float, float] | None, tmp_path: Path) -> None:
+    frames = np.array([[10 * (k // 5), 7 * (k % 5), k % len(LEDGER_CODES)] for k in range(20)], "f4")
+    frames[3:9, 2] = LEDGER_CODES.index("used")
+    shown = imread(Figure.save_png(result(pixel, ledger_frames=frames), tmp_path / "a.png"))[..., :3]
+    lower_right = shown[shown.shape[0] // 2 :, 2 * shown.shape[1] // 3 :]
+    seen = [np.count_nonzero(np.abs(lower_right - to_rgb(colour)).max(-1) < 0.02) for colour in LEDGER_COLOURS]
+    for code, colour in enumerate(LEDGER_COLOURS):
+        some = frames[frames[:, 2] != code]
+        without = imread(Figure.save_png(result(pixel, ledger_frames=some), tmp_path / f"{code}.png"))[..., :3]
+        assert seen[code] > 20, colour
+        assert (np.abs(without - to_rgb(colour)).max(-1) < 0.02).sum() < seen[code] / 4
+    assert seen[LEDGER_CODES.index("used")] > 1.5 * max(s for c, s in enumerate(seen) if LEDGER_CODES[c] != "used")
+
+
+def test_the_scan_map_has_the_axes_of_the_object() -> None:
+    axis = Canvas().subplots()
+    scan_map(axis, np.array([[10.0, 20.0, 2.0], [-30.0, 5.0, 3.0]]), (1e-8, 3e-8))
+    drawn = {str(line.get_label()): line.get_xydata().tolist() for line in axis.get_lines()}
+    assert drawn["used 1"] == [pytest.approx([0.6, 0.1])]
+    assert drawn["excluded 1"] == [pytest.approx([0.15, -0.3])]
+    assert axis.yaxis_inverted()
+    assert "µm" in axis.get_xlabel()
