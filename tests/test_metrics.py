@@ -3,6 +3,8 @@
 from pathlib import Path
 from urllib.request import urlopen
 
+from problems import make_run
+
 from ptystream.metrics import METRICS, Metrics
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +22,15 @@ def test_names_follow_the_conventions() -> None:
         assert name.startswith("ptystream_")
         assert name.endswith("_total") == (kind == "counter")
         assert not {"scan", "run", "uid", "frame"} & set(labels)
+
+
+def test_what_is_no_longer_in_the_ledger_is_nought() -> None:
+    metrics, run = Metrics(), make_run()
+    metrics.run(run, {"received": 5, "position_refused": 3}, 0)
+    metrics.run(run, {"received": 6}, 0)
+    value = metrics.registry.get_sample_value
+    assert value("ptystream_frames", {"state": "position_refused"}) == 0
+    assert value("ptystream_frames", {"state": "received"}) == 6
 
 
 def test_the_endpoint_answers_with_what_was_counted() -> None:

@@ -28,6 +28,10 @@ LAST_S = 1.0
 """For how long a closing publisher does that."""
 
 
+MAX_SUBSCRIPTION_BYTES = 1024
+"""Whoever sends more to the publisher is disconnected."""
+
+
 class PublisherError(RuntimeError):
     """The publisher cannot start, or its thread died."""
 
@@ -56,6 +60,7 @@ class Publisher:
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.XPUB)
         self._socket.sndhwm = QUEUE
+        self._socket.maxmsgsize = MAX_SUBSCRIPTION_BYTES
         self._socket.linger = 500
         self._socket.setsockopt(zmq.XPUB_VERBOSER, 1)
         self._socket.setsockopt(zmq.XPUB_NODROP, 1)
@@ -120,11 +125,15 @@ class Publisher:
                 asked = []
                 while self._socket.poll(0):
                     word = self._socket.recv()
-                    subscriptions[word[1:]] += 1 if word[:1] == b"\1" else -1
                     if word[:1] == b"\1":
+                        subscriptions[word[1:]] += 1
                         asked.append(word[1:])
-                everyone = [t for t, count in subscriptions.items() if count > 0]
-                self.viewers = sum(count for count in subscriptions.values() if count > 0)
+                    elif word[:1] == b"\0" and subscriptions[word[1:]] > 1:
+                        subscriptions[word[1:]] -= 1
+                    elif word[:1] == b"\0":
+                        del subscriptions[word[1:]]
+                everyone = list(subscriptions)
+                self.viewers = subscriptions.total()
                 with self._lock:
                     snapshot, self._newest = self._newest, None
                 if snapshot is not None:

@@ -123,6 +123,23 @@ def test_a_viewer_that_leaves_is_no_longer_counted(publisher: Publisher, sockets
     received(kept)
 
 
+def test_what_else_comes_from_a_viewer_is_ignored(publisher: Publisher, sockets: list[zmq.Socket[bytes]]) -> None:
+    good = subscriber(sockets, publisher.endpoint)
+    rude = zmq.Context.instance().socket(zmq.XSUB)
+    sockets.append(rude)
+    rude.connect(publisher.endpoint)
+    rude.send(b"\1nobody's topic")
+    wait_for(publisher, 2)
+    for word in (b"", b"\0never subscribed", b"\2what", b"hello", bytes(100), b"\1" + bytes(100_000)):
+        rude.send(word)
+    publisher.offer(snapshot(3))
+    assert decode(received(good)[1:]).number == 3
+    wait_for(publisher, 1)
+    publisher.offer(snapshot(4))
+    assert decode(received(good)[1:]).number == 4
+    assert publisher.failure is None
+
+
 def test_the_last_snapshot_is_sent_before_the_socket_closes(sockets: list[zmq.Socket[bytes]]) -> None:
     publisher = Publisher()
     socket = subscriber(sockets, publisher.endpoint)

@@ -155,6 +155,18 @@ def test_a_header_that_is_too_long_is_not_unpacked() -> None:
         read([msgpack.packb(header), *parts_of()[1:]])
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_arrays_that_are_neither_announced_nor_there_are_named(form: str) -> None:
+    whole = parts_of(form)
+    header = msgpack.unpackb(whole[0])
+    for k, entry in enumerate(header["arrays"]):
+        if entry["name"].startswith("coverage/"):
+            continue  # an object without coverage is sound
+        rest = header | {"arrays": header["arrays"][:k] + header["arrays"][k + 1 :]}
+        with pytest.raises(SchemaError, match=f"arrays are missing: {entry['name']}"):
+            READERS[form]([msgpack.packb(rest), *whole[1 : k + 1], *whole[k + 2 :]])
+
+
 def test_another_version_is_told_what_to_do() -> None:
     parts = parts_of()
     header = msgpack.unpackb(parts[0]) | {"version": 99}

@@ -19,12 +19,15 @@ def test_snapshots_come_until_the_run_is_over() -> None:
     publisher = Publisher()
     sent = [snapshot(k, state="finished" if k == 3 else "running") for k in range(4)]
     publisher.offer(sent[0])
+    began = time.monotonic()
     got = []
     with Client(publisher.endpoint, timeout_s=20) as client:
         for shown in client:
             got.append(shown)
             if len(got) < len(sent):
                 publisher.offer(sent[len(got)])
+        assert client.latest(0.0) is None
+        assert time.monotonic() - began < 15  # the end was seen, not waited for
     publisher.close()
     assert [shown.number for shown in got] == [0, 1, 2, 3]
     for shown, wanted in zip(got, sent, strict=True):
