@@ -16,10 +16,12 @@ from ptystream.security import secure
 
 OVER = ("finished", "failed")
 SETTLE_MS, LONGEST_SETTLE_S = 5, 0.1
+RUNS_HELD = 16
+"""Runs of which a snapshot waits to be given, at the most."""
 
 
 class Client:
-    """Subscribes to the snapshots of a session. Always the newest: what came in between is counted in `skipped`.
+    """Subscribes to the snapshots of a session. Always the newest of each run: what came in between is counted in `skipped`.
 
     `form` 'complex64' gives `Snapshot`s, 'uint8' display-ready `Display`s. Not to be shared between threads.
     """
@@ -43,6 +45,8 @@ class Client:
         """Messages that were no snapshot of this version."""
         self._decode: Any = decode if form == "complex64" else decode_display
         self._number: tuple[str, int] | None = None
+        self._waiting: dict[bytes, list[zmq.Frame]] = {}
+        """The newest message of each run, by topic, that was not given yet."""
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RCVHWM, 2)
@@ -64,15 +68,12 @@ class Client:
         """The newest snapshot that was not given yet, or None after `timeout_s`."""
         deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
         while True:
-            left = deadline - time.monotonic()
-            if not self._socket.poll(max(0, int(left * 1000))):
+            if not self._waiting and not self._socket.poll(max(0, int((deadline - time.monotonic()) * 1000))):
                 return None
-            parts = self._socket.recv_multipart(copy=False)
-            settle_ms, until = 0, time.monotonic() + LONGEST_SETTLE_S
-            while time.monotonic() < until and self._socket.poll(settle_ms):
-                settle_ms = SETTLE_MS  # there is a backlog: what lies in the kernel's buffers follows at once
-                parts = self._socket.recv_multipart(copy=False)
-                self.skipped += 1
+            self._receive()
+            if not self._waiting:
+                continue
+            parts = self._waiting.pop(next(iter(self._waiting)))
             try:
                 snapshot: Snapshot = self._decode([frame.buffer for frame in parts[1:]])
             except SchemaError:
@@ -83,6 +84,19 @@ class Client:
                 continue
             self._number = (about.run, about.number)
             return snapshot
+
+    def _receive(self) -> None:
+        """Take in what is there."""
+        settle_ms, until = 0, time.monotonic() + LONGEST_SETTLE_S
+        while time.monotonic() < until and self._socket.poll(settle_ms):
+            parts = self._socket.recv_multipart(copy=False)
+            if self._waiting:
+                settle_ms = SETTLE_MS  # there is a backlog: what lies in the kernel's buffers follows at once
+            replaced = self._waiting.pop(parts[0].bytes, None)
+            self._waiting[parts[0].bytes] = parts
+            if replaced is None and len(self._waiting) > RUNS_HELD:
+                replaced = self._waiting.pop(next(iter(self._waiting)))
+            self.skipped += replaced is not None
 
     def __iter__(self) -> Iterator[Snapshot]:
         """Snapshots until the run is over, or none came for `timeout_s`."""

@@ -52,6 +52,42 @@ def test_a_client_that_was_busy_gets_the_newest_and_counts_the_rest() -> None:
     publisher.close()
 
 
+def test_a_run_that_has_ended_is_not_skipped_for_the_next_one() -> None:
+    publisher = Publisher()
+    with Client(publisher.endpoint, timeout_s=20) as client:
+        publisher.offer(snapshot(0, run="a"))
+        assert client.latest() is not None
+        for number, run, state in ((1, "a", "running"), (2, "a", "finished"), (0, "b", "waiting"), (1, "b", "running")):
+            publisher.offer(snapshot(number, run=run, state=state))
+            time.sleep(0.05)  # separate messages: the publisher would keep the newest of them alone
+        time.sleep(0.2)
+        given = [client.latest(1.0) for _ in range(2)]
+        assert [(shown.run, shown.number) for shown in given if shown is not None] == [("a", 2), ("b", 1)]
+        assert client.latest(0.0) is None
+        assert client.skipped == 2
+    publisher.close()
+
+
+def test_names_of_runs_without_end_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptystream.viewers.client.RUNS_HELD", 3)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    with Client(f"tcp://127.0.0.1:{port}", timeout_s=20) as client:
+        assert socket.recv() == b"\1complex64/"
+        client._socket.setsockopt(zmq.RCVHWM, 0)
+        for k in range(8):
+            one = snapshot(k, run=f"r{k}")
+            socket.send_multipart([topic_of("complex64", one.run), *encode(one, "complex64")])
+        time.sleep(0.3)
+        given = []
+        while (shown := client.latest(0.5)) is not None:
+            given.append(shown.run)
+        assert given[-1] == "r7"
+        assert len(given) + client.skipped == 8
+        assert client.skipped >= 1
+    socket.close(0)
+
+
 def test_a_session_that_never_pauses_does_not_keep_the_newest_back() -> None:
     publisher, over = Publisher(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""Snapshots in, websocket frames out. One in flight per browser, newest wins, a bounded history for the slider."""
+"""Snapshots in, websocket frames out. One in flight per browser, newest wins, a bounded history of each run for the slider."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import secrets
 import socket
 import struct
 import threading
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,11 @@ from ptystream.publish.schema import describe_display
 from ..client import Client
 
 HERE = Path(__file__).parent
-HISTORY = 200
-HISTORY_BYTES = 512 << 20
+HISTORY, HISTORY_BYTES = 200, 512 << 20
+"""Pictures kept of one run, and bytes of all runs together."""
+RUNS = 20
+LONGEST_DRAW_S = 30.0
+"""A browser that has not drawn a picture after this time is given up."""
 
 
 def pack(shown: Any) -> bytes:
@@ -43,6 +47,71 @@ def pack(shown: Any) -> bytes:
     return b"".join(parts)
 
 
+@dataclass(slots=True)
+class History:
+    """The latest pictures of one run, numbered from the first that came; `first` is the number of the oldest one kept."""
+
+    first: int = 0
+    frames: deque[bytes] = field(default_factory=deque)
+
+    @property
+    def newest(self) -> int:
+        return self.first + len(self.frames) - 1
+
+    def forget(self) -> int:
+        """Drop the oldest; returns its bytes."""
+        self.first += 1
+        return len(self.frames.popleft())
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A picture of a run, and what there is beside it."""
+
+    run: str
+    number: int
+    frame: bytes
+    oldest: int
+    newest: int
+    runs: tuple[str, ...]
+    """In the order in which they were first seen."""
+
+
+class Histories:
+    """What is kept of each run. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, History] = {}
+        self._bytes = 0
+
+    def keep(self, run: str, frame: bytes) -> None:
+        """Add the newest picture of a run; what is too much goes: the oldest run first, its last picture at the very end."""
+        history = self._runs.setdefault(run, History())
+        history.frames.append(frame)
+        self._bytes += len(frame)
+        if len(history.frames) > HISTORY:
+            self._bytes -= history.forget()
+        while len(self._runs) > RUNS or self._bytes > HISTORY_BYTES:
+            others = [name for name in self._runs if name != run]
+            long = next((h for h in self._runs.values() if len(h.frames) > 1), None)
+            if len(self._runs) <= RUNS and long is not None:
+                self._bytes -= long.forget()
+            elif others:
+                self._bytes -= sum(map(len, self._runs.pop(others[0]).frames))
+            else:
+                break
+
+    def get(self, run: str | None = None, number: int | None = None) -> Found | None:
+        """A picture; None: of the run that was first seen last, and its newest. The nearest there is, where it is gone."""
+        if not self._runs:
+            return None
+        run = run if run in self._runs else next(reversed(self._runs))
+        history = self._runs[run]
+        wanted = history.newest if number is None else min(max(number, history.first), history.newest)
+        frame = history.frames[wanted - history.first]
+        return Found(run, wanted, frame, history.first, history.newest, tuple(self._runs))
+
+
 class Feed:
     """Follows a session in a thread and keeps what browsers may ask for."""
 
@@ -51,10 +120,7 @@ class Feed:
         self.failure: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
         self._client = Client(endpoint, form="uint8", keys=keys, peer_keys=peer_keys)
-        self.frames: OrderedDict[int, bytes] = OrderedDict()
-        """Packed snapshots by a number of our own that only grows."""
-        self.newest = -1
-        self._bytes = 0
+        self._histories = Histories()
         self._lock = threading.Lock()
         self._listeners: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._over = threading.Event()
@@ -65,31 +131,23 @@ class Feed:
         try:
             with self._client as client:
                 while not self._over.is_set():
-                    shown = client.latest(0.5)
+                    shown: Any = client.latest(0.5)
                     if shown is not None:
-                        self._keep(pack(shown))
+                        self._keep(shown.about.run, pack(shown))
         except BaseException as error:
             self.failure = error
             self.on_failure()
 
-    def _keep(self, frame: bytes) -> None:
+    def _keep(self, run: str, frame: bytes) -> None:
         with self._lock:
-            self.newest += 1
-            self.frames[self.newest] = frame
-            self._bytes += len(frame)
-            while len(self.frames) > HISTORY or (self._bytes > HISTORY_BYTES and len(self.frames) > 1):
-                self._bytes -= len(self.frames.popitem(last=False)[1])
+            self._histories.keep(run, frame)
             for loop, event in self._listeners:
                 loop.call_soon_threadsafe(event.set)
 
-    def get(self, number: int | None) -> tuple[int, bytes, int] | None:
-        """(number, frame, oldest number) of the frame asked for, None: the newest; the nearest where it is gone."""
+    def get(self, run: str | None = None, number: int | None = None) -> Found | None:
+        """See `Histories.get`."""
         with self._lock:
-            if not self.frames:
-                return None
-            oldest = next(iter(self.frames))
-            wanted = self.newest if number is None else min(max(number, oldest), self.newest)
-            return wanted, self.frames[wanted], oldest
+            return self._histories.get(run, number)
 
     def listen(self) -> asyncio.Event:
         """An event that is set whenever a new frame is there."""
@@ -127,34 +185,27 @@ def application(feed: Feed, token: str | None = None) -> Starlette:
         await browser.accept()
         fresh = feed.listen()
         fresh.set()
-        asked: asyncio.Queue[dict[str, Any]] = asyncio.Queue(16)
-        reader = asyncio.create_task(_read(browser, asked))
-        shown, following = -1, True
+        wish = Wish(fresh)
+        reader = asyncio.create_task(_read(browser, wish))
+        shown: tuple[str, int] | None = None
+        said: dict[str, Any] = {}
         try:
-            while not reader.done():
-                waiting = {asyncio.ensure_future(fresh.wait()), asyncio.ensure_future(asked.get()), reader}
-                done, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                number: int | None = None
-                for task in rest - {reader}:
-                    task.cancel()
-                for task in done - {reader}:
-                    word = task.result()
-                    if isinstance(word, dict):
-                        number = word.get("show") if isinstance(word.get("show"), int) else None
-                        following = number is None
+            while not wish.gone:
+                async with asyncio.timeout_at(wish.due):
+                    await fresh.wait()
                 fresh.clear()
-                found = feed.get(number)
-                if found is None or (following and found[0] == shown) or (not following and number is None):
+                found = None if wish.due is not None else feed.get(wish.run, wish.number)
+                if found is None:
                     continue
-                shown, frame, oldest = found
-                await browser.send_json({"number": shown, "oldest": oldest, "newest": feed.newest})
-                await browser.send_bytes(frame)
-                acknowledged = await asyncio.wait_for(_acknowledged(asked, reader), 30.0)
-                if acknowledged is not None:
-                    following = acknowledged.get("show") is None
-                    fresh.set()
-                    if not following:
-                        await asked.put(acknowledged)
+                say = {"run": found.run, "number": found.number, "oldest": found.oldest, "newest": found.newest}
+                say["runs"] = list(found.runs)
+                if say != said:
+                    await browser.send_json(say)
+                    said = say
+                if shown != (found.run, found.number):
+                    shown = found.run, found.number
+                    wish.due = asyncio.get_running_loop().time() + LONGEST_DRAW_S
+                    await browser.send_bytes(found.frame)
         except (WebSocketDisconnect, TimeoutError, RuntimeError):
             pass  # the browser is gone
         finally:
@@ -170,26 +221,43 @@ def application(feed: Feed, token: str | None = None) -> Starlette:
     )
 
 
-async def _read(browser: WebSocket, asked: asyncio.Queue[dict[str, Any]]) -> None:
-    while True:
-        text = await browser.receive_text()
-        try:
-            word = json.loads(text[:1000])
-        except ValueError:
-            continue
-        if isinstance(word, dict):
-            await asked.put(word)
+class Wish:
+    """What a browser wants to see, and whether it is drawing."""
+
+    def __init__(self, changed: asyncio.Event) -> None:
+        self.run: str | None = None
+        """None: the newest."""
+        self.number: int | None = None
+        """None: the newest."""
+        self.due: float | None = None
+        """When a picture that was sent must have been drawn; None: none is on its way."""
+        self.gone = False
+        self.changed = changed
 
 
-async def _acknowledged(asked: asyncio.Queue[dict[str, Any]], reader: asyncio.Task[None]) -> dict[str, Any] | None:
-    """Wait for the browser's 'drawn'; a request that comes instead counts as one and is returned."""
-    while not reader.done():
-        word = await asked.get()
-        if "drawn" in word:
-            return None
-        if "show" in word:
-            return word
-    return None
+async def _read(browser: WebSocket, wish: Wish) -> None:
+    """Take in what the browser says: {"show": number or null, "run": name or null}, or {"drawn": number}."""
+    try:
+        while True:
+            text = await browser.receive_text()
+            try:
+                word = json.loads(text[:4000])
+            except ValueError:
+                continue
+            if not isinstance(word, dict):
+                continue
+            if "drawn" in word:
+                wish.due = None
+            if "show" in word:
+                run, number = word.get("run"), word["show"]
+                wish.run = run if isinstance(run, str) else None
+                wish.number = number if isinstance(number, int) else None
+            wish.changed.set()
+    except (WebSocketDisconnect, RuntimeError):
+        pass
+    finally:
+        wish.gone = True
+        wish.changed.set()
 
 
 def _same_origin(browser: WebSocket) -> bool:

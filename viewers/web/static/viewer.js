@@ -4,8 +4,8 @@ const $ = (id) => document.getElementById(id);
 const LEDGER = ["#5a6675", "#d9a441", "#4cc38a", "#e5534b", "#b06ee0"];
 const LEDGER_NAMES = ["received", "paired", "used", "excluded", "missing"];
 const view = { zoom: 1, x: 0, y: 0 };
-const ptystream = (window.ptystream = { number: -1, header: null, arrays: {}, drawn: 0, errors: [] });
-let socket = null, following = true, covered = null; // covered: rows and columns of the object that are drawn
+const ptystream = (window.ptystream = { number: -1, runs: [], header: null, arrays: {}, drawn: 0, errors: [] });
+let socket = null, following = true, chosen = null, covered = null; // chosen: a run, null: the newest; covered: rows and columns of the object that are drawn
 
 // Cyclic map: two hues that meet in the dark and in the light, so that -π and π look the same.
 const CYCLIC = new Uint8Array(256 * 3);
@@ -173,7 +173,6 @@ function seconds(s) { return s < 10 ? s.toFixed(1) + " s" : s < 600 ? s.toFixed(
 function draw() {
   const { header, arrays } = ptystream;
   if (!header) return;
-  $("run").textContent = header.run;
   $("state").textContent = header.state; $("state").className = "pill " + header.state;
   const ledger = header.ledger, expected = ledger.expected ? ` / ${ledger.expected}` : "";
   $("iteration").textContent = header.iteration;
@@ -208,6 +207,7 @@ function connect() {
       ptystream.number = said.number;
       $("history").min = said.oldest; $("history").max = said.newest;
       if (following) $("history").value = said.number;
+      listRuns(said.runs, said.run);
       return;
     }
     Object.assign(ptystream, unpack(message.data));
@@ -215,18 +215,39 @@ function connect() {
     draw(); age();
     socket.send(JSON.stringify({ drawn: ptystream.number }));
   };
+  socket.onopen = wish;
   socket.onclose = () => {
     if (!ptystream.header || !["finished", "failed"].includes(ptystream.header.state)) { $("state").textContent = "connection lost"; $("state").className = "pill lost"; }
     setTimeout(connect, 2000);
   };
 }
 
+// One run: its name. Several: a list, newest first; what is chosen there is followed, a past picture holds on to its run.
+function listRuns(runs, shown) {
+  const list = $("runs"), several = runs.length > 1;
+  $("run").textContent = several ? "" : shown;
+  list.hidden = !several;
+  if (chosen !== null && !runs.includes(chosen)) chosen = null;
+  if (runs.join("\n") !== ptystream.runs.join("\n")) {
+    ptystream.runs = runs;
+    list.replaceChildren(new Option(`newest: ${runs[runs.length - 1]}`, ""), ...[...runs].reverse().map((run) => new Option(run, "=" + run)));
+  }
+  const held = following ? chosen : shown;
+  list.value = held === null ? "" : "=" + held;
+}
+
+function wish() {
+  const run = following || !ptystream.header ? chosen : ptystream.header.run;
+  if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ run, show: following ? null : Number($("history").value) }));
+}
+
 function follow(on) {
   following = on;
   $("live").classList.toggle("on", on);
-  socket.send(JSON.stringify({ show: on ? null : Number($("history").value) }));
+  wish();
 }
 
+$("runs").addEventListener("change", () => { chosen = $("runs").value ? $("runs").value.slice(1) : null; follow(true); });
 $("history").addEventListener("input", () => follow(false));
 $("live").addEventListener("click", () => follow(!following));
 $("ramp").addEventListener("change", draw);
