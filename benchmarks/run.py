@@ -1,11 +1,17 @@
-"""`make bench`: every benchmark in turn."""
+"""`make bench`: every benchmark in turn, each in a process of its own; arguments are handed to the first (`--peers`)."""
 
-import importlib
+import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+NAMES = ("dm", "ptyscan", "ingest", "session", "latency", "publish", "memory", "siemens_star")
 
-for name in ("dm", "ptyscan", "ingest", "session", "latency", "publish", "memory", "siemens_star"):
-    print(f"\n== {name}", flush=True)
-    importlib.import_module(name).main()
+if __name__ == "__main__":
+    missed = []
+    for name in NAMES:
+        print(f"\n== {name}", flush=True)
+        arguments = sys.argv[1:] if name == "dm" else []
+        if subprocess.run([sys.executable, "-P", Path(__file__).with_name(f"{name}.py"), *arguments]).returncode:
+            missed.append(name)
+    print("\nreached" if not missed else f"\nfailed, or not what should be reached: {', '.join(missed)}")
+    sys.exit(bool(missed))

@@ -65,7 +65,7 @@ class ProjectionEngine:
         self.overlap = Overlap(self.on, reconstruction, self.sight)
         self.tiles: list[Tile] = []
         self._masks: dict[int, Any] = {}
-        self._mean: tuple[int, dict[str, Any]] | None = None
+        self._mean: dict[str, tuple[int, Any]] | None = None
         self._decided: tuple[float, float] | None = None
         self.extend(np.arange(reconstruction.pods.length))
 
@@ -149,7 +149,7 @@ class ProjectionEngine:
 
     def average(self) -> None:
         """See `ptystream.engine.Engine.average`."""
-        self._mean = (0, {})
+        self._mean = {}
 
     def restart(self) -> None:
         """See `ptystream.engine.Engine.restart`."""
@@ -178,8 +178,9 @@ class ProjectionEngine:
     def finish(self) -> None:
         """See `ptystream.engine.Engine.finish`."""
         for name, storage in self._storages():
-            mean = self._mean[1].get(name) if self._mean is not None else None
-            storage.data = self.on.get(storage.data if mean is None else mean.astype(self.complex))
+            _, mean = (self._mean or {}).get(name, (0, None))
+            fits = mean is not None and mean.shape == storage.data.shape
+            storage.data = self.on.get(mean.astype(self.complex) if fits else storage.data)
         self.on.sweeper.close()
         self.tiles = []
 
@@ -331,12 +332,12 @@ class ProjectionEngine:
     def _keep_mean(self) -> None:
         if self._mean is None:
             return
-        count, means = self._mean
         for name, storage in self._storages():
-            held = means.get(name)
+            count, held = self._mean.get(name, (0, None))
             data = storage.data.astype(np.complex128)
-            means[name] = data if held is None or held.shape != data.shape else held + (data - held) / (count + 1)
-        self._mean = (count + 1, means)
+            if held is None or held.shape != data.shape:  # the canvas has grown: the mean begins anew
+                count, held = 0, data
+            self._mean[name] = count + 1, held + (data - held) / (count + 1)
 
 
 def _poisson_expectation(xp: Any, intensity: Any, mask: Any) -> Any:

@@ -61,6 +61,7 @@ class Loop:
         """Iterations since the last new frame."""
         self._seconds_per_frame: float | None = None
         self._rotation = 0
+        self._cut = False
         self._absorbing = False
         """Whether the last pass saw an unfinished scan."""
         if settings.min_frames_for_recon == 0:
@@ -72,9 +73,18 @@ class Loop:
                 settings.min_frames_for_recon,
             )
 
+    def cut(self) -> None:
+        """Finish at the next step with what is there: no further iteration, no further engine."""
+        self._cut = True
+
     def step(self) -> Step:
         """One pass: take what is there, iterate, account."""
         run = self.run
+        if self._cut:
+            if run.engine is not None:
+                run.apply({"do": "finish"})
+            run.state = "finished"
+            return Step.DONE
         new = self._collect()
         if run.reconstruction is None and not self._start():
             if run.complete and not any(scan.waiting for scan in run.scans.values()):
@@ -118,13 +128,15 @@ class Loop:
                 if self.run.reconstruction is None:
                     scan.waiting.append(answer)
                 else:
+                    before = self.run.frames
                     self._take(scan, answer)
-                    new += len(answer)
+                    new += self.run.frames - before
             for revision in scan.buffer.revisions():
                 if self.run.reconstruction is None:
-                    scan.waiting = [revised(block, revision) for block in scan.waiting]
+                    scan.waiting = [b for b in (revised(block, revision) for block in scan.waiting) if len(b)]
                 else:
                     self.run.apply(self.run.revise_entry(scan, revision))
+                    self._unchanged = 0
         return new
 
     def _take(self, scan: Scan, block: Block) -> None:

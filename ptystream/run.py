@@ -86,6 +86,8 @@ class Run:
         self._newest_taken_ns: int | None = None
         self._taken_ns = 0
         self._snapshots = 0
+        self._withdrawn: list[int] = []
+        """Rows that no engine may visit any more."""
         self._coverage: dict[str, NDArray[np.float32]] = {}
         self.averaging = False
         """Whether the mean of the iterates is being kept."""
@@ -110,7 +112,9 @@ class Run:
 
     def _apply_take(self, entry: Entry, blocks: Mapping[str, Block]) -> None:
         scan = self.scans[entry["scan"]]
-        block = blocks.get(scan.label) or scan.buffer.take_exactly(from_runs(entry["indices"]), timeout_s=60.0)
+        block = blocks.get(scan.label)
+        if block is None:
+            block = scan.buffer.take_exactly(from_runs(entry["indices"]), timeout_s=60.0)
         if self.reconstruction is None:
             self.reconstruction = Reconstruction({}, {}, PodTable(scan.model.pods))
         if scan.label not in self.decisions or not scan.slots:
@@ -127,7 +131,7 @@ class Run:
             newest = int(block.arrival_ns.max())
             self._newest_taken_ns = max(newest, self._newest_taken_ns or newest)
             self._taken_ns = time.time_ns()
-        if self.engine is not None and len(rows):
+        if self.engine is not None:
             self.engine.extend(rows)
 
     def _apply_revise(self, entry: Entry, blocks: Mapping[str, Block]) -> None:
@@ -140,6 +144,8 @@ class Run:
             rows = scan.model.revise(self.reconstruction, slot, tuple(entry["value"]))
         else:
             rows = self.rows_of(scan, slot)
+        if what == "withdrawn":
+            self._withdrawn.extend(rows.tolist())
         if self.engine is not None and len(rows):
             self.engine.revise(rows, what)
 
@@ -154,6 +160,8 @@ class Run:
         )
         self.engine_entry, self.engine = chosen, chosen.make(chosen.parameters)
         self.engine.start(self.reconstruction, {scan.number: scan.buffer.frames for scan in self.scans.values()}, context)
+        if self._withdrawn:
+            self.engine.revise(np.array(self._withdrawn, np.int64), "withdrawn")
         self.averaging, self.last = False, None
         self.state = "running"
 

@@ -28,6 +28,7 @@ from ptystream.transport import Message, Transport
 
 log = logging.getLogger(__name__)
 
+OPEN_S = 30.0
 WAIT_S = 0.25
 """Longest time after which the loop looks at requests while it waits for frames."""
 
@@ -230,7 +231,8 @@ class Session:
             for source in self._sources:
                 source.start()
             for source in self._sources:
-                source.wait_open(30.0)
+                if not source.wait_open(OPEN_S):
+                    raise SessionError(f"{source.transport.channel}: the source did not open within {OPEN_S:g} s")
             self._check()
             self.plan.warm_up()
             if self._on_ready is not None:
@@ -239,6 +241,9 @@ class Session:
                 pending = self._next_pending()
                 if pending is not None:
                     self._reconstruct(pending)
+                elif not any(source.is_alive() for source in self._sources):
+                    log.info("every source has ended: no further scan will come")
+                    break
         finally:
             for source in self._sources:
                 source.stop()
@@ -260,6 +265,8 @@ class Session:
             while True:
                 seen = {label: scan.buffer.changed(-1, 0.0) for label, scan in run.scans.items()}
                 step = loop.step()
+                if self._failure is not None:
+                    run.state = "failed"
                 self._tell(run, force=step is Step.DONE)
                 if step is Step.DONE:
                     break
@@ -267,8 +274,10 @@ class Session:
                     self._wait(run, seen)
                 self._end_where_due(run)
                 if self._failure is not None:
-                    run.state = "failed"
                     self._end(run, "a part of the session died")
+                    loop.cut()
+                elif self._stop_asked.is_set():
+                    loop.cut()
         finally:
             if run.frames:
                 path = self.plan.save(run)
@@ -287,9 +296,9 @@ class Session:
 
     def _wait(self, run: Run, seen: Mapping[str, int]) -> None:
         """Sleep until a scan changed or the time is up; uses no CPU."""
-        open_scans = [label for label, scan in run.scans.items() if not scan.ended]
-        if open_scans and not self._stop_asked.is_set():
-            run.scans[open_scans[0]].buffer.changed(seen[open_scans[0]], WAIT_S)
+        if not self._stop_asked.is_set():
+            label = next((label for label, scan in run.scans.items() if not scan.ended), next(iter(run.scans)))
+            run.scans[label].buffer.changed(seen[label], WAIT_S)
 
     def _end_where_due(self, run: Run) -> None:
         limit = self.plan.timeout_s
@@ -297,6 +306,8 @@ class Session:
             self._end(run, "stopped on request")
         elif limit is not None and time.monotonic() - self._last_event > limit:
             self._end(run, f"nothing came for {limit:g} s")
+        elif not any(source.is_alive() for source in self._sources):
+            self._end(run, "every source has ended")
 
     def _end(self, run: Run, reason: str) -> None:
         for scan in run.scans.values():

@@ -7,6 +7,7 @@ from problems import BEAM, PLACES, end, feed, make_run
 from ptystream.events import Samples
 from ptystream.loop import AUTOMATIC_FRAMES, Loop, LoopSettings, Step
 from ptystream.run import Run
+from ptystream.scan.judge import SETTLING
 from ptystream.schedule import Schedule, from_runs, to_runs
 
 
@@ -259,6 +260,53 @@ def test_a_frame_that_was_out_for_its_position_and_has_come_back_is_there_once(
     corners = {tuple(row) for row in run.snapshot({}).positions.round(2).tolist()}
     assert {tuple(row) for row in other.snapshot({}).positions.round(2).tolist()} <= corners
     assert run.iter_info[-1]["frames"] == 92
+
+
+def withdraw(run: Run, *indices: int) -> None:
+    """The stage had not settled at these frames, as turns out."""
+    scan = run.scans["s"].buffer
+    records = np.array([scan.ledger.find(i) for i in indices])
+    with scan._condition:
+        scan._judge._mark(records, SETTLING, np.ones(len(records), bool))
+        scan._judge_records(records)
+
+
+def test_a_second_engine_does_not_visit_what_was_withdrawn_from_the_first() -> None:
+    run = make_run(engines=[{"numiter": 1}, {"numiter": 1}])
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+    feed(run, 0, 92)
+    loop.step()
+    withdraw(run, 7, 8)
+    loop.step()
+    end(run)
+    to_the_end(loop)
+    assert [e["do"] for e in run.schedule].count("engine") == 2
+    assert run.iter_info[-1]["frames"] == 90
+
+
+def test_a_run_whose_only_frames_were_withdrawn_before_the_start_ends() -> None:
+    run = make_run(engines=[{"numiter": 1}], decide_after=2)
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+    feed(run, 0, 2)
+    assert loop.step() is Step.IDLE
+    withdraw(run, 0, 1)
+    assert loop.step() is Step.IDLE
+    end(run, 2)
+    assert [loop.step() for _ in range(3)][-1] is Step.DONE
+    assert run.state == "failed"
+
+
+def test_a_run_that_is_cut_short_finishes_at_the_next_step() -> None:
+    run = make_run(engines=[{"numiter": 50}, {"numiter": 50}])
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+    feed(run, 0, 92)
+    end(run)
+    steps(loop, 3)
+    loop.cut()
+    assert loop.step() is Step.DONE
+    assert run.iterations == 3
+    assert run.engine is None
+    assert run.state == "finished"
 
 
 def test_runs_of_indices_survive_the_way_to_a_file_and_back() -> None:

@@ -251,6 +251,23 @@ def test_the_decoder_alone_survives_the_corpus() -> None:
         NativeDecoder().feed(Message(0, "s/data", tuple(parts)))
 
 
+def test_sources_that_end_in_mid_scan_end_the_run_and_the_session(tmp_path: Path) -> None:
+    frames, places = messages()
+    running = session(tmp_path, Memory("s/data", frames[:50]), Memory("s/positions", places[:50]), Metrics(), live={"runs": None})
+    (path,) = running.run()
+    result = ptyr.read(path)
+    assert result.ledger["used"] == 49
+    assert any(entry["do"] == "end" and "every source has ended" in entry["reason"] for entry in result.schedule)
+
+
+def test_a_failure_is_the_state_of_the_result(tmp_path: Path) -> None:
+    frames, places = messages()
+    running = session(tmp_path, Memory("s/data", frames[:50], OSError("out")), Memory("s/positions", places), Metrics())
+    with pytest.raises(SessionError, match="out"):
+        running.run()
+    assert running.current is None or running.current.state == "failed"
+
+
 def test_scan_after_scan_makes_run_after_run_without_a_restart(tmp_path: Path) -> None:
     both = [messages("a"), messages("b")]
     frames, places = ([m for pair in both for m in pair[k]] for k in (0, 1))

@@ -28,6 +28,10 @@ LAST_S = 1.0
 """For how long a closing publisher does that."""
 
 
+RUNS_KEPT = 2
+"""Runs whose last snapshot late joiners get: the newest, and the one before, whose end may still be looked at."""
+MAX_SUBSCRIPTIONS = 10_000
+"""Different topics that are remembered, and subscriptions that are read at a time."""
 MAX_SUBSCRIPTION_BYTES = 1024
 """Whoever sends more to the publisher is disconnected."""
 
@@ -79,8 +83,8 @@ class Publisher:
         self.failure: BaseException | None = None
         self._dropped = False
         self._lock = threading.Lock()
-        self._newest: Snapshot | None = None
-        self._closed = False
+        self._newest: dict[str, Snapshot] = {}
+        self._closed = self._gone = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._thread = threading.Thread(target=self._serve, name="publisher", daemon=True)
@@ -91,7 +95,7 @@ class Publisher:
         if self.failure is not None:
             raise PublisherError(f"{self.endpoint}: the publisher's thread died: {self.failure}") from self.failure
         with self._lock:
-            self._newest = snapshot
+            self._newest[snapshot.run] = snapshot
         self._wake()
 
     def close(self) -> None:
@@ -103,16 +107,19 @@ class Publisher:
         self._thread.join(5.0)
         stop(self._authenticator)
         self._context.term()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        with self._lock:
+            self._gone = True
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # a full pipe has woken it already
-            os.write(self._wake_write, b"x")
+        with self._lock, contextlib.suppress(BlockingIOError):  # a full pipe has woken it already
+            if not self._gone:
+                os.write(self._wake_write, b"x")
 
     def _serve(self) -> None:
         subscriptions: Counter[bytes] = Counter()
-        last: Snapshot | None = None
+        last: dict[str, Snapshot] = {}
         pause, due = RETRY_S, 0.0
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
@@ -123,9 +130,11 @@ class Publisher:
                 if self._wake_read in dict(poller.poll(int(1000 * wait) + 1)):
                     os.read(self._wake_read, 4096)
                 asked = []
-                while self._socket.poll(0):
+                for _ in range(MAX_SUBSCRIPTIONS):
+                    if not self._socket.poll(0):
+                        break
                     word = self._socket.recv()
-                    if word[:1] == b"\1":
+                    if word[:1] == b"\1" and len(subscriptions) < MAX_SUBSCRIPTIONS:
                         subscriptions[word[1:]] += 1
                         asked.append(word[1:])
                     elif word[:1] == b"\0" and subscriptions[word[1:]] > 1:
@@ -135,25 +144,33 @@ class Publisher:
                 everyone = list(subscriptions)
                 self.viewers = subscriptions.total()
                 with self._lock:
-                    snapshot, self._newest = self._newest, None
-                if snapshot is not None:
-                    last, pause = with_ramps(snapshot), RETRY_S
-                    self._send(last, everyone)
-                    due = time.monotonic() + pause
-                elif last is not None and self._dropped and time.monotonic() >= due:
-                    self._send(last, everyone)
+                    fresh, self._newest = self._newest, {}
+                for run, snapshot in fresh.items():
+                    last.pop(run, None)
+                    last[run] = with_ramps(snapshot)
+                    self._send(last[run], everyone)
+                for run in list(last)[:-RUNS_KEPT]:
+                    del last[run]
+                if fresh:
+                    pause, due = RETRY_S, time.monotonic() + RETRY_S
+                elif self._dropped and time.monotonic() >= due:
+                    self._send_all(last, everyone)
                     pause = min(2 * pause, LONGEST_RETRY_S)
                     due = time.monotonic() + pause
-                elif last is not None and asked:
-                    self._send(last, asked)
-                if self._closed and self._newest is None:
-                    if last is not None and self._dropped:
+                elif asked:
+                    self._send_all(last, asked)
+                if self._closed and not self._newest:
+                    if self._dropped:
                         self._send_to_slow_ones(last, everyone)
                     return
         except BaseException as error:
             self.failure = error
         finally:
             self._socket.close()
+
+    def _send_all(self, last: dict[str, Snapshot], wanted: list[bytes]) -> None:
+        for snapshot in last.values():
+            self._send(snapshot, wanted)
 
     def _send(self, snapshot: Snapshot, wanted: list[bytes]) -> None:
         """To every viewer that has room; remembers if one had none."""
@@ -170,9 +187,9 @@ class Publisher:
                 self._socket.send_multipart(parts, copy=False)
                 self._socket.setsockopt(zmq.XPUB_NODROP, 1)
 
-    def _send_to_slow_ones(self, snapshot: Snapshot, wanted: list[bytes]) -> None:
+    def _send_to_slow_ones(self, last: dict[str, Snapshot], wanted: list[bytes]) -> None:
         """Before the end: a little time for viewers whose queue was full, so that they see the last picture too."""
         deadline = time.monotonic() + LAST_S
         while time.monotonic() < deadline:
             time.sleep(RETRY_S)  # ZeroMQ tells no event for "there is room again"
-            self._send(snapshot, wanted)
+            self._send_all(last, wanted)

@@ -205,7 +205,8 @@ class Intake:
 
     def is_light(self, job: Job) -> bool:
         """Whether handing the job to another thread would cost more than doing it: its frames are only copied."""
-        copied = self._preparation is None or self._preparation.is_copy
+        preparation = self._preparation  # `release` may come between two looks
+        copied = preparation is None or preparation.is_copy
         return copied and job.payloads[0].codec == "raw"
 
     def release(self) -> None:

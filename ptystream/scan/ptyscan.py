@@ -368,7 +368,8 @@ class PtyScan:
         for record in failed.tolist():
             payload = self._spares.pop(record, None)
             paired = not self._needed & ~PREPARED & ~self.ledger.flags[record]
-            slots = self._intake.slots(1, self._max_frames) if payload is not None else NONE
+            decided = self._intake.slabs is not None  # otherwise a job would wait for a decision that nobody makes any more
+            slots = self._intake.slots(1, self._max_frames) if payload is not None and decided else NONE
             if payload is None or not len(slots) or (self.ended is not None and not paired):
                 continue
             self.ledger.drop("duplicate", -1)

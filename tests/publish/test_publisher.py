@@ -66,6 +66,18 @@ def test_a_late_joiner_gets_the_last_snapshot_at_once(publisher: Publisher, sock
     assert decode(received(second)[1:]).number == 4
 
 
+def test_the_end_of_a_run_is_not_lost_to_the_beginning_of_the_next(
+    publisher: Publisher, sockets: list[zmq.Socket[bytes]]
+) -> None:
+    first = subscriber(sockets, publisher.endpoint, "a")
+    wait_for(publisher, 1)
+    publisher.offer(snapshot(9, run="a", state="finished"))
+    publisher.offer(snapshot(0, run="b"))
+    assert decode(received(first)[1:]).number == 9
+    late = subscriber(sockets, publisher.endpoint)
+    assert {decode(received(late)[1:]).run for _ in range(2)} == {"a", "b"}
+
+
 def test_whoever_looks_at_one_run_gets_no_other(publisher: Publisher, sockets: list[zmq.Socket[bytes]]) -> None:
     chosen = subscriber(sockets, publisher.endpoint, "a")
     longer = subscriber(sockets, publisher.endpoint, "ab")

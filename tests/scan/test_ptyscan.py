@@ -251,6 +251,16 @@ def test_of_two_messages_of_one_frame_the_sound_one_is_used(positions_first: boo
     assert closes(scan)
 
 
+def test_a_frame_that_came_broken_twice_does_not_keep_the_scan_open() -> None:
+    scan = buffer(decide_after=16)
+    scan.feed("positions", at(0), 1)
+    scan.feed("data", frames(0, cut=3), 1)
+    scan.feed("data", frames(0, cut=3), 1)
+    finish(scan)
+    assert scan.take(10) is EOS
+    assert scan.ledger.counts()["waiting"] == 0
+
+
 def test_frames_are_taken_from_the_source_of_frames_alone() -> None:
     scan = buffer()
     scan.feed("positions", frames(0, 1), 1)
