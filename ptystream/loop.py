@@ -83,6 +83,9 @@ class Loop:
         if self._cut:
             if run.engine is not None:
                 run.apply({"do": "finish"})
+            elif run.reconstruction is None:
+                came = sum(len(block) for scan in run.scans.values() for block in scan.waiting)
+                log.warning("%s: cut short before the engine began: %d frames wait, nothing to save", run.name, came)
             run.state = "finished"
             return Step.DONE
         new = self._collect()

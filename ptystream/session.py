@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 OPEN_S = 30.0
 WAIT_S = 0.25
 """Longest time after which the loop looks at requests while it waits for frames."""
+MAX_PENDING = 4
+"""Runs whose frames are kept while another is reconstructed; the frames of a further one are refused and counted."""
 
 
 class SessionError(RuntimeError):
@@ -120,7 +122,8 @@ class Session:
         self._logged: set[str] = set()
         self._failure: BaseException | None = None
         self._stop_asked = threading.Event()
-        self._last_event = time.monotonic()
+        self._choosing = False
+        """Whether the engine's thread waits for a run that can start."""
         self._published = 0.0
         self._received_before: tuple[float, int] = (time.monotonic(), 0)
         self._rates: dict[str, float] = {"frames_per_second": 0.0}
@@ -163,7 +166,6 @@ class Session:
             self._arrived.notify_all()
 
     def _count(self, message: Message) -> None:
-        self._last_event = time.monotonic()
         self.metrics.received(message.channel, sum(len(memoryview(part).cast("B")) for part in message.parts))
 
     def _route(self, channel: str, event: Event, message: Message) -> None:
@@ -183,6 +185,9 @@ class Session:
                 log.warning("%s: %s (logged once per reason): %s", channel, reason, detail)
             return
         buffer.feed(source, event, message.arrival_ns)
+        if self._choosing:
+            with self._arrived:
+                self._arrived.notify_all()
 
     def _buffer(self, label: str, source: str, event: Any, now_ns: int) -> PtyScan:
         """The scan of an event. An end begins no run, and what comes late for a scan that is over does not either."""
@@ -210,6 +215,8 @@ class Session:
         return self._assigned[label, key]
 
     def _new_run(self) -> _Pending:
+        if len(self._pending) > MAX_PENDING:
+            raise _NoScan("too_many_scans", f"{len(self._pending)} have begun and are not reconstructed yet")
         number = self.finished + len(self._pending) + 1
         name = self.plan.name if number == 1 else f"{self.plan.name}_{number:04d}"
         scans = [Scan(e.label, k, *e.make(None)) for k, e in enumerate(self.plan.scans)]
@@ -238,24 +245,48 @@ class Session:
             if self._on_ready is not None:
                 self._on_ready()
             while not self._stop_asked.is_set() and (self.plan.runs is None or self.finished < self.plan.runs):
+                open_still = self._any_source()  # asked before looking: what the last one brought is seen below
                 pending = self._next_pending()
                 if pending is not None:
                     self._reconstruct(pending)
-                elif not any(source.is_alive() for source in self._sources):
+                elif not open_still:
                     log.info("every source has ended: no further scan will come")
                     break
         finally:
             for source in self._sources:
                 source.stop()
+            for pending in self._pending:
+                came = pending.run.ledger().get("received", 0)
+                log.warning("%s: %d frames had come and are not reconstructed: the session ended", pending.run.name, came)
         self._check()
         return self.results
 
     def _next_pending(self) -> _Pending | None:
+        """The first run that can start. One that never can, because little came for it, keeps nobody waiting."""
+        self._choosing = True
         with self._arrived:
-            self._arrived.wait_for(lambda: bool(self._pending) or self._failure is not None or self._stop_asked.is_set(), WAIT_S)
-            pending = self._pending[0] if self._pending else None
+            self._arrived.wait_for(lambda: bool(self._able()) or self._failure is not None or self._stop_asked.is_set(), WAIT_S)
+            waiting = list(self._pending)
+        self._choosing = False
         self._check()
-        return pending
+        for pending in waiting:
+            self._end_where_due(pending.run)
+        able = self._able()
+        self.current = able[0].run if able else waiting[0].run if waiting else self.current
+        return able[0] if able else None
+
+    def _able(self) -> list[_Pending]:
+        """Runs for which enough frames came, or for which no more will."""
+        enough = self.plan.loop.frames_to_start
+        return [
+            p
+            for p in list(self._pending)
+            if sum(scan.buffer.ledger.paired for scan in p.run.scans.values()) >= enough
+            or all(scan.buffer.ended is not None for scan in p.run.scans.values())
+        ]
+
+    def _any_source(self) -> bool:
+        return any(source.is_alive() for source in self._sources)
 
     def _reconstruct(self, pending: _Pending) -> None:
         run = self.current = pending.run
@@ -279,20 +310,25 @@ class Session:
                 elif self._stop_asked.is_set():
                     loop.cut()
         finally:
-            if run.frames:
-                path = self.plan.save(run)
+            try:
+                path = self.plan.save(run) if run.frames else None
                 if path is not None:
                     self.results.append(path)
-            with self._lock:
-                self._pending.remove(pending)
-                self.finished += 1
-                for label, key in pending.keys.items():
-                    self._assigned.pop((label, key), None)
-                    self._over[label, key] = None
-                for forgotten in list(self._over)[:-REMEMBERED]:
-                    del self._over[forgotten]
-            for scan in run.scans.values():
-                scan.buffer.release()
+            finally:
+                self._forget(pending)
+
+    def _forget(self, pending: _Pending) -> None:
+        """The run is over: its frames are given back, and what comes late for its scans begins no other."""
+        with self._lock:
+            self._pending.remove(pending)
+            self.finished += 1
+            for label, key in pending.keys.items():
+                self._assigned.pop((label, key), None)
+                self._over[label, key] = None
+            for forgotten in list(self._over)[:-REMEMBERED]:
+                del self._over[forgotten]
+        for scan in pending.run.scans.values():
+            scan.buffer.release()
 
     def _wait(self, run: Run, seen: Mapping[str, int]) -> None:
         """Sleep until a scan changed or the time is up; uses no CPU."""
@@ -301,12 +337,12 @@ class Session:
             run.scans[label].buffer.changed(seen[label], WAIT_S)
 
     def _end_where_due(self, run: Run) -> None:
-        limit = self.plan.timeout_s
+        limit, open_still = self.plan.timeout_s, self._any_source()
         if self._stop_asked.is_set():
             self._end(run, "stopped on request")
-        elif limit is not None and time.monotonic() - self._last_event > limit:
+        elif limit is not None and all(scan.buffer.silent_s() > limit for scan in run.scans.values()):
             self._end(run, f"nothing came for {limit:g} s")
-        elif not any(source.is_alive() for source in self._sources):
+        elif not open_still:
             self._end(run, "every source has ended")
 
     def _end(self, run: Run, reason: str) -> None:

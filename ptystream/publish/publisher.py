@@ -134,7 +134,7 @@ class Publisher:
                     if not self._socket.poll(0):
                         break
                     word = self._socket.recv()
-                    if word[:1] == b"\1" and len(subscriptions) < MAX_SUBSCRIPTIONS:
+                    if word[:1] == b"\1" and (word[1:] in subscriptions or len(subscriptions) < MAX_SUBSCRIPTIONS):
                         subscriptions[word[1:]] += 1
                         asked.append(word[1:])
                     elif word[:1] == b"\0" and subscriptions[word[1:]] > 1:

@@ -181,19 +181,22 @@ class TimeJoin(Join):
         numbers = samples.first + np.arange(len(values), dtype=np.int64)
         n = self._length
         repeated = changed = 0
+        corrected = numbers[:0], values[:0]
         candidates = self._open
         if len(values) and n and numbers[0] <= self._number[n - 1]:
             old = np.searchsorted(self._number[:n], numbers)
             same = (old < n) & (self._number[np.minimum(old, n - 1)] == numbers)
             differs = same.copy()
             differs[same] = (_bits(self._values[old[same]]) != _bits(values[same])).any(axis=1)
-            self._values[old[differs]] = values[differs]
             repeated, changed = int(np.count_nonzero(same & ~differs)), int(np.count_nonzero(differs))
-            if changed:
-                candidates = self._around(old[differs])
+            corrected = numbers[differs], values[differs]
             values, times, numbers = values[~same], times[~same], numbers[~same]
         if len(values):
-            self._insert(numbers, times, values)
+            self._insert(numbers, times, values)  # raises before anything is changed
+        if changed:
+            rows = np.searchsorted(self._number[: self._length], corrected[0])
+            self._values[rows] = corrected[1]
+            candidates = self._around(rows)
         return self._interpolate(*candidates, repeated=repeated, changed=changed)
 
     def frames(self, indices: NDArray[np.int64], times_ns: NDArray[np.int64]) -> Readings | None:

@@ -67,6 +67,7 @@ class PtyScan:
         self._condition = threading.Condition(threading.RLock())
         self._version = 0
         self._pool, self._clock = pool, clock
+        self._fed_at = clock()
         self._decide_after, self._max_frames = max(1, decide_after), max_frames
         self._intake = Intake(label, parameters, hold=decide_after, max_bytes=max_bytes, pool=pool, decisions=decisions)
         self._jobs = threading.BoundedSemaphore(JOBS_IN_FLIGHT)
@@ -77,6 +78,7 @@ class PtyScan:
         self._revisions: list[Revision] = []
         self._spares: dict[int, Payload] = {}
         self._released = False
+        self._broken: BaseException | None = None
         self._num_frames = parameters.num_frames
         sources = {"positions": positions} if positions is not None else {}
         self._joins: dict[str, Join] = {
@@ -99,6 +101,7 @@ class PtyScan:
 
     def feed(self, source: str, event: Event, arrival_ns: int) -> None:
         """Take one event of 'data', 'positions' or 'also.0'. Bad data are counted by reason and never raise."""
+        self._fed_at = self._clock()
         if isinstance(event, Frames) and source != "data":
             with self._condition:
                 self.ledger.note("frames_not_configured", len(event.payloads), f"{source} sends frames")
@@ -119,7 +122,7 @@ class PtyScan:
                 if source == "data" and isinstance(number, int) and 0 < number < MAX_INDEX and not self._num_frames:
                     self.ledger.expected = number
             elif isinstance(event, ScanEnded):
-                self._source_ended[source] = event.reason
+                self._source_ended.setdefault(source, event.reason)
                 if source == "data" and event.count is not None and 0 <= event.count < MAX_INDEX:
                     self.ledger.expected = min(event.count, self._num_frames or event.count)
                 if source in self._joins and (rest := self._joins[source].flush()) is not None and len(rest.indices):
@@ -128,6 +131,10 @@ class PtyScan:
             jobs = self._check_end()
         for job in jobs:
             self._start(job)
+
+    def silent_s(self) -> float:
+        """Seconds since a source said anything."""
+        return self._clock() - self._fed_at
 
     def end(self, reason: str) -> None:
         """The scan is over now, by request or time-out; what has come and is paired will still be handed out."""
@@ -149,9 +156,12 @@ class PtyScan:
     def take(self, limit: int, ranks: int = 1) -> Block | Signal:
         """Up to `limit` frames that became usable, in order of their slots; WAIT, or EOS when nothing is left.
 
-        Fewer than min_frames × `ranks` are handed out only at the end of the scan.
+        Fewer than min_frames × `ranks` are handed out only at the end of the scan. Raises `RuntimeError` where a thread
+        that prepares frames died of an error of ours.
         """
         with self._condition:
+            if self._broken is not None:
+                raise RuntimeError(f"{self.label}: frames could not be entered: {self._broken!r}") from self._broken
             jobs = self._check_end()
         for job in jobs:
             self._start(job)
@@ -332,7 +342,12 @@ class PtyScan:
         def done(_: object) -> None:
             self._jobs.release()
             cancelled = future.cancelled() or future.exception() is not None
-            self._finish(Outcome(job, ["failed"] * len(job.slots), 0) if cancelled else future.result())
+            try:
+                self._finish(Outcome(job, ["failed"] * len(job.slots), 0) if cancelled else future.result())
+            except BaseException as error:  # a future swallows it; whoever takes frames is told
+                with self._condition:
+                    self._broken = error
+                    self._changed()
 
         future.add_done_callback(done)
 
