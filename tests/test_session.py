@@ -18,7 +18,7 @@ from ptystream.events import Rejected
 from ptystream.metrics import Metrics
 from ptystream.params.load import load
 from ptystream.plan import make_plan
-from ptystream.session import Session, SessionError
+from ptystream.session import MAX_PENDING, Session, SessionError
 from ptystream.storage import ptyr
 from ptystream.transport import Message, TransportClosed
 
@@ -320,3 +320,24 @@ def test_a_waiting_session_uses_no_cpu(tmp_path: Path) -> None:
     running.stop()
     thread.join(30)
     assert spent < 0.4
+
+
+def test_a_scan_that_never_gets_its_frames_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """One good frame of an acquisition that nobody goes on with, before the real one."""
+    frames, places = messages("a")
+    stray = [frames_parts("stray", 0, [PATTERNS[0].tobytes()], 1, PATTERNS[0].shape, PATTERNS[0].dtype, "raw")]
+    running = session(tmp_path, Stalled("s/data", stray + frames), Stalled("s/positions", places), Metrics())
+    (path,) = running.run()
+    assert ptyr.read(path).ledger["used"] == BEAM.frames
+
+
+def test_scans_beyond_those_that_can_wait_are_refused_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frames, places = messages("a")
+    others = [[header("start", scan=f"other {k}", meta={})] for k in range(MAX_PENDING + 2)]
+    metrics = Metrics()
+    data, positions = Memory("s/data", others + frames), Memory("s/positions", others + places)
+    with caplog.at_level("WARNING", logger="ptystream"):
+        assert session(tmp_path, data, positions, metrics).run() == []
+    refused = gauges(metrics, "ptystream_rejected")
+    assert refused["too_many_scans"] > 2 * BEAM.frames
+    assert said(caplog)["s/data", "too_many_scans"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -545,3 +546,12 @@ def test_after_release_nothing_is_held_and_nothing_is_taken() -> None:
     assert scan.ledger.counts()["received"] == 1
     with pytest.raises(RuntimeError, match="released"):
         _ = scan.frames
+
+
+def test_an_error_of_ours_in_a_decoding_thread_reaches_whoever_takes_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        scan = buffer(pool=pool, rebin=2)
+        monkeypatch.setattr(scan, "_find_hot_pixels", lambda: 1 / 0)
+        scan.feed("data", frames(0), 1)
+    with pytest.raises(RuntimeError, match="could not be entered"):
+        scan.take(10)
