@@ -53,7 +53,7 @@ class ProjectionEngine:
     ) -> None:
         """See `ptystream.engine.Engine.start`. Until `finish`, `data` of the storages lies on the engine's device."""
         self.on: Backend = BACKENDS[context.device](context)
-        self.reconstruction, self.frames, self.context = reconstruction, dict(frames), context
+        self.reconstruction, self.frames, self.context = reconstruction, frames, context
         self.complex = np.dtype(np.complex64 if context.precision == "single" else np.complex128)
         self.real = np.dtype(np.float32 if context.precision == "single" else np.float64)
         self._first_probes: dict[str, Any] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -69,7 +69,7 @@ Key = tuple[int, int, tuple[tuple[int, ...], ...]]
 """(scan, slab, ((probe, object, object layer) of each pod))."""
 
 
-def key_of(table: PodTable, row: int, frames: dict[int, FrameStore]) -> Key:
+def key_of(table: PodTable, row: int, frames: Mapping[int, FrameStore]) -> Key:
     """What the frames of a tile have in common."""
     scan, slot = (int(v) for v in table.frame[row])
     seen = table.address[row][:, [PROBE, OBJECT, OBJECT_LAYER]]
@@ -77,7 +77,7 @@ def key_of(table: PodTable, row: int, frames: dict[int, FrameStore]) -> Key:
 
 
 def runs(
-    table: PodTable, rows: NDArray[np.int64], frames: dict[int, FrameStore], size: int
+    table: PodTable, rows: NDArray[np.int64], frames: Mapping[int, FrameStore], size: int
 ) -> list[tuple[Key, NDArray[np.int64]]]:
     """Rows in order, cut where their key changes and after `size` of them."""
     keys = [key_of(table, int(row), frames) for row in rows]

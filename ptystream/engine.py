@@ -71,15 +71,16 @@ class Engine(Protocol):
     ) -> None:
         """Take the reconstruction over, with all rows that its pod table holds; `state` resumes a checkpoint.
 
-        `frames` maps the scan numbers of the pod table to their slabs. Loads numba or cupy here and compiles.
+        `frames` maps the scan numbers of the pod table to their slabs; a further scan enters it before its first rows
+        come. Loads numba or cupy here and compiles.
         """
 
     def extend(self, rows: NDArray[np.int64]) -> None:
         """Rows were appended to the pod table, and storages may have grown (compare `offset` and `shape`)."""
 
     def revise(self, rows: NDArray[np.int64], what: str) -> None:
-        """Rows of the pod table changed: 'position' (address rewritten), 'frame' or 'mask' (counts changed in place),
-        'withdrawn' (their part of the sums ends; they are never visited again)."""
+        """Rows of the pod table changed: 'position' (address rewritten), 'dose' (weight rewritten), 'frame' or 'mask' (counts
+        or mask changed in place), 'withdrawn' (their part of the sums ends; they are never visited again)."""
 
     def configure(self, parameters: Any) -> None:
         """New validated parameters, from the next iteration on."""

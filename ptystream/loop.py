@@ -135,7 +135,9 @@ class Loop:
                     self._take(scan, answer)
                     new += self.run.frames - before
             for revision in scan.buffer.revisions():
-                if self.run.reconstruction is None:
+                if self.run.reconstruction is None and revision.what == "mask":
+                    scan.buffer.mask(revision.value or ())
+                elif self.run.reconstruction is None:
                     scan.waiting = [b for b in (revised(block, revision) for block in scan.waiting) if len(b)]
                 else:
                     self.run.apply(self.run.revise_entry(scan, revision))

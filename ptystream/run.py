@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +19,7 @@ from ptystream.engine import Context, Engine, Progress
 from ptystream.model.scan_model import ScanModel
 from ptystream.publish.snapshot import Image, Snapshot
 from ptystream.reconstruction import OBJECT, PodTable, Reconstruction
-from ptystream.scan.block import Block, Revision
+from ptystream.scan.block import Block, FrameStore, Revision
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.schedule import Entry, Schedule, from_runs, to_runs
 
@@ -36,7 +37,15 @@ class Scan:
     waiting: list[Block] = field(default_factory=list)
     """Blocks taken from the buffer before the run could start."""
     ended: bool = False
-    slots: list[NDArray[np.int64]] = field(default_factory=list)
+    taken: list[Block] = field(default_factory=list)
+    """Blocks in the pod table, with what is in force for each frame."""
+    rows: list[int] = field(default_factory=list)
+    """First row of each of them."""
+
+    def at(self, row: int) -> tuple[Block, int]:
+        """The block that a row of the pod table came with, and its place in it."""
+        number = bisect_right(self.rows, row) - 1
+        return self.taken[number], row - self.rows[number]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +95,8 @@ class Run:
         self._newest_taken_ns: int | None = None
         self._taken_ns = 0
         self._snapshots = 0
+        self._stores: dict[int, FrameStore] = {}
+        """Slabs by number of the scan; a scan enters with its first block."""
         self._withdrawn: list[int] = []
         """Rows that no engine may visit any more."""
         self._coverage: dict[str, NDArray[np.float32]] = {}
@@ -103,53 +114,71 @@ class Run:
         handler = getattr(self, f"_apply_{entry['do']}", None)
         if handler is None:
             raise KeyError(f"schedule entry 'do: {entry['do']}' is unknown to this version")
-        progress: Progress | None = handler(entry, blocks or {})
-        self.schedule.append(entry)
+        done = dict(entry)
+        progress: Progress | None = handler(done, blocks or {})
+        self.schedule.append(done)
         return progress
 
-    def _apply_decide(self, entry: Entry, blocks: Mapping[str, Block]) -> None:
+    # A handler completes its entry with what only carrying it out has shown.
+
+    def _apply_decide(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         self.decisions[entry["scan"]] = dict(entry["decisions"])
 
-    def _apply_take(self, entry: Entry, blocks: Mapping[str, Block]) -> None:
-        scan = self.scans[entry["scan"]]
+    def _apply_take(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
+        scan, then = self.scans[entry["scan"]], entry.pop("then", {})
         block = blocks.get(scan.label)
         if block is None:
-            block = scan.buffer.take_exactly(from_runs(entry["indices"]), timeout_s=60.0)
+            block = as_then(scan.buffer.take_exactly(from_runs(entry["indices"]), timeout_s=60.0), then)
         if self.reconstruction is None:
             self.reconstruction = Reconstruction({}, {}, PodTable(scan.model.pods))
-        if scan.label not in self.decisions or not scan.slots:
-            decided = scan.model.start(self.reconstruction, block, scan.buffer.frames, self.decisions.get(scan.label))
-            if self.decisions.get(scan.label) != decided:
+        if scan.number not in self._stores:
+            self._stores[scan.number] = scan.buffer.frames
+            earlier = self.decisions.get(scan.label)
+            decided = scan.model.start(self.reconstruction, block, scan.buffer.frames, earlier)
+            if earlier != decided:
+                decided = {"hot_pixels": [], **scan.buffer.decisions, **decided}
                 self.apply({"do": "decide", "scan": scan.label, "decisions": decided})
         rows, refused = scan.model.place(self.reconstruction, block)
-        scan.buffer.refuse(refused, "off_canvas")
         if len(refused):
-            kept = ~np.isin(block.slots, refused)
-            block = select(block, kept)
-        scan.slots.append(np.stack([rows, block.slots], axis=1))
+            scan.buffer.refuse(refused, "off_canvas")
+            block = select(block, ~np.isin(block.slots, refused))
+            entry["indices"] = to_runs(block.indices)
         if len(block):
+            scan.taken.append(block)
+            scan.rows.append(int(rows[0]))
             newest = int(block.arrival_ns.max())
             self._newest_taken_ns = max(newest, self._newest_taken_ns or newest)
             self._taken_ns = time.time_ns()
         if self.engine is not None:
             self.engine.extend(rows)
 
-    def _apply_revise(self, entry: Entry, blocks: Mapping[str, Block]) -> None:
-        scan = self.scans[entry["scan"]]
-        slot = scan.buffer.slot_of(int(entry["index"]))
-        if slot is None or self.reconstruction is None:
-            return
-        what = entry["what"]
-        if what == "position":
-            rows = scan.model.revise(self.reconstruction, slot, tuple(entry["value"]))
+    def _apply_revise(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
+        scan, what, value = self.scans[entry["scan"]], entry["what"], entry["value"]
+        if what == "mask":
+            scan.buffer.mask(value)
+            rows = np.concatenate([np.arange(first, first + len(b)) for first, b in zip(scan.rows, scan.taken, strict=True)])
         else:
-            rows = self.rows_of(scan, slot)
-        if what == "withdrawn":
-            self._withdrawn.extend(rows.tolist())
+            slot = scan.buffer.slot_of(int(entry["index"]))
+            row = None if slot is None else scan.model.row(slot)
+            if row is None or self.reconstruction is None:
+                return
+            rows = np.array([row])
+            block, place = scan.at(row)
+            entry["before"] = {"position": block.positions_m[place].tolist(), "dose": float(block.dose[place])}
+            if what == "position" and not scan.model.move(self.reconstruction, row, tuple(value)):
+                scan.buffer.refuse(np.array([slot]), "off_canvas")
+                entry["what"] = what = "withdrawn"
+            elif what == "position":
+                block.positions_m[place] = value
+            elif what == "dose":
+                scan.model.weigh(self.reconstruction, row, float(value[0]))
+                block.dose[place] = value[0]
+            if what == "withdrawn":
+                self._withdrawn.append(row)
         if self.engine is not None and len(rows):
             self.engine.revise(rows, what)
 
-    def _apply_engine(self, entry: Entry, blocks: Mapping[str, Block]) -> None:
+    def _apply_engine(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         assert self.reconstruction is not None, "an engine starts after the first frames"
         chosen = next(e for e in self.engines if e.label == entry["label"])
         decided = [self.decisions[label] for label in self.scans if label in self.decisions]
@@ -159,13 +188,13 @@ class Run:
             brightest_photons=max(float(d["brightest_photons"]) for d in decided),
         )
         self.engine_entry, self.engine = chosen, chosen.make(chosen.parameters)
-        self.engine.start(self.reconstruction, {scan.number: scan.buffer.frames for scan in self.scans.values()}, context)
+        self.engine.start(self.reconstruction, self._stores, context)
         if self._withdrawn:
             self.engine.revise(np.array(self._withdrawn, np.int64), "withdrawn")
         self.averaging, self.last = False, None
         self.state = "running"
 
-    def _apply_iterate(self, entry: Entry, blocks: Mapping[str, Block]) -> Progress:
+    def _apply_iterate(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> Progress:
         assert self.engine is not None and self.engine_entry is not None and self.reconstruction is not None
         rows = None if entry["rows"] is None else from_runs(entry["rows"])
         count = int(entry["iterations"])
@@ -195,23 +224,23 @@ class Run:
             log.info("%s: %s", self.name, note)
         return progress
 
-    def _apply_average(self, entry: Entry, blocks: Mapping[str, Block]) -> None:
+    def _apply_average(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         assert self.engine is not None
         self.engine.average()
         self.averaging = True
 
-    def _apply_restart(self, entry: Entry, blocks: Mapping[str, Block]) -> None:
+    def _apply_restart(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         assert self.engine is not None
         self.engine.restart()
 
-    def _apply_finish(self, entry: Entry, blocks: Mapping[str, Block]) -> None:
+    def _apply_finish(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         assert self.engine is not None
         self.last = self.engine.snapshot() if self.averaging else None
         self._see_coverage()
         self.engine.finish()
         self.engine = None
 
-    def _apply_end(self, entry: Entry, blocks: Mapping[str, Block]) -> None:
+    def _apply_end(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         self.scans[entry["scan"]].ended = True
 
     # ------------------------------------------------------------------ what the loop asks
@@ -222,21 +251,19 @@ class Run:
 
     def revise_entry(self, scan: Scan, revision: Revision) -> Entry:
         """The entry for a change of a frame that was handed out."""
-        index = scan.buffer.index_of(revision.slot)
-        return {"do": "revise", "scan": scan.label, "index": index, "what": revision.what, "value": revision.value}
-
-    def rows_of(self, scan: Scan, slot: int) -> NDArray[np.int64]:
-        """Rows of the pod table that show the frame in `slot`: the last ones, where it was withdrawn and has come back."""
-        for table in reversed(scan.slots):
-            rows = table[table[:, 1] == slot, 0]
-            if len(rows):
-                return np.asarray(rows)
-        return np.zeros(0, np.int64)
+        index = None if revision.slot is None else scan.buffer.index_of(revision.slot)
+        value = None if revision.value is None else list(revision.value)
+        return {"do": "revise", "scan": scan.label, "index": index, "what": revision.what, "value": value}
 
     @property
     def frames(self) -> int:
-        """Frames in the pod table."""
-        return 0 if self.reconstruction is None else self.reconstruction.pods.length
+        """Frames that an engine may visit."""
+        return 0 if self.reconstruction is None else self.reconstruction.pods.length - len(self._withdrawn)
+
+    def rows(self) -> NDArray[np.int64]:
+        """Their rows of the pod table."""
+        every = np.arange(0 if self.reconstruction is None else self.reconstruction.pods.length)
+        return np.delete(every, self._withdrawn)
 
     @property
     def complete(self) -> bool:
@@ -273,7 +300,7 @@ class Run:
             pods = self.reconstruction.pods
             corners = pods.address[:, 0, OBJECT + 2 : OBJECT + 4].astype(np.float32) + pods.remainder[:, 0]
             half = np.array([s // 2 for s in next(iter(now_held.probes.values())).shape], np.float32)
-            positions = corners + half
+            positions = (corners + half)[self.rows()]
         errors, misfit = self.history()
         self._snapshots += 1
         return Snapshot(
@@ -350,15 +377,19 @@ def join(blocks: Sequence[Block]) -> Block:
     )
 
 
+def as_then(block: Block, then: Mapping[str, Sequence[Sequence[Any]]]) -> Block:
+    """The block with the positions and doses that `Schedule.to_repeat` gives."""
+    for what, values in ((what, {"position": block.positions_m, "dose": block.dose}[what]) for what in then):
+        for index, value in then[what]:
+            values[block.indices == index] = value
+    return block
+
+
 def revised(block: Block, revision: Revision) -> Block:
-    """The block after a revision of one of its frames (itself, where the frame is not in it)."""
+    """The block, which no engine has seen, after a revision of one of its frames (itself, where that is not in it)."""
     here = block.slots == revision.slot
-    if not here.any():
-        return block
-    if revision.what == "withdrawn":
+    if not here.any() or revision.value is None:
         return select(block, ~here)
-    if revision.what == "position" and revision.value is not None:
-        positions = block.positions_m.copy()
-        positions[here] = revision.value
-        return replace(block, positions_m=positions)
+    values = {"position": block.positions_m, "dose": block.dose}[revision.what]
+    values[here] = revision.value
     return block

@@ -8,7 +8,7 @@ do       further keys                                       meaning
 ======== ================================================== ==========================================================
 decide   scan, decisions                                    values taken from the data once (centre, photons, fill…)
 take     scan, indices                                      frames, in the order in which the engine got them
-revise   scan, index, what, value                           a frame that was already in changed
+revise   scan, index, what, value, before                   a frame that was already in, or the scan's mask, changed
 engine   label, name, parameters                            an engine starts
 iterate  iterations, rows (or None)                         iterations over these rows of the pod table (None: all)
 average  –                                                  the mean of the iterates begins
@@ -16,6 +16,8 @@ finish   –                                                  the engine ended a
 end      scan, reason                                       the scan was complete
 ======== ================================================== ==========================================================
 
+Where an acquisition is fed again, positions and doses are from the start what they became; `Schedule.to_repeat` tells
+each 'take' what they were then.
 Index lists are kept as runs [[first, count], …], so that an hour of scanning stays small.
 """
 
@@ -67,6 +69,25 @@ class Schedule:
             single = {key: value for key, value in entry.items() if key != "times"}
             for _ in range(entry.get("times", 1)):
                 yield single
+
+    def to_repeat(self) -> list[dict[str, Any]]:
+        """Every entry, and in each 'take' under 'then' what the frames had that were revised afterwards: what → [[index,
+        value], …]."""
+        entries = [dict(entry) for entry in self]
+        later: dict[tuple[str, int, str], Any] = {}
+        for entry in reversed(entries):
+            if entry["do"] == "revise" and entry["index"] is not None:
+                for what, value in entry["before"].items():
+                    later[entry["scan"], entry["index"], what] = value
+            elif entry["do"] == "take":
+                then: dict[str, list[Any]] = {}
+                for index in from_runs(entry["indices"]).tolist():
+                    for what in ("position", "dose"):
+                        if (value := later.pop((entry["scan"], index, what), None)) is not None:
+                            then.setdefault(what, []).append([index, value])
+                if then:
+                    entry["then"] = then
+        return entries
 
     def __len__(self) -> int:
         return sum(entry.get("times", 1) for entry in self._entries)

@@ -21,32 +21,47 @@ PLACES = BEAM.positions_m()
 GEOMETRY = BEAM.geometry()
 
 
-def make_run(*, engines: list[dict] | None = None, threads: int = 1, decide_after: int = 16, **data: object) -> Run:
-    """A run of one scan 's' with a DM engine per dict of parameters."""
+def make_scan(
+    label: str,
+    number: int,
+    *,
+    decide_after: int = 16,
+    decisions: dict | None = None,
+    also: tuple[PositionsParameters, ...] = (),
+    **data: object,
+) -> Scan:
+    """A scan of the small beamline."""
     given = {"name": "ZmqScan", "shape": BEAM.side, **GEOMETRY, **data}
-    buffer = PtyScan("s", PtyScanParameters(**given), PositionsParameters(), decide_after=decide_after)
+    buffer = PtyScan(
+        label, PtyScanParameters(**given), PositionsParameters(), decide_after=decide_after, decisions=decisions, also=also
+    )
     geometry = Geometry((BEAM.side,) * 2, GEOMETRY["energy"], GEOMETRY["distance"], (GEOMETRY["psize"],) * 2)
     illumination = {"aperture": {"size": 0.42 * BEAM.side * BEAM.pixel_m}}
-    model = Full("s", 0, Full.Parameters(illumination=illumination), geometry)
+    return Scan(label, number, buffer, Full(label, number, Full.Parameters(illumination=illumination), geometry))
+
+
+def make_run(*, engines: list[dict] | None = None, threads: int = 1, labels: tuple[str, ...] = ("s",), **settings: object) -> Run:
+    """A run of a scan for each label, with a DM engine per dict of parameters; `settings` as of `make_scan`."""
     entries = [
         EngineEntry(f"e{k}", "DM", DM.Parameters(**parameters), DM) for k, parameters in enumerate(engines or [{"numiter": 3}])
     ]
-    return Run("test", [Scan("s", 0, buffer, model)], entries, Context(threads=threads))
+    scans = [make_scan(label, k, **settings) for k, label in enumerate(labels)]
+    return Run("test", scans, entries, Context(threads=threads))
 
 
-def feed(run: Run, first: int, stop: int, *, positions: bool = True) -> None:
+def feed(run: Run, first: int, stop: int, *, positions: bool = True, patterns: np.ndarray = PATTERNS, label: str = "s") -> None:
     """Frames [first, stop) and their positions arrive."""
-    buffer = run.scans["s"].buffer
+    buffer = run.scans[label].buffer
     if first == 0:
         buffer.feed("data", ScanStarted("a"), 0)
-    payloads = tuple(Payload(p.tobytes(), "raw", np.dtype("<u2"), p.shape) for p in PATTERNS[first:stop])
+    payloads = tuple(Payload(p.tobytes(), "raw", np.dtype("<u2"), p.shape) for p in patterns[first:stop])
     buffer.feed("data", Frames("a", np.arange(first, stop), payloads), 1000 + first)
     if positions:
         part = PLACES[first:stop]
         buffer.feed("positions", Samples("a", first, {"y": part[:, 0], "x": part[:, 1]}), 1000 + first)
 
 
-def end(run: Run, count: int = BEAM.frames) -> None:
+def end(run: Run, count: int = BEAM.frames, label: str = "s") -> None:
     """Both sources say that it is over."""
     for source in ("data", "positions"):
-        run.scans["s"].buffer.feed(source, ScanEnded("a", count), 0)
+        run.scans[label].buffer.feed(source, ScanEnded("a", count), 0)

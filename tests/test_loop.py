@@ -1,13 +1,18 @@
 """The loop's decisions, as a recorded trace: each parameter changed one at a time."""
 
+import json
+from collections import Counter
+
 import numpy as np
 import pytest
-from problems import BEAM, PLACES, end, feed, make_run
+from problems import BEAM, PATTERNS, PLACES, end, feed, make_run
 
-from ptystream.events import Samples
+from ptystream.events import Samples, ScanEnded
 from ptystream.loop import AUTOMATIC_FRAMES, Loop, LoopSettings, Step
 from ptystream.run import Run
 from ptystream.scan.judge import SETTLING
+from ptystream.scan.parameters import PositionsParameters
+from ptystream.scan.ptyscan import PtyScan
 from ptystream.schedule import Schedule, from_runs, to_runs
 
 
@@ -210,6 +215,72 @@ def test_a_schedule_applied_again_gives_the_same_bits(threads: int, latency: flo
             np.testing.assert_array_equal(storage.data, other.data)
 
 
+def test_a_schedule_with_revisions_applied_to_what_finally_came_gives_the_same_bits() -> None:
+    """Positions and doses corrected, frames withdrawn and back, one first off the canvas, hot pixels found in mid-scan."""
+    settings: dict = {
+        "engines": [{"numiter": 3, "average_last": 2}, {"numiter": 2}],
+        "also": (PositionsParameters(channels={"y": None, "x": None, "dose": "i0"}),),
+        "hot_pixels": 5.0,
+    }
+    hot = PATTERNS.copy()
+    hot[:, 3, 4] = 20_000
+    doses = np.linspace(0.9, 1.1, 92)
+    run = make_run(decide_after=3, **settings)
+    loop = Loop(run, LoopSettings(min_frames_for_recon=3))
+
+    def dose(buffer: PtyScan, first: int, values: np.ndarray) -> None:
+        buffer.feed("also.0", Samples("a", first, {"i0": values}), 0)
+
+    def move(buffer: PtyScan, first: int, yx: np.ndarray) -> None:
+        buffer.feed("positions", Samples("a", first, {"y": yx[:, 0], "x": yx[:, 1]}), 0)
+
+    buffer = run.scans["s"].buffer
+    feed(run, 0, 25, positions=False, patterns=hot)
+    first = PLACES[:25].copy()
+    first[7] += 2 * BEAM.pixel_m
+    first[:3] += 2000 * BEAM.pixel_m  # nothing speaks against it yet
+    dose(buffer, 0, np.linspace(1.1, 0.9, 25))
+    move(buffer, 0, first[:3])
+    loop.step()
+    move(buffer, 3, first[3:])
+    loop.step()
+    move(buffer, 7, PLACES[7:8])
+    loop.step()
+    move(buffer, 0, PLACES[:3])
+    dose(buffer, 3, doses[3:6])
+    withdraw(run, 15)
+    feed(run, 25, 60, patterns=hot)
+    dose(buffer, 25, doses[25:60])
+    loop.step()
+    feed(run, 60, 92, patterns=hot)
+    dose(buffer, 0, doses)
+    loop.step()
+    for source in ("data", "positions", "also.0"):
+        buffer.feed(source, ScanEnded("a", 92), 0)
+    to_the_end(loop)
+    told = Schedule(json.loads(json.dumps(run.schedule.to_list())))
+    seen = Counter(entry["what"] for entry in told if entry["do"] == "revise")
+    assert seen["position"] == 1
+    assert seen["withdrawn"] == 4
+    assert seen["dose"] > 3
+    assert seen["mask"] == 1
+
+    decided = next(entry["decisions"] for entry in told if entry["do"] == "decide")
+    again = make_run(decisions=decided, **settings)
+    other = again.scans["s"].buffer
+    feed(again, 0, 92, patterns=hot)
+    dose(other, 0, doses)
+    withdraw(again, 15)
+    for source in ("data", "positions", "also.0"):
+        other.feed(source, ScanEnded("a", 92), 0)
+    for entry in told.to_repeat():
+        again.apply(entry)
+    assert again.schedule.to_list() == told.to_list()
+    for part in ("probes", "objects"):
+        for name, storage in getattr(run.reconstruction, part).items():
+            np.testing.assert_array_equal(storage.data, getattr(again.reconstruction, part)[name].data)
+
+
 def test_a_position_that_comes_corrected_is_revised_in_place() -> None:
     run = make_run(engines=[{"numiter": 2}])
     loop = Loop(run, LoopSettings(min_frames_for_recon=20))
@@ -260,6 +331,26 @@ def test_a_frame_that_was_out_for_its_position_and_has_come_back_is_there_once(
     corners = {tuple(row) for row in run.snapshot({}).positions.round(2).tolist()}
     assert {tuple(row) for row in other.snapshot({}).positions.round(2).tolist()} <= corners
     assert run.iter_info[-1]["frames"] == 92
+
+
+def test_a_second_scan_of_a_run_may_come_while_the_first_is_reconstructed() -> None:
+    run = make_run(labels=("s", "t"), engines=[{"numiter": 30}])
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+    feed(run, 0, 92)
+    end(run)
+    assert steps(loop, 2) == [Step.WORKED] * 2
+    feed(run, 0, 50, label="t")
+    loop.step()
+    feed(run, 50, 92, label="t")
+    end(run, label="t")
+    to_the_end(loop)
+    alone = make_run(engines=[{"numiter": 30}])
+    feed(alone, 0, 92)
+    end(alone)
+    to_the_end(Loop(alone, LoopSettings(min_frames_for_recon=20)))
+    assert run.iter_info[-1]["frames"] == 184
+    assert list(run.reconstruction.objects) == ["SsG00", "StG00"]
+    assert run.misfit[-1][-1, 0] < 1.1 * alone.misfit[-1][-1, 0]
 
 
 def withdraw(run: Run, *indices: int) -> None:

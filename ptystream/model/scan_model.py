@@ -6,6 +6,7 @@ time per frame.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -22,7 +23,9 @@ from ptystream.scan.parameters import ArrayParameter, load_array
 MAX_CANVAS_PIXELS = 1 << 28
 """An object that would become larger (2 GiB as complex64) is not grown; the frame that asks for it is refused."""
 
-NONE = np.zeros(0, np.int64)
+
+FAR = 2.0**40
+"""Lattice coordinates end here (object pixels), so that differences of whole numbers cannot overflow."""
 
 
 class ScanModelParameters(Branch):
@@ -186,33 +189,48 @@ class ScanModel:
         self._rows.update(zip(block.slots[fits].tolist(), rows.tolist(), strict=True))
         return rows, block.slots[~fits]
 
-    def revise(self, reconstruction: Reconstruction, slot: int, position: tuple[float, float]) -> NDArray[np.int64]:
-        """Give the frame in `slot` another position; returns its rows (none where it is unknown or would not fit)."""
-        row = self._rows.get(slot)
-        if row is None:
-            return NONE
+    def row(self, slot: int) -> int | None:
+        """Row of the pod table that shows the frame in `slot`: the last, where it was withdrawn and has come back."""
+        return self._rows.get(slot)
+
+    def move(self, reconstruction: Reconstruction, row: int, position: tuple[float, float]) -> bool:
+        """Give a row another position, as in `Block.positions_m`; whether the canvas may grow to it."""
         corner, remainder = self._corner(self.to_pixels(np.array([position], np.float64)))
         storage = reconstruction.objects[self.storage_id]
         if not self._fits(storage, corner)[0]:
-            return NONE
+            return False
         low, high = corner[0], corner[0] + self.geometry.shape
         storage.grow((int(low[0]), int(low[1])), (int(high[0]), int(high[1])))
         reconstruction.pods.address[row, :, 4:] = corner[0]
         reconstruction.pods.remainder[row] = remainder[0]
-        return np.array([row])
+        return True
+
+    def weigh(self, reconstruction: Reconstruction, row: int, dose: float) -> None:
+        """Give a row another dose, as in `Block.dose`."""
+        reconstruction.pods.weight[row] = np.sqrt(dose)
 
     def _corner(self, pixels: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """First pixel of each view and the remainder in [-1/2, 1/2); halves are rounded up, as ptypy does."""
-        nearest = np.floor(pixels + 0.5 + 1e-5)
+        nearest = np.clip(np.floor(pixels + 0.5 + 1e-5), -FAR, FAR)
         remainder = np.clip(pixels - nearest, -0.5, np.nextafter(0.5, 0))
         return nearest.astype(np.int64) - np.array([n // 2 for n in self.geometry.shape]), remainder
 
     def _fits(self, storage: Storage, corner: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether the canvas that a view asks for stays within the limit."""
-        low = np.minimum(corner, storage.offset)
-        high = np.maximum(corner + self.geometry.shape, np.add(storage.offset, storage.shape))
-        sides = (high - low).astype(np.float64)
-        return np.asarray(sides[:, 0] * sides[:, 1] * storage.data.shape[0] <= MAX_CANVAS_PIXELS)
+        """Whether each view finds room on a canvas within the limit, together with those before it."""
+        low, high = np.array(storage.offset), np.add(storage.offset, storage.shape)
+
+        def small(low: NDArray[np.int64], high: NDArray[np.int64]) -> bool:
+            return bool(math.prod((high - low).tolist()) * len(storage.data) <= MAX_CANVAS_PIXELS)
+
+        ends = corner + self.geometry.shape
+        if not len(corner) or small(np.minimum(low, corner.min(axis=0)), np.maximum(high, ends.max(axis=0))):
+            return np.ones(len(corner), np.bool_)
+        fits = np.zeros(len(corner), np.bool_)
+        for k, (first, end) in enumerate(zip(corner, ends, strict=True)):
+            lower, upper = np.minimum(low, first), np.maximum(high, end)
+            if small(lower, upper):
+                low, high, fits[k] = lower, upper, True
+        return fits
 
 
 class Vanilla(ScanModel):

@@ -63,10 +63,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A frame already handed out that changed: its position was repaired, it was re-cut, or it was withdrawn."""
+    """Something already handed out changed."""
 
-    slot: int
+    slot: int | None
+    """The frame; None for 'mask', which is the scan's."""
     what: str
-    """'position', 'mask' or 'withdrawn'."""
-    value: tuple[float, float] | None = None
-    """The new position for 'position'."""
+    """'position', 'dose', 'mask' or 'withdrawn'."""
+    value: tuple[Any, ...] | None = None
+    """'position': the new (y, x) as in `Block.positions_m`; 'dose': the new (dose,) as in `Block.dose`; 'mask': the pixels
+    [y, x] that `PtyScan.mask` is to mask."""

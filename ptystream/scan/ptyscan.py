@@ -79,6 +79,7 @@ class PtyScan:
         self._spares: dict[int, Payload] = {}
         self._released = False
         self._broken: BaseException | None = None
+        self._hot_pixels_found = "hot_pixels" in (decisions or {})
         self._num_frames = parameters.num_frames
         sources = {"positions": positions} if positions is not None else {}
         self._joins: dict[str, Join] = {
@@ -178,7 +179,8 @@ class PtyScan:
             return self._hand_out(ready[:limit])
 
     def take_exactly(self, indices: NDArray[np.int64], timeout_s: float) -> Block:
-        """The frames with these numbers, in this order, as soon as all are usable: for repeating a schedule.
+        """The frames with these numbers, in this order, as soon as all are there: for repeating a schedule. Frames that are
+        excluded by now are given too, because the schedule says when they were withdrawn.
 
         Raises `TimeoutError` that names the first frame that is not there.
         """
@@ -188,7 +190,7 @@ class PtyScan:
                 found = [self.ledger.find(i) for i in indices.tolist()]
                 records = np.asarray([-1 if r is None else r for r in found], np.int64)
                 usable = records >= 0
-                usable[usable] = self._is_usable(records[usable], again=True)
+                usable[usable] = self._is_there(records[usable])
                 if usable.all() and self._decide_dose(records, self.ended is not None):
                     return self._hand_out(records)
                 left = deadline - time.monotonic()
@@ -217,6 +219,12 @@ class PtyScan:
         where their position is corrected."""
         with self._condition:
             self.ledger.exclude(self._records(slots), reason)
+
+    def mask(self, pixels: Sequence[Sequence[int]]) -> None:
+        """Mask pixels [y, x] of the prepared frame: what a revision 'mask' asks for, carried out between two iterations."""
+        with self._condition:
+            self._intake.decisions["hot_pixels"] = [list(pixel) for pixel in pixels]
+            self._intake.mask_pixels(pixels)
 
     def slot_of(self, index: int) -> int | None:
         """Slot of a frame number."""
@@ -407,18 +415,19 @@ class PtyScan:
     def _find_hot_pixels(self) -> None:
         factor = self.parameters.hot_pixels
         slabs = self._intake.slabs
-        if factor is None or slabs is None or self.ledger.prepared < HOT_FRAMES or "hot_pixels" in self._intake.decisions:
+        if factor is None or slabs is None or self.ledger.prepared < HOT_FRAMES or self._hot_pixels_found:
             return
         records = np.flatnonzero(self.ledger.flags[: self.ledger.length] & PREPARED)[:HOT_FRAMES]
         stack = np.stack([slabs.row(slot) for slot in self.ledger.slot[records].tolist()])
         pixels = find_hot_pixels(stack, slabs.mask, factor)
-        self._intake.decisions["hot_pixels"] = pixels
-        self._intake.mask_pixels(pixels)
+        self._hot_pixels_found = True
         if pixels:
             log.info("%s: %d hot pixels masked (zero frequency at [0, 0]): %s", self.label, len(pixels), pixels[:20])
-            used = np.flatnonzero(self.ledger.flags[: self.ledger.length] & USED)
-            self._revisions.extend(Revision(int(slot), "mask") for slot in self.ledger.slot[used])
+        if pixels and self.ledger.used:
+            self._revisions.append(Revision(None, "mask", tuple(pixels)))
             self._changed()
+        else:
+            self.mask(pixels)
 
     # ------------------------------------------------------------------ positions and dose
 
@@ -457,13 +466,7 @@ class PtyScan:
         if source.positions and not self._theory:
             self._set_positions(records, values[:, :2], readings.spread[known])
         if "dose" in source.roles:
-            before = self._is_paired(records)
-            self.ledger.dose[records] = values[:, -1]
-            self.ledger.flags[records] |= DOSE
-            self._count_paired(records, before)
-            dose, limit = values[:, -1], source.parameters.dose_limit or 0.0
-            self._judge.beam_off(records, ~(np.isfinite(dose) & (dose > 0) & (dose >= limit)))
-            self._judge_records(records)
+            self._set_dose(records, values[:, -1], source.parameters.dose_limit or 0.0)
         self._queue(records)
 
     def _set_positions(self, records: NDArray[np.int64], values: NDArray[np.float64], spread: NDArray[np.float64]) -> None:
@@ -491,11 +494,24 @@ class PtyScan:
             self._queue(records[off])
         if not moved.any():
             return
-        moved &= ledger.reason[records] == 0
+        moved &= self._is_held(records)
         for record in records[moved].tolist():
             y, x = ledger.position[record].tolist()
             self._revisions.append(Revision(int(ledger.slot[record]), "position", (y, x)))
         self._changed()
+
+    def _set_dose(self, records: NDArray[np.int64], dose: NDArray[np.float64], limit: float) -> None:
+        ledger, before = self.ledger, self._is_paired(records)
+        changed = records[(ledger.flags[records] & USED != 0) & (ledger.dose[records] != dose)]
+        ledger.dose[records] = dose
+        ledger.flags[records] |= DOSE
+        self._count_paired(records, before)
+        self._judge.beam_off(records, ~(np.isfinite(dose) & (dose > 0) & (dose >= limit)))
+        self._judge_records(records)
+        for record in changed[self._is_held(changed)].tolist():
+            relative = float(ledger.dose[record]) / self._intake.decisions["dose_median"]
+            self._revisions.append(Revision(int(ledger.slot[record]), "dose", (relative,)))
+            self._changed()
 
     def _judge_records(self, records: NDArray[np.int64]) -> None:
         """Exclude, or take back, frames by what is now known about their position and dose."""
@@ -530,12 +546,19 @@ class PtyScan:
 
     # ------------------------------------------------------------------ handing out
 
-    def _is_usable(self, records: NDArray[np.int64], *, again: bool = False) -> NDArray[np.bool_]:
-        """`again`: also those that were handed out before."""
-        flags = self.ledger.flags[records]
-        complete = (flags & np.uint8(self._needed | (0 if again else USED))) == self._needed
-        usable: NDArray[np.bool_] = complete & (self.ledger.reason[records] == 0) & (self.ledger.slot[records] >= 0)
+    def _is_there(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
+        there: NDArray[np.bool_] = (self.ledger.flags[records] & self._needed == self._needed) & (self.ledger.slot[records] >= 0)
+        return there
+
+    def _is_usable(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
+        new = self.ledger.flags[records] & USED == 0
+        usable: NDArray[np.bool_] = self._is_there(records) & new & (self.ledger.reason[records] == 0)
         return usable
+
+    def _is_held(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether they were handed out and are still wanted."""
+        held: NDArray[np.bool_] = (self.ledger.flags[records] & USED != 0) & (self.ledger.reason[records] == 0)
+        return held
 
     def _queue(self, records: NDArray[np.int64]) -> None:
         new = records[self._is_usable(records) & (self.ledger.flags[records] & QUEUED == 0)]
@@ -558,7 +581,7 @@ class PtyScan:
         untold = [revision.slot for revision in self._revisions if revision.what == "withdrawn"]
         if not untold:
             return ready, NONE
-        held = np.isin(self.ledger.slot[ready], untold)
+        held = np.isin(self.ledger.slot[ready], np.array(untold, np.int64))
         return ready[~held], ready[held]
 
     def _decide_dose(self, ready: NDArray[np.int64], final: bool) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ptystream.model import scan_model
 from ptystream.model.geometry import Geometry
 from ptystream.model.scan_model import MODELS, Full, ScanModel, Vanilla
 from ptystream.reconstruction import PodTable, Reconstruction
@@ -123,10 +124,24 @@ def test_block_names_are_the_same_models() -> None:
 def test_a_revised_position_moves_its_row() -> None:
     model = Full("a", 0, Full.Parameters(), Geometry((16, 16)))
     made, _, _ = started(model, [[0.0, 0.0], [1.0, 1.0]])
-    assert model.revise(made, 1, (5.25, -3.0)).tolist() == [1]
+    assert model.move(made, 1, (5.25, -3.0))
     assert made.pods.address[1, 0, 4:].tolist() == [5 - 8, -3 - 8]
     np.testing.assert_allclose(made.pods.remainder[1, 0], [0.25, 0.0])
-    assert model.revise(made, 99, (0.0, 0.0)).size == 0
+    assert not model.move(made, 1, (1e12, 0.0))
+    assert made.pods.address[1, 0, 4:].tolist() == [5 - 8, -3 - 8]
+
+
+def test_views_that_fit_one_by_one_but_not_together_are_refused_from_the_first_that_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scan_model, "MAX_CANVAS_PIXELS", 40_000)
+    model = Full("a", 0, Full.Parameters(), Geometry((16, 16)))
+    made, _, _ = started(model, [[0.0, 0.0]])
+    far = 100.0
+    rows, refused = model.place(made, block([[far, 0.0], [0.0, far], [-far, 0.0], [0.0, 2 * far], [1.0, 1.0]], first=1))
+    assert len(rows) == 4
+    assert refused.tolist() == [4]
+    assert made.objects["SaG00"].data.size <= 40_000
 
 
 def test_dose_scales_the_amplitude_of_the_model() -> None:

@@ -456,7 +456,7 @@ def test_decisions_are_plain_and_decide_the_same_again() -> None:
     assert moved.frames.mask[y, x] == 0
 
 
-def test_hot_pixels_found_later_revise_the_frames_that_were_handed_out() -> None:
+def test_hot_pixels_found_after_frames_were_handed_out_are_a_revision() -> None:
     scan = buffer(shape=8, hot_pixels=5.0)
     scan.feed("positions", at(*range(40)), 1)
     pixels = np.ones((8, 8), np.uint16)
@@ -466,8 +466,10 @@ def test_hot_pixels_found_later_revise_the_frames_that_were_handed_out() -> None
         if i == 9:
             assert len(taken(scan)) == 10
             mask = scan.frames.mask
-            assert mask.all()
-    assert scan.revisions() == [Revision(slot, "mask") for slot in range(10)]
+    assert mask.all()  # whoever holds the frames is told, and says when
+    (revision,) = scan.revisions()
+    assert revision == Revision(None, "mask", ([6, 6],))
+    scan.mask(revision.value or ())
     assert np.argwhere(mask == 0).tolist() == scan.decisions["hot_pixels"] == [[6, 6]]
 
 
