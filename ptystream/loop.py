@@ -8,6 +8,7 @@ first engine absorbs the acquisition. After `numiter` iterations without a new f
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -59,7 +60,8 @@ class Loop:
         """Iterations of this engine still guaranteed."""
         self._unchanged = 0
         """Iterations since the last new frame."""
-        self._seconds_per_frame: float | None = None
+        self._budget: float | None = None
+        """Frames that a pass may visit to keep the wanted latency, as the last passes went."""
         self._rotation = 0
         self._cut = False
         self._absorbing = False
@@ -189,27 +191,25 @@ class Loop:
                 self._pass(chunk, None)
             self._left -= chunk
         else:
-            self._pass(chunk, self._share(new, chunk))
+            self._pass(chunk, self._share(new))
         self._unchanged += chunk
 
     def _pass(self, iterations: int, rows: NDArray[np.int64] | None) -> None:
         entry = {"do": "iterate", "iterations": iterations, "rows": None if rows is None else to_runs(rows)}
         progress = self.run.apply(entry)
         assert progress is not None
-        spent = self.run.iter_info[-1]["duration"] / max(1, iterations * progress.frames)
-        previous = self._seconds_per_frame
-        self._seconds_per_frame = spent if previous is None else 0.8 * previous + 0.2 * spent
+        if self.settings.latency_s is not None and progress.frames:
+            # A pass also costs what does not depend on its frames; scaling the last one settles where the sum is right.
+            wanted = progress.frames * self.settings.latency_s / max(self.run.iter_info[-1]["duration"], 1e-9)
+            self._budget = wanted if self._budget is None else math.sqrt(self._budget * wanted)
 
-    def _share(self, new: int, chunk: int) -> NDArray[np.int64] | None:
+    def _share(self, new: int) -> NDArray[np.int64] | None:
         """Rows of a pass that is to end within the wanted latency: the new ones and a rotating share of the rest."""
         total = self.run.frames
-        if self.settings.latency_s is None or self._seconds_per_frame is None:
+        if self._budget is None or total <= self._budget:
             return None
-        budget = int(self.settings.latency_s / (self._seconds_per_frame * chunk))
-        if total <= budget:
-            return None
-        old = total - new
-        share = min(old, max(budget - new, 1))
+        rows, old = self.run.rows(), total - new
+        share = min(old, max(int(self._budget) - new, 1))
         rotating = (self._rotation + np.arange(share)) % max(old, 1)
         self._rotation = int((self._rotation + share) % max(old, 1))
-        return np.concatenate([np.sort(rotating), np.arange(old, total)]).astype(np.int64)
+        return rows[np.concatenate([np.sort(rotating), np.arange(old, total)]).astype(np.int64)]

@@ -216,15 +216,47 @@ def test_a_withdrawn_frame_leaves_the_sums_and_a_moved_one_counts_at_its_new_pla
     np.testing.assert_allclose(moved.iterate(3).errors, start(straight, **parameters()).iterate(3).errors, rtol=1e-9)
 
 
-def test_rows_that_rest_count_as_probe_times_object() -> None:
-    engine = start(problem(frames=40), **parameters(probe_update_start=0))
+@pytest.mark.parametrize("subpix", [None, "linear", "fourier"])
+def test_rows_that_rest_count_as_probe_times_object(subpix: str | None) -> None:
+    plain = {"probe_support": None, "probe_fourier_support": None}
+    engine = start(problem(frames=40), **parameters(subpix=subpix, probe_update_start=0, **plain))
     fixed = engine.reconstruction.copy()
     engine._form(engine.tiles)
     engine.overlap.begin(engine.p, engine.tiles[:1], engine.tiles[1:], 1.0)
     engine.overlap.update_object()
     np.testing.assert_allclose(engine.reconstruction.objects["o"].data, fixed.objects["o"].data, rtol=1e-6, atol=1e-6)
+    engine.overlap.update_probe()
+    np.testing.assert_allclose(engine.reconstruction.probes["p"].data, fixed.probes["p"].data, rtol=1e-6, atol=1e-6)
     progress = engine.iterate(1, np.arange(4))
     assert 4 <= progress.frames < 40
+
+
+@pytest.mark.parametrize("subpix", [None, "linear"])
+def test_what_rests_weighs_as_much_as_it_illuminates_while_frames_come_and_the_canvas_grows(subpix: str | None) -> None:
+    """Held against the sum over every tile that rests, which would cost as much as visiting them."""
+    q = problem(frames=40)
+    engine = start(q, rows=25, **parameters(subpix=subpix, probe_update_start=99, overlap_max_iterations=1))
+    engine.iterate(1)
+    asked = []
+    resting = engine.overlap._resting
+
+    def compare(visited: Any) -> Any:
+        found = resting(visited)
+        asked.append(len(engine.overlap.resting))
+        for mine, exact in zip(found, engine.overlap.coverage(engine.overlap.resting), strict=True):
+            np.testing.assert_allclose(mine, exact, atol=1e-9 * exact.max())
+        return found
+
+    engine.overlap._resting = compare
+    engine.iterate(2, np.arange(5))
+    engine.iterate(1, np.arange(20, 25))
+    added = add(engine, np.arange(25, 33))
+    engine.reconstruction.objects["o"].grow((-60, -40), (90, 80))
+    engine.extend(added)
+    engine.iterate(1, np.concatenate([np.arange(3), added]))
+    engine.iterate(1, added)
+    assert len(asked) == 5
+    assert min(asked) > 0
 
 
 def test_a_restart_takes_the_first_probe_and_keeps_the_object() -> None:
