@@ -131,6 +131,17 @@ def extending(frames: int, side: int, threads: int) -> float:
     return float(np.median(shares))
 
 
+def resting(threads: int, visited: int = 100) -> None:
+    """Print what a pass over some of the frames costs, as `live.latency` makes them, while a scan grows."""
+    for frames in (400, 1600, 4000):
+        started = engine(frames, 128, threads)
+        started.iterate(1)
+        spent = median(lambda e=started: e.iterate(1, np.arange(visited)))  # type: ignore[misc]
+        whole = median(lambda e=started: e.iterate(1))  # type: ignore[misc]
+        started.finish()
+        print(f" 128²   {threads:5d}   {visited} of {frames} frames: {1e3 * spent:.0f} ms, all {1e3 * whole:.0f} ms", flush=True)
+
+
 def peers(make: bool) -> Path | None:
     """The interpreter of the peers' environment; None where it is not there and not to be made, or cannot be."""
     python, done = PEERS / "bin" / "python", PEERS / "packages"
@@ -219,6 +230,7 @@ def main(*arguments: str) -> int:
                 )
             share = extending(frames, side, threads)
             print(f"{side:4d}²   {threads:5d}   taking frames in: {share:.0%} of an iteration over them", flush=True)
+    resting(cores)
     python = peers("--peers" in arguments)
     if python is not None:
         for side, frames in SIZES:
