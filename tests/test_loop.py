@@ -358,8 +358,8 @@ def withdraw(run: Run, *indices: int) -> None:
     scan = run.scans["s"].buffer
     records = np.array([scan.ledger.find(i) for i in indices])
     with scan._condition:
-        scan._judge._mark(records, SETTLING, np.ones(len(records), bool))
-        scan._judge_records(records)
+        scan._pairing._judge._mark(records, SETTLING, np.ones(len(records), bool))
+        scan._pairing._judge_records(records)
 
 
 def test_a_second_engine_does_not_visit_what_was_withdrawn_from_the_first() -> None:

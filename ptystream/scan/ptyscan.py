@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from ptystream.events import Event, FileRows, Frames, Payload, Rejected, Samples, ScanEnded, ScanStarted
 from ptystream.scan.block import EOS, WAIT, Block, FrameStore, Revision, Signal
 from ptystream.scan.intake import Intake, Job, Outcome
-from ptystream.scan.join import MAX_INDEX, Join, Readings, SamplesError, join
-from ptystream.scan.judge import Judge
-from ptystream.scan.ledger import DOSE, POSITION, PREPARED, QUEUED, USED, Ledger
-from ptystream.scan.parameters import PositionsParameters, PtyScanParameters, load_array
+from ptystream.scan.join import MAX_INDEX
+from ptystream.scan.ledger import PREPARED, USED, Ledger
+from ptystream.scan.pairing import Pairing
+from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 from ptystream.scan.prepare import HOT_FRAMES, find_hot_pixels
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,6 @@ JOBS_IN_FLIGHT = 8
 """Jobs given to the pool and not yet done; then sources wait."""
 SPARES = 64
 """Second messages of frames not yet prepared that are kept, in case the first cannot be used."""
-OFF_CANVAS = "off_canvas"
 NONE = np.zeros(0, np.int64)
 
 
@@ -69,33 +68,27 @@ class PtyScan:
         self._pool, self._clock = pool, clock
         self._fed_at = clock()
         self._decide_after, self._max_frames = max(1, decide_after), max_frames
+        self._room = 2 * max_frames
+        """Records that may exist: frames that came, and as many again that only samples speak of."""
         self._intake = Intake(label, parameters, hold=decide_after, max_bytes=max_bytes, pool=pool, decisions=decisions)
         self._jobs = threading.BoundedSemaphore(JOBS_IN_FLIGHT)
         self._source_ended: dict[str, str] = {}
         self._data_done_at: float | None = None
-        self._ready: list[NDArray[np.int64]] = []
         self._record_of_slot: dict[int, int] = {}
-        self._revisions: list[Revision] = []
         self._spares: dict[int, Payload] = {}
         self._released = False
         self._broken: BaseException | None = None
         self._hot_pixels_found = "hot_pixels" in (decisions or {})
-        self._num_frames = parameters.num_frames
-        sources = {"positions": positions} if positions is not None else {}
-        self._joins: dict[str, Join] = {
-            name: join(p, self._room()) for name, p in [*sources.items(), *((f"also.{k}", p) for k, p in enumerate(also))]
-        }
-        if parameters.positions_theory is None and not any(j.positions for j in self._joins.values()):
-            self._joins["data"] = join(PositionsParameters(), self._room())
-        self._needed = np.uint8(PREPARED | POSITION)
-        if any("dose" in j.roles for j in self._joins.values()):
-            self._needed = np.uint8(self._needed | DOSE)
-        unit_m = positions is None or positions.unit == "m"
-        self._judge = Judge(parameters.pixel_m() if unit_m else (1.0, 1.0), parameters.shape, positions)
-        theory = load_array(parameters.positions_theory, "data.positions_theory")
-        self._theory = theory is not None
-        if theory is not None:
-            self._take_theory(np.asarray(theory, np.float64))
+        self._pairing = Pairing(
+            self.ledger,
+            parameters,
+            positions,
+            also,
+            room=self._room,
+            decisions=self._intake.decisions,
+            changed=self._changed,
+        )
+        self._num_frames = self._pairing.num_theory or parameters.num_frames
         self.ledger.expected = self._num_frames or 0
 
     # ------------------------------------------------------------------ sources
@@ -115,7 +108,10 @@ class PtyScan:
             if self._released:
                 return
             if isinstance(event, Samples):
-                self._samples(source, event)
+                if self.ended is None:
+                    self._pairing.samples(source, event)
+                else:
+                    self.ledger.note("samples_late", detail=f"sample {event.first} of {source} came when the scan was over")
             elif isinstance(event, Rejected):
                 self.ledger.note(f"rejected_{event.reason}", event.count, event.detail)
             elif isinstance(event, ScanStarted):
@@ -126,9 +122,7 @@ class PtyScan:
                 self._source_ended.setdefault(source, event.reason)
                 if source == "data" and event.count is not None and 0 <= event.count < MAX_INDEX:
                     self.ledger.expected = min(event.count, self._num_frames or event.count)
-                if source in self._joins and (rest := self._joins[source].flush()) is not None and len(rest.indices):
-                    self.ledger.note("samples_incomplete", len(rest.indices))
-                    self._read(self._joins[source], rest)
+                self._pairing.flush(source)
             jobs = self._check_end()
         for job in jobs:
             self._start(job)
@@ -149,7 +143,7 @@ class PtyScan:
         with self._condition:
             self._released = True
             self._intake.release()
-            self._ready.clear()
+            self._pairing.keep()
             self._changed()
 
     # ------------------------------------------------------------------ the loop's side
@@ -167,7 +161,7 @@ class PtyScan:
         for job in jobs:
             self._start(job)
         with self._condition:
-            ready, held = self._usable()
+            ready, held = self._pairing.usable()
             final = self.ended is not None and self.ledger.waiting == len(ready)
             if len(ready) == 0:
                 return EOS if final else WAIT
@@ -175,7 +169,7 @@ class PtyScan:
                 return WAIT
             if not self._decide_dose(ready, final):
                 return WAIT
-            self._ready = [ready[limit:], held]
+            self._pairing.keep(ready[limit:], held)
             return self._hand_out(ready[:limit])
 
     def take_exactly(self, indices: NDArray[np.int64], timeout_s: float) -> Block:
@@ -190,7 +184,7 @@ class PtyScan:
                 found = [self.ledger.find(i) for i in indices.tolist()]
                 records = np.asarray([-1 if r is None else r for r in found], np.int64)
                 usable = records >= 0
-                usable[usable] = self._is_there(records[usable])
+                usable[usable] = self._pairing.is_there(records[usable])
                 if usable.all() and self._decide_dose(records, self.ended is not None):
                     return self._hand_out(records)
                 left = deadline - time.monotonic()
@@ -202,10 +196,7 @@ class PtyScan:
     def revisions(self) -> list[Revision]:
         """What changed about frames already handed out, since the last call."""
         with self._condition:
-            revisions, self._revisions = self._revisions, []
-            if self._ready and any(revision.what == "withdrawn" for revision in revisions):
-                self._changed()
-            return revisions
+            return self._pairing.tell()
 
     def changed(self, seen: int, timeout_s: float) -> int:
         """Wait until something has happened since `seen` (0 at first), at most `timeout_s`; returns the number to
@@ -289,10 +280,7 @@ class PtyScan:
             if times is not None:
                 ledger.time_ns[records] = np.asarray(times, np.int64)[kept]
             self._place(records, slots)
-            for source in self._joins.values():
-                readings = source.frames(ledger.index[records], ledger.time_ns[records])
-                if readings is not None:
-                    self._read(source, readings)
+            self._pairing.came(records)
             jobs = self._intake.add(records, slots, payloads, ledger.expected or None)
             return jobs + self._check_end()
 
@@ -301,15 +289,14 @@ class PtyScan:
         ledger = self.ledger
         ledger.slot[records] = slots
         ledger.distinct += len(records)
-        ledger.paired += int(np.count_nonzero(self._is_paired(records)))
         self._record_of_slot.update(zip(slots.tolist(), records.tolist(), strict=True))
-        self._judge_records(records)
+        self._pairing.placed(records)
 
     def _identify(
         self, indices: NDArray[np.int64], payloads: Sequence[Payload | FileRows]
     ) -> tuple[list[int], list[Payload], list[int]]:
         """Places in the message, payloads and records of the frames that are new and can be taken; the others are counted."""
-        ledger, room, limit = self.ledger, self._room(), self._num_frames or MAX_INDEX
+        ledger, room, limit = self.ledger, self._room, self._num_frames or MAX_INDEX
         kept: list[int] = []
         chosen: list[Payload] = []
         records: dict[int, None] = {}
@@ -376,7 +363,7 @@ class PtyScan:
             ledger.prepared += len(records)
             ledger.flags[records] |= PREPARED
             self._find_hot_pixels()
-            self._queue(records)
+            self._pairing.queue(records)
             again = self._spare_jobs(job.records[[reason is not None for reason in outcome.reasons]]) if self._spares else []
             for record in records.tolist() if self._spares else ():
                 self._spares.pop(record, None)
@@ -390,7 +377,7 @@ class PtyScan:
         jobs: list[Job] = []
         for record in failed.tolist():
             payload = self._spares.pop(record, None)
-            paired = not self._needed & ~PREPARED & ~self.ledger.flags[record]
+            paired = self._pairing.knows(record)
             decided = self._intake.slabs is not None  # otherwise a job would wait for a decision that nobody makes any more
             slots = self._intake.slots(1, self._max_frames) if payload is not None and decided else NONE
             if payload is None or not len(slots) or (self.ended is not None and not paired):
@@ -404,7 +391,7 @@ class PtyScan:
     def _withdraw_slot(self, record: int, slot: int, reason: str, detail: str) -> None:
         """A frame could not be decoded or prepared; the same frame may come again."""
         ledger, row = self.ledger, np.asarray([record])
-        ledger.paired -= int(self._is_paired(row)[0])
+        ledger.paired -= int(self._pairing.is_paired(row)[0])
         ledger.include(row)
         ledger.slot[record] = -1
         ledger.distinct -= 1
@@ -424,169 +411,16 @@ class PtyScan:
         if pixels:
             log.info("%s: %d hot pixels masked (zero frequency at [0, 0]): %s", self.label, len(pixels), pixels[:20])
         if pixels and self.ledger.used:
-            self._revisions.append(Revision(None, "mask", tuple(pixels)))
+            self._pairing.revisions.append(Revision(None, "mask", tuple(pixels)))
             self._changed()
         else:
             self.mask(pixels)
 
-    # ------------------------------------------------------------------ positions and dose
-
-    def _take_theory(self, theory: NDArray[np.float64]) -> None:
-        if theory.ndim != 2 or theory.shape[1] != 2 or not len(theory):
-            raise ValueError(f"data.positions_theory: shape {theory.shape}: must be (frame, 2), (y, x)")
-        if len(theory) > self._max_frames:
-            raise ValueError(f"data.positions_theory: {len(theory)} positions: at most {self._max_frames} frames are allowed")
-        self._num_frames = len(theory)
-        self._set_positions(self.ledger.records(np.arange(len(theory)), self._room()), theory, np.zeros(len(theory)))
-
-    def _samples(self, source: str, event: Samples) -> None:
-        if source not in self._joins:
-            self.ledger.note("samples_not_configured", detail=f"{source} sends samples of {sorted(event.channels)}")
-            return
-        if self.ended is not None:
-            self.ledger.note("samples_late", detail=f"sample {event.first} of {source} came when the scan was over")
-            return
-        try:
-            readings = self._joins[source].add(event)
-        except (SamplesError, ValueError, TypeError, OverflowError) as error:
-            reason = str(error).partition(":")[0] if isinstance(error, SamplesError) else "malformed"
-            self.ledger.note(f"samples_{reason}", detail=f"{source}: {error}")
-            return
-        self.ledger.note("samples_repeated", readings.repeated, source)
-        self.ledger.note("samples_changed", readings.changed, source)
-        self._read(self._joins[source], readings)
-
-    def _read(self, source: Join, readings: Readings) -> None:
-        """Enter readings of frames, whether or not the frames have come."""
-        records = self.ledger.records(readings.indices, self._room())
-        known = records >= 0
-        if not known.all():
-            self.ledger.note("samples_too_many", int(np.count_nonzero(~known)), f"{self._room()} records are kept")
-        records, values = records[known], readings.values[known]
-        if source.positions and not self._theory:
-            self._set_positions(records, values[:, :2], readings.spread[known])
-        if "dose" in source.roles:
-            self._set_dose(records, values[:, -1], source.parameters.dose_limit or 0.0)
-        self._queue(records)
-
-    def _set_positions(self, records: NDArray[np.int64], values: NDArray[np.float64], spread: NDArray[np.float64]) -> None:
-        ledger = self.ledger
-        known = (ledger.flags[records] & POSITION) != 0
-        if known.any():
-            worse = known & self._judge.refuses_correction(ledger.position[records], values)
-            if worse.any():
-                old, new = (v[worse][0].tolist() for v in (ledger.position[records], values))
-                ledger.note("corrections_refused", int(np.count_nonzero(worse)), f"from {old} to {new}")
-                records, values, spread = records[~worse], values[~worse], spread[~worse]
-        before = self._is_paired(records)
-        used = (ledger.flags[records] & USED) != 0
-        moved = used & (ledger.position[records] != values).any(axis=1) if used.any() else used
-        off = moved & ledger.is_out(records, (OFF_CANVAS,)) if moved.any() else moved
-        if off.any():
-            self._give_back(records[off])
-            moved &= ~off
-        ledger.position[records] = values
-        ledger.flags[records] |= POSITION
-        self._count_paired(records, before)
-        judged = self._judge.positions(records, values, spread, ledger.position[: ledger.length])
-        self._judge_records(judged)
-        if off.any():
-            self._queue(records[off])
-        if not moved.any():
-            return
-        moved &= self._is_held(records)
-        for record in records[moved].tolist():
-            y, x = ledger.position[record].tolist()
-            self._revisions.append(Revision(int(ledger.slot[record]), "position", (y, x)))
-        self._changed()
-
-    def _set_dose(self, records: NDArray[np.int64], dose: NDArray[np.float64], limit: float) -> None:
-        ledger, before = self.ledger, self._is_paired(records)
-        changed = records[(ledger.flags[records] & USED != 0) & (ledger.dose[records] != dose)]
-        ledger.dose[records] = dose
-        ledger.flags[records] |= DOSE
-        self._count_paired(records, before)
-        self._judge.beam_off(records, ~(np.isfinite(dose) & (dose > 0) & (dose >= limit)))
-        self._judge_records(records)
-        for record in changed[self._is_held(changed)].tolist():
-            relative = float(ledger.dose[record]) / self._intake.decisions["dose_median"]
-            self._revisions.append(Revision(int(ledger.slot[record]), "dose", (relative,)))
-            self._changed()
-
-    def _judge_records(self, records: NDArray[np.int64]) -> None:
-        """Exclude, or take back, frames by what is now known about their position and dose."""
-        ledger = self.ledger
-        present = records[ledger.slot[records] >= 0]
-        if self._judge.believes(present) and not ledger.reason[present].any():
-            return
-        for reason, bad in self._judge.verdicts(present):
-            free = present[~bad & ledger.is_out(present, (reason,))]
-            if len(free):
-                self._give_back(free)
-                self._queue(free)
-        for reason, bad in self._judge.verdicts(present):
-            out = ledger.exclude(present[bad], reason)
-            for record in out[ledger.flags[out] & USED != 0].tolist():
-                self._revisions.append(Revision(int(ledger.slot[record]), "withdrawn"))
-                self._changed()
-
-    def _give_back(self, records: NDArray[np.int64]) -> None:
-        """Records that are out are in again; those that were handed out will be handed out once more."""
-        self.ledger.include(records)
-        withdrawn = records[self.ledger.flags[records] & USED != 0]
-        self.ledger.flags[withdrawn] &= ~np.uint8(USED | QUEUED)
-
-    def _is_paired(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
-        needed = np.uint8(self._needed & ~PREPARED)
-        paired: NDArray[np.bool_] = (self.ledger.slot[records] >= 0) & (self.ledger.flags[records] & needed == needed)
-        return paired
-
-    def _count_paired(self, records: NDArray[np.int64], before: NDArray[np.bool_]) -> None:
-        self.ledger.paired += int(np.count_nonzero(self._is_paired(records) & ~before))
-
     # ------------------------------------------------------------------ handing out
-
-    def _is_there(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
-        there: NDArray[np.bool_] = (self.ledger.flags[records] & self._needed == self._needed) & (self.ledger.slot[records] >= 0)
-        return there
-
-    def _is_usable(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
-        new = self.ledger.flags[records] & USED == 0
-        usable: NDArray[np.bool_] = self._is_there(records) & new & (self.ledger.reason[records] == 0)
-        return usable
-
-    def _is_held(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether they were handed out and are still wanted."""
-        held: NDArray[np.bool_] = (self.ledger.flags[records] & USED != 0) & (self.ledger.reason[records] == 0)
-        return held
-
-    def _queue(self, records: NDArray[np.int64]) -> None:
-        new = records[self._is_usable(records) & (self.ledger.flags[records] & QUEUED == 0)]
-        if len(new):
-            self.ledger.flags[new] |= QUEUED
-            self._ready.append(new)
-            self._changed()
-
-    def _usable(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Records that can be handed out, by slot, and those that have to wait until `revisions` has told that they were
-        withdrawn: whoever holds them would take the revision for one of the new block. Those excluded since they were
-        queued lose their place."""
-        ready = np.concatenate(self._ready) if self._ready else NONE
-        usable = self._is_usable(ready)
-        if not usable.all():
-            self.ledger.flags[ready[~usable]] &= ~QUEUED
-            ready = ready[usable]
-        ready = ready[np.argsort(self.ledger.slot[ready], kind="stable")]
-        self._ready = [ready]
-        untold = [revision.slot for revision in self._revisions if revision.what == "withdrawn"]
-        if not untold:
-            return ready, NONE
-        held = np.isin(self.ledger.slot[ready], np.array(untold, np.int64))
-        return ready[~held], ready[held]
 
     def _decide_dose(self, ready: NDArray[np.int64], final: bool) -> bool:
         """Whether the dose's median is known (or not needed); taken once, from the first frames that can be used."""
-        if not self._needed & DOSE or "dose_median" in self._intake.decisions:
+        if not self._pairing.needs_dose or "dose_median" in self._intake.decisions:
             return True
         if len(ready) < self._decide_after and not final:
             return False
@@ -599,7 +433,7 @@ class PtyScan:
         ledger.used += int(np.count_nonzero(ledger.flags[records] & USED == 0))
         ledger.flags[records] |= USED
         dose = np.ones(len(records))
-        if self._needed & DOSE:
+        if self._pairing.needs_dose:
             dose = ledger.dose[records] / self._intake.decisions["dose_median"]
         return Block(
             self.label,
@@ -622,14 +456,7 @@ class PtyScan:
         if self._data_done_at is None:
             self._data_done_at = self._clock()
         waited = self._clock() - self._data_done_at
-        open_sources = [
-            name
-            for name, source in self._joins.items()
-            if name not in self._source_ended
-            and not (self._theory and source.roles == ("y", "x"))
-            and (source.parameters.wait_s is None or waited < source.parameters.wait_s)
-        ]
-        if open_sources and self.ledger.paired < self.ledger.distinct:
+        if self.ledger.paired < self.ledger.distinct and any(self._pairing.missed(self._source_ended, waited)):
             return []
         if complete and "data" not in self._source_ended:
             return self._end("num_frames reached")
@@ -638,24 +465,10 @@ class PtyScan:
     def _end(self, reason: str) -> list[Job]:
         if self.ended is not None or self._released:
             return []
-        for name, source in self._joins.items():
-            if name not in self._source_ended and (rest := source.flush()) is not None and len(rest.indices):
-                self.ledger.note("samples_incomplete", len(rest.indices))
-                self._read(source, rest)
         self.ended, self.ledger.ended = reason, True
-        ledger = self.ledger
-        records = np.arange(ledger.length)
-        self._judge_records(self._judge.again(ledger.position[: ledger.length], ledger.flags[: ledger.length] & POSITION != 0))
-        came = records[ledger.slot[: ledger.length] >= 0]
-        ledger.exclude(came[ledger.flags[came] & POSITION == 0], "position_missing")
-        if self._needed & DOSE:
-            ledger.exclude(came[ledger.flags[came] & DOSE == 0], "dose_missing")
+        self._pairing.end(self._source_ended)
         self._changed()
-        return self._intake.decide(ledger.expected or None)
-
-    def _room(self) -> int:
-        """Records that may exist: frames that came, and as many again that only samples speak of."""
-        return 2 * self._max_frames
+        return self._intake.decide(self.ledger.expected or None)
 
     def _records(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.asarray([self._record_of_slot[s] for s in np.asarray(slots).tolist()], np.int64)

@@ -1,0 +1,283 @@
+"""Which frames are paired, which are out, and which can be handed out: positions and doses as they become known.
+
+Called under the scan's lock, like `Intake`, of which it knows nothing: it works on the ledger's records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptystream.events import Samples
+from ptystream.scan.block import Revision
+from ptystream.scan.join import Join, Readings, SamplesError, join
+from ptystream.scan.judge import Judge
+from ptystream.scan.ledger import DOSE, POSITION, PREPARED, QUEUED, USED, Ledger
+from ptystream.scan.parameters import PositionsParameters, PtyScanParameters, load_array
+
+OFF_CANVAS = "off_canvas"
+NONE = np.zeros(0, np.int64)
+
+
+class Pairing:
+    """Joins the sources of positions and doses to the frames of one scan.
+
+    `also`: further sources, channels 'also.0', …. `room`: records that may exist. `changed` is called where something was
+    queued or revised. `decisions` is read for dose_median. Raises `ValueError` for positions in `parameters` that do not fit.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        parameters: PtyScanParameters,
+        positions: PositionsParameters | None,
+        also: Sequence[PositionsParameters],
+        *,
+        room: int,
+        decisions: Mapping[str, Any],
+        changed: Callable[[], None],
+    ) -> None:
+        self.ledger = ledger
+        self.revisions: list[Revision] = []
+        """What changed about frames that were handed out and is not told yet."""
+        self.num_theory: int | None = None
+        """Frames that have a theoretical position, where those are used."""
+        self._room, self._decisions, self._changed = room, decisions, changed
+        self._ready: list[NDArray[np.int64]] = []
+        sources = {"positions": positions} if positions is not None else {}
+        self._joins: dict[str, Join] = {
+            name: join(p, room) for name, p in [*sources.items(), *((f"also.{k}", p) for k, p in enumerate(also))]
+        }
+        if parameters.positions_theory is None and not any(j.positions for j in self._joins.values()):
+            self._joins["data"] = join(PositionsParameters(), room)
+        self._needed = np.uint8(PREPARED | POSITION)
+        if any("dose" in j.roles for j in self._joins.values()):
+            self._needed = np.uint8(self._needed | DOSE)
+        unit_m = positions is None or positions.unit == "m"
+        self._judge = Judge(parameters.pixel_m() if unit_m else (1.0, 1.0), parameters.shape, positions)
+        theory = load_array(parameters.positions_theory, "data.positions_theory")
+        self._theory = theory is not None
+        if theory is not None:
+            self._take_theory(np.asarray(theory, np.float64))
+
+    @property
+    def needs_dose(self) -> bool:
+        """Whether a frame waits for its dose."""
+        return bool(self._needed & DOSE)
+
+    # ------------------------------------------------------------------ what the sources say
+
+    def samples(self, source: str, event: Samples) -> None:
+        """Enter samples; bad ones are counted by reason."""
+        if source not in self._joins:
+            self.ledger.note("samples_not_configured", detail=f"{source} sends samples of {sorted(event.channels)}")
+            return
+        try:
+            readings = self._joins[source].add(event)
+        except (SamplesError, ValueError, TypeError, OverflowError) as error:
+            reason = str(error).partition(":")[0] if isinstance(error, SamplesError) else "malformed"
+            self.ledger.note(f"samples_{reason}", detail=f"{source}: {error}")
+            return
+        self.ledger.note("samples_repeated", readings.repeated, source)
+        self.ledger.note("samples_changed", readings.changed, source)
+        self._read(self._joins[source], readings)
+
+    def flush(self, source: str) -> None:
+        """No more samples of `source` will come: frames of which some but not all came get what there is."""
+        rest = self._joins[source].flush() if source in self._joins else None
+        if rest is not None and len(rest.indices):
+            self.ledger.note("samples_incomplete", len(rest.indices))
+            self._read(self._joins[source], rest)
+
+    def placed(self, records: NDArray[np.int64]) -> None:
+        """These frames have slots now."""
+        self.ledger.paired += int(np.count_nonzero(self.is_paired(records)))
+        self._judge_records(records)
+
+    def came(self, records: NDArray[np.int64]) -> None:
+        """These frames came for the first time: what the sources know of them."""
+        ledger = self.ledger
+        for source in self._joins.values():
+            readings = source.frames(ledger.index[records], ledger.time_ns[records])
+            if readings is not None:
+                self._read(source, readings)
+
+    def missed(self, ended: Mapping[str, str], waited_s: float) -> Iterator[str]:
+        """Sources that have not `ended` and are still waited for, `waited_s` after the last frame."""
+        for name, source in self._joins.items():
+            known = name in ended or (self._theory and source.roles == ("y", "x"))
+            if not known and (source.parameters.wait_s is None or waited_s < source.parameters.wait_s):
+                yield name
+
+    def end(self, ended: Mapping[str, str]) -> None:
+        """The scan is over: a last verdict over all, and frames without a position or dose are out."""
+        for name in self._joins:
+            if name not in ended:
+                self.flush(name)
+        ledger = self.ledger
+        everything = slice(0, ledger.length)
+        self._judge_records(self._judge.again(ledger.position[everything], ledger.flags[everything] & POSITION != 0))
+        came = np.flatnonzero(ledger.slot[everything] >= 0)
+        ledger.exclude(came[ledger.flags[came] & POSITION == 0], "position_missing")
+        if self.needs_dose:
+            ledger.exclude(came[ledger.flags[came] & DOSE == 0], "dose_missing")
+
+    # ------------------------------------------------------------------ who is paired, who can be handed out
+
+    def is_paired(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether they have a frame, a position and, where one is needed, a dose."""
+        needed = np.uint8(self._needed & ~PREPARED)
+        paired: NDArray[np.bool_] = (self.ledger.slot[records] >= 0) & (self.ledger.flags[records] & needed == needed)
+        return paired
+
+    def knows(self, record: int) -> bool:
+        """Whether position and dose are there, with or without a frame."""
+        return not self._needed & ~PREPARED & ~self.ledger.flags[record]
+
+    def is_there(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether they are paired and prepared, out or not."""
+        there: NDArray[np.bool_] = (self.ledger.flags[records] & self._needed == self._needed) & (self.ledger.slot[records] >= 0)
+        return there
+
+    def is_usable(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether they can be handed out now, for the first time or again."""
+        new = self.ledger.flags[records] & USED == 0
+        usable: NDArray[np.bool_] = self.is_there(records) & new & (self.ledger.reason[records] == 0)
+        return usable
+
+    def is_held(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether they were handed out and are still wanted."""
+        held: NDArray[np.bool_] = (self.ledger.flags[records] & USED != 0) & (self.ledger.reason[records] == 0)
+        return held
+
+    def queue(self, records: NDArray[np.int64]) -> None:
+        """Those of them that can be handed out wait for that from now on."""
+        new = records[self.is_usable(records) & (self.ledger.flags[records] & QUEUED == 0)]
+        if len(new):
+            self.ledger.flags[new] |= QUEUED
+            self._ready.append(new)
+            self._changed()
+
+    def usable(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Records that can be handed out, by slot, and those that have to wait until `revisions` has told that they were
+        withdrawn: whoever holds them would take the revision for one of the new block. Those excluded since they were
+        queued lose their place."""
+        ready = np.concatenate(self._ready) if self._ready else NONE
+        usable = self.is_usable(ready)
+        if not usable.all():
+            self.ledger.flags[ready[~usable]] &= ~QUEUED
+            ready = ready[usable]
+        ready = ready[np.argsort(self.ledger.slot[ready], kind="stable")]
+        self._ready = [ready]
+        untold = [revision.slot for revision in self.revisions if revision.what == "withdrawn"]
+        if not untold:
+            return ready, NONE
+        held = np.isin(self.ledger.slot[ready], np.array(untold, np.int64))
+        return ready[~held], ready[held]
+
+    def keep(self, *records: NDArray[np.int64]) -> None:
+        """Of what was `usable`, these go on waiting."""
+        self._ready = list(records)
+
+    def tell(self) -> list[Revision]:
+        """What changed about frames already handed out, since the last call."""
+        told, self.revisions = self.revisions, []
+        if self._ready and any(revision.what == "withdrawn" for revision in told):
+            self._changed()
+        return told
+
+    # ------------------------------------------------------------------ entering
+
+    def _take_theory(self, theory: NDArray[np.float64]) -> None:
+        if theory.ndim != 2 or theory.shape[1] != 2 or not len(theory):
+            raise ValueError(f"data.positions_theory: shape {theory.shape}: must be (frame, 2), (y, x)")
+        if len(theory) > self._room // 2:
+            raise ValueError(f"data.positions_theory: {len(theory)} positions: at most {self._room // 2} frames are allowed")
+        self.num_theory = len(theory)
+        self._set_positions(self.ledger.records(np.arange(len(theory)), self._room), theory, np.zeros(len(theory)))
+
+    def _read(self, source: Join, readings: Readings) -> None:
+        """Enter readings of frames, whether or not the frames have come."""
+        records = self.ledger.records(readings.indices, self._room)
+        known = records >= 0
+        if not known.all():
+            self.ledger.note("samples_too_many", int(np.count_nonzero(~known)), f"{self._room} records are kept")
+        records, values = records[known], readings.values[known]
+        if source.positions and not self._theory:
+            self._set_positions(records, values[:, :2], readings.spread[known])
+        if "dose" in source.roles:
+            self._set_dose(records, values[:, -1], source.parameters.dose_limit or 0.0)
+        self.queue(records)
+
+    def _set_positions(self, records: NDArray[np.int64], values: NDArray[np.float64], spread: NDArray[np.float64]) -> None:
+        ledger = self.ledger
+        known = (ledger.flags[records] & POSITION) != 0
+        if known.any():
+            worse = known & self._judge.refuses_correction(ledger.position[records], values)
+            if worse.any():
+                old, new = (v[worse][0].tolist() for v in (ledger.position[records], values))
+                ledger.note("corrections_refused", int(np.count_nonzero(worse)), f"from {old} to {new}")
+                records, values, spread = records[~worse], values[~worse], spread[~worse]
+        before = self.is_paired(records)
+        used = (ledger.flags[records] & USED) != 0
+        moved = used & (ledger.position[records] != values).any(axis=1) if used.any() else used
+        off = moved & ledger.is_out(records, (OFF_CANVAS,)) if moved.any() else moved
+        if off.any():
+            self._give_back(records[off])
+            moved &= ~off
+        ledger.position[records] = values
+        ledger.flags[records] |= POSITION
+        self._count_paired(records, before)
+        judged = self._judge.positions(records, values, spread, ledger.position[: ledger.length])
+        self._judge_records(judged)
+        if off.any():
+            self.queue(records[off])
+        if not moved.any():
+            return
+        moved &= self.is_held(records)
+        for record in records[moved].tolist():
+            y, x = ledger.position[record].tolist()
+            self.revisions.append(Revision(int(ledger.slot[record]), "position", (y, x)))
+        self._changed()
+
+    def _set_dose(self, records: NDArray[np.int64], dose: NDArray[np.float64], limit: float) -> None:
+        ledger, before = self.ledger, self.is_paired(records)
+        changed = records[(ledger.flags[records] & USED != 0) & (ledger.dose[records] != dose)]
+        ledger.dose[records] = dose
+        ledger.flags[records] |= DOSE
+        self._count_paired(records, before)
+        self._judge.beam_off(records, ~(np.isfinite(dose) & (dose > 0) & (dose >= limit)))
+        self._judge_records(records)
+        for record in changed[self.is_held(changed)].tolist():
+            relative = float(ledger.dose[record]) / self._decisions["dose_median"]
+            self.revisions.append(Revision(int(ledger.slot[record]), "dose", (relative,)))
+            self._changed()
+
+    def _judge_records(self, records: NDArray[np.int64]) -> None:
+        """Exclude, or take back, frames by what is now known about their position and dose."""
+        ledger = self.ledger
+        present = records[ledger.slot[records] >= 0]
+        if self._judge.believes(present) and not ledger.reason[present].any():
+            return
+        for reason, bad in self._judge.verdicts(present):
+            free = present[~bad & ledger.is_out(present, (reason,))]
+            if len(free):
+                self._give_back(free)
+                self.queue(free)
+        for reason, bad in self._judge.verdicts(present):
+            out = ledger.exclude(present[bad], reason)
+            for record in out[ledger.flags[out] & USED != 0].tolist():
+                self.revisions.append(Revision(int(ledger.slot[record]), "withdrawn"))
+                self._changed()
+
+    def _give_back(self, records: NDArray[np.int64]) -> None:
+        """Records that are out are in again; those that were handed out will be handed out once more."""
+        self.ledger.include(records)
+        withdrawn = records[self.ledger.flags[records] & USED != 0]
+        self.ledger.flags[withdrawn] &= ~np.uint8(USED | QUEUED)
+
+    def _count_paired(self, records: NDArray[np.int64], before: NDArray[np.bool_]) -> None:
+        self.ledger.paired += int(np.count_nonzero(self.is_paired(records) & ~before))
