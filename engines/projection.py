@@ -237,7 +237,7 @@ class ProjectionEngine:
                 k.model(*view, *self.sight.window(tile, pod), aux[pod])
             intensity = xp.empty(self.shape, self.real)
             amplitude, photon, valid = xp.zeros(count), xp.zeros(count), xp.zeros(count)
-            k.misfit(self.on.fft2(aux), tile.counts, tile.row, mask, limit, intensity, amplitude, photon, valid)
+            k.misfit(self.sight.forward(tile, aux), tile.counts, tile.row, mask, limit, intensity, amplitude, photon, valid)
             local[tile.index, 1] = photon / intensity.size
             valid = xp.maximum(valid, 1)
             fits[tile.index, 0], fits[tile.index, 1] = amplitude / valid, photon / valid
@@ -245,9 +245,9 @@ class ProjectionEngine:
                 fits[int(tile.rows[-1]), 2] = _poisson_expectation(xp, intensity, mask)
         for pod, view in enumerate(seen):
             k.form(tile.waves[pod], *view, *self.sight.window(tile, pod), c, aux[pod])
-        f = self.on.fft2(aux)
+        f = self.sight.forward(tile, aux)
         k.modulus(f, tile.counts, tile.row, mask, limit, bound, EPSILON, error)
-        f = self.on.ifft2(f)
+        f = self.sight.backward(tile, f)
         for pod, view in enumerate(seen):
             into = None if sums is None else self.sight.of_object(sums, tile, pod)
             k.update(tile.waves[pod], f[pod], *view, *self.sight.window(tile, pod), a, b, change, into)

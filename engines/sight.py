@@ -55,6 +55,14 @@ class Sight:
         self.on.kernels.model(*self.probes(tile, pod), *self.window(tile, pod), out)
         return out
 
+    def forward(self, tile: Tile, waves: Any) -> Any:
+        """Exit waves of all pods (pod, frame, y, x) at the detector, unitary; may overwrite `waves`."""
+        return self.on.fft2(waves)
+
+    def backward(self, tile: Tile, waves: Any) -> Any:
+        """Adjoint and inverse of `forward`."""
+        return self.on.ifft2(waves)
+
     def empty_sums(self) -> Sums:
         """Zeros on the objects' canvases."""
         xp = self.on.xp
