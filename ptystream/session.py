@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ptystream.decoder import Decoder
 from ptystream.engine import Context
@@ -82,6 +82,10 @@ class Plan:
     """In one line for the user, where the engines run."""
 
 
+_Acquisition: TypeAlias = tuple[str, str, int]
+"""Scan label, key, and how many of that name came before it."""
+
+
 class _NoScan(Exception):
     """An event belongs to no scan: (reason, detail)."""
 
@@ -91,8 +95,8 @@ class _Pending:
     """A run whose scans are arriving."""
 
     run: Run
-    keys: dict[str, str] = field(default_factory=dict)
-    """Scan label → key of its acquisition."""
+    keys: dict[str, _Acquisition] = field(default_factory=dict)
+    """Scan label → its acquisition."""
 
 
 class Session:
@@ -117,8 +121,9 @@ class Session:
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._pending: list[_Pending] = []
-        self._assigned: dict[tuple[str, str], PtyScan] = {}
-        self._over: dict[tuple[str, str], None] = {}
+        self._assigned: dict[_Acquisition, PtyScan] = {}
+        self._over: dict[_Acquisition, None] = {}
+        self._turns: dict[tuple[str, str, str], int] = {}
         self._logged: set[str] = set()
         self._failure: BaseException | None = None
         self._stop_asked = threading.Event()
@@ -202,17 +207,30 @@ class Session:
             raise _NoScan("unknown_scan", str(error)) from error
         if key is None:
             raise _NoScan("unknown_scan", f"acquisition {event.epoch!r} belongs to no scan yet")
-        if (label, key) not in self._assigned:
-            if (label, key) in self._over and not isinstance(event, ScanStarted):
+        at = self._acquisition(label, source, key, event)
+        if at not in self._assigned:
+            if at in self._over and not isinstance(event, ScanStarted):
                 raise _NoScan("scan_over", f"more of acquisition {event.epoch!r} after its scan was saved")
             if isinstance(event, ScanEnded):
                 raise _NoScan("unknown_scan", f"the end of acquisition {event.epoch!r}, which nothing came from")
-            self._over.pop((label, key), None)
+            self._over.pop(at, None)
             pending = next((p for p in self._pending if label not in p.keys), None) or self._new_run()
-            pending.keys[label] = key
-            self._assigned[label, key] = pending.run.scans[label].buffer
+            pending.keys[label] = at
+            self._assigned[at] = pending.run.scans[label].buffer
             log.info("%s: acquisition %r of %s", pending.run.name, key, label)
-        return self._assigned[label, key]
+        return self._assigned[at]
+
+    def _acquisition(self, label: str, source: str, key: str, event: Any) -> _Acquisition:
+        """Which of the acquisitions of that name an event of `source` means: a start after its end begins another."""
+        turn = self._turns.get((label, source, key), 0)
+        if isinstance(event, ScanStarted):
+            known = self._assigned.get((label, key, turn))
+            if known is not None and known.is_over(source):
+                turn += 1
+                self._turns[label, source, key] = turn
+                for forgotten in list(self._turns)[:-REMEMBERED]:
+                    del self._turns[forgotten]
+        return label, key, turn
 
     def _new_run(self) -> _Pending:
         if len(self._pending) > MAX_PENDING:
@@ -322,9 +340,9 @@ class Session:
         with self._lock:
             self._pending.remove(pending)
             self.finished += 1
-            for label, key in pending.keys.items():
-                self._assigned.pop((label, key), None)
-                self._over[label, key] = None
+            for acquisition in pending.keys.values():
+                self._assigned.pop(acquisition, None)
+                self._over[acquisition] = None
             for forgotten in list(self._over)[:-REMEMBERED]:
                 del self._over[forgotten]
         for scan in pending.run.scans.values():

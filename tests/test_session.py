@@ -331,6 +331,16 @@ def test_a_scan_that_never_gets_its_frames_keeps_nobody_waiting(tmp_path: Path) 
     assert ptyr.read(path).ledger["used"] == BEAM.frames
 
 
+def test_a_scan_of_the_same_name_may_begin_while_the_first_is_reconstructed(tmp_path: Path) -> None:
+    both = [messages("always the same"), messages("always the same")]
+    frames, places = ([m for pair in both for m in pair[k]] for k in (0, 1))
+    running = session(tmp_path, Memory("s/data", frames), Memory("s/positions", places), Metrics(), live={"runs": 2})
+    first, second = (ptyr.read(path) for path in running.run())
+    assert first.ledger["used"] == second.ledger["used"] == BEAM.frames
+    assert "late" not in first.ledger
+    np.testing.assert_array_equal(first.object["SsG00"].data, second.object["SsG00"].data)
+
+
 def test_scans_beyond_those_that_can_wait_are_refused_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     frames, places = messages("a")
     others = [[header("start", scan=f"other {k}", meta={})] for k in range(MAX_PENDING + 2)]

@@ -127,6 +127,10 @@ class PtyScan:
         for job in jobs:
             self._start(job)
 
+    def is_over(self, source: str) -> bool:
+        """Whether nothing more is expected of a source."""
+        return self.ended is not None or source in self._source_ended
+
     def silent_s(self) -> float:
         """Seconds since a source said anything."""
         return self._clock() - self._fed_at
