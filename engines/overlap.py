@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ptystream.reconstruction import Reconstruction
+from ptystream.reconstruction import Reconstruction, Storage
 
 from .backend import Backend
 from .constraints import clip, smoothed, support
@@ -31,6 +31,10 @@ class Overlap:
         self._lit_from: list[tuple[int, int]] = []
         self._lit_rows = 0
         """Σ w² |P|² of the rows below `_lit_rows` on each object's canvas, and where that begins on the lattice."""
+
+    def constrain(self, storage: Storage, data: Any) -> Any:
+        """What an engine asks of a probe (layer, y, x) that was updated, before its supports; here nothing."""
+        return data
 
     def forget(self) -> None:
         """The probes were replaced: their next change is not to be measured against the old ones."""
@@ -90,12 +94,14 @@ class Overlap:
             views, others = (
                 sum(len(t) for t in tiles for pod in t.pods if pod.probe == number) for tiles in (self.visited, self.resting)
             )
-            held = real(self.p.probe_inertia * (views + others) / len(storage.data)) + den * real(others / max(views, 1))
+            resting = 0.0 if storage.modes_per_frame else others / max(views, 1)
+            held = real(self.p.probe_inertia * (views + others) / len(storage.data)) + den * real(resting)
             den += held
             num += (held if self.sight.subpix is None else den) * storage.data
-            storage.data = support(self.on, _quotient(xp, num, den, storage.data, self.p.probe_inertia), self.p)
+            data = self.constrain(storage, _quotient(xp, num, den, storage.data, self.p.probe_inertia))
+            storage.data = support(self.on, data, self.p)
             before = self._previous.get(name)
-            step = storage.data if before is None else storage.data - before
+            step = storage.data if before is None else storage.data[: len(before)] - before
             changes.append(xp.vdot(step, step).real / xp.maximum(xp.vdot(storage.data, storage.data).real, 1e-30))
             self._previous[name] = storage.data.copy()
         return math.sqrt(float(sum(changes)) / len(changes))
@@ -138,13 +144,15 @@ class Overlap:
 
     def _probe_sums(self) -> Sequence[Sums]:
         """Σ S† w conj(O) ψ (of the residual, where probes are shifted) and Σ S† w² |O|²."""
-        xp = self.on.xp
+        xp, storages = self.on.xp, list(self.reconstruction.probes.values())
+
+        def zeros(storage: Storage) -> tuple[Any, Any]:
+            return xp.zeros(storage.data.shape, self.sight.complex), xp.zeros(storage.data.shape, self.sight.real)
+
+        own = {number: zeros(s) for number, s in enumerate(storages) if s.modes_per_frame}  # no two frames add to one layer
 
         def work(part: int, share: Sequence[Tile]) -> Sums:
-            sums: Sums = [
-                (xp.zeros(s.data.shape, self.sight.complex), xp.zeros(s.data.shape, self.sight.real))
-                for s in self.reconstruction.probes.values()
-            ]
+            sums: Sums = [own[number] if number in own else zeros(storage) for number, storage in enumerate(storages)]
             for tile in share:
                 for number, pod in enumerate(tile.pods):
                     into = sums[pod.probe]
@@ -173,6 +181,8 @@ def _total(parts: Sequence[Any], number: int) -> tuple[Any, Any]:
     """The partial sums of one storage, added in their order."""
     num, den = parts[0][number]
     for part in parts[1:]:
+        if part[number][0] is num:
+            continue
         num += part[number][0]
         den += part[number][1]
     return num, den

@@ -125,7 +125,8 @@ class TiledEngine:
     def restart(self) -> None:
         """See `ptystream.engine.Engine.restart`."""
         for name, first in self._first_probes.items():
-            self.reconstruction.probes[name].data = first.copy()
+            storage = self.reconstruction.probes[name]
+            storage.data = self.on.xp.tile(first, (len(storage.data) // len(first), 1, 1))
         self.overlap.forget()
         self._form(self.tiles)
 
@@ -221,7 +222,7 @@ class TiledEngine:
                 storage.data = self.on.put(np.ascontiguousarray(storage.data, self.complex))
         for name, storage in self.reconstruction.probes.items():
             if name not in self._first_probes:
-                self._first_probes[name] = storage.data.copy()
+                self._first_probes[name] = storage.data[: storage.modes_per_frame or None].copy()
 
     def _storages(self) -> list[tuple[str, Storage]]:
         r = self.reconstruction

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ class Storage:
     fill: complex = 1.0
     """Value of pixels that are new."""
     energy_kev: float | None = None
+    modes_per_frame: int = 0
+    """Layers that each frame has of its own (orthogonal probe relaxation), frame after frame; 0: frames share all layers."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -50,9 +52,23 @@ class Storage:
         self.data, self.offset = data, (start[0], start[1])
         return True
 
+    def add_frames(self, count: int) -> None:
+        """Give `count` more frames layers of their own: the mean of those that are there."""
+        modes, have = self.modes_per_frame, len(self.data)
+        data = np.empty_like(self.data, shape=(have + count * modes, *self.shape))
+        data[:have] = self.data
+        data[have:].reshape(count, modes, *self.shape)[:] = self.mean_over_frames()
+        self.data = data
+
+    def mean_over_frames(self) -> Any:
+        """What a viewer is shown of it: layers (mode, y, x), where frames have their own the mean over them."""
+        if not self.modes_per_frame:
+            return self.data
+        return self.data.reshape(-1, self.modes_per_frame, *self.shape).mean(axis=0)
+
     def copy(self) -> Storage:
         """A deep copy."""
-        return Storage(self.data.copy(), self.pixel_size_m, self.offset, self.fill, self.energy_kev)
+        return replace(self, data=self.data.copy())
 
 
 @dataclass(slots=True)

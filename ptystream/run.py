@@ -292,7 +292,7 @@ class Run:
             else:
                 now_held = self.reconstruction.copy()
             for name, storage in now_held.probes.items():
-                probes[name] = Image(storage.data, storage.pixel_size_m, storage.offset)
+                probes[name] = Image(storage.mean_over_frames(), storage.pixel_size_m, storage.offset)
             for name, storage in now_held.objects.items():
                 if name in self._coverage:
                     coverage[name] = self._coverage[name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ptystream.detectors.simulated.simulator import Beamline
@@ -9,7 +11,7 @@ from ptystream.engine import Context
 from ptystream.engines.dm import DM
 from ptystream.events import Frames, Payload, Samples, ScanEnded, ScanStarted
 from ptystream.model.geometry import Geometry
-from ptystream.model.scan_model import Full
+from ptystream.model.scan_model import Full, ScanModel
 from ptystream.run import EngineEntry, Run, Scan
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 from ptystream.scan.ptyscan import PtyScan
@@ -28,6 +30,7 @@ def make_scan(
     decide_after: int = 16,
     decisions: dict | None = None,
     also: tuple[PositionsParameters, ...] = (),
+    model: type[ScanModel] = Full,
     **data: object,
 ) -> Scan:
     """A scan of the small beamline."""
@@ -37,14 +40,21 @@ def make_scan(
     )
     geometry = Geometry((BEAM.side,) * 2, GEOMETRY["energy"], GEOMETRY["distance"], (GEOMETRY["psize"],) * 2)
     illumination = {"aperture": {"size": 0.42 * BEAM.side * BEAM.pixel_m}}
-    return Scan(label, number, buffer, Full(label, number, Full.Parameters(illumination=illumination), geometry))
+    return Scan(label, number, buffer, model(label, number, model.Parameters(illumination=illumination), geometry))
 
 
-def make_run(*, engines: list[dict] | None = None, threads: int = 1, labels: tuple[str, ...] = ("s",), **settings: object) -> Run:
-    """A run of a scan for each label, with a DM engine per dict of parameters; `settings` as of `make_scan`."""
-    entries = [
-        EngineEntry(f"e{k}", "DM", DM.Parameters(**parameters), DM) for k, parameters in enumerate(engines or [{"numiter": 3}])
-    ]
+def make_run(
+    *,
+    engines: list[dict] | None = None,
+    engine: Any = DM,
+    threads: int = 1,
+    labels: tuple[str, ...] = ("s",),
+    **settings: object,
+) -> Run:
+    """A run of a scan for each label, with an engine per dict of parameters; `settings` as of `make_scan`."""
+    given = engines or [{"numiter": 3}]
+    name = engine.__name__
+    entries = [EngineEntry(f"e{k}", name, engine.Parameters(**parameters), engine) for k, parameters in enumerate(given)]
     scans = [make_scan(label, k, **settings) for k, label in enumerate(labels)]
     return Run("test", scans, entries, Context(threads=threads))
 

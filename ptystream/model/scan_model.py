@@ -180,7 +180,8 @@ class ScanModel:
         probe_modes, object_modes = self.modes
         layers = np.indices((probe_modes, object_modes)).reshape(2, -1)
         address[:, :, 0], address[:, :, 2] = self._probe, self._object
-        address[:, :, 1], address[:, :, 3] = layers[0], layers[1]
+        address[:, :, 1] = self._probe_layers(reconstruction, count)[:, layers[0]]
+        address[:, :, 3] = layers[1]
         address[:, :, 4:] = corner[fits][:, None]
         weight = np.repeat(np.sqrt(block.dose[fits])[:, None], self.pods, axis=1).astype(np.float32)
         part = np.repeat(remainder[fits][:, None], self.pods, axis=1).astype(np.float32)
@@ -208,6 +209,10 @@ class ScanModel:
     def weigh(self, reconstruction: Reconstruction, row: int, dose: float) -> None:
         """Give a row another dose, as in `Block.dose`."""
         reconstruction.pods.weight[row] = np.sqrt(dose)
+
+    def _probe_layers(self, reconstruction: Reconstruction, count: int) -> NDArray[np.int64]:
+        """Layers of the probe that the next `count` frames see, (frame, probe mode)."""
+        return np.broadcast_to(np.arange(self.modes[0]), (count, self.modes[0]))
 
     def _corner(self, pixels: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """First pixel of each view and the remainder in [-1/2, 1/2); halves are rounded up, as ptypy does."""
@@ -265,12 +270,3 @@ class Full(ScanModel):
         """As `illumination` says."""
         wanted = self.p.illumination.photons or photons
         return starting_probe(self.p.illumination, self.geometry, self.modes[0], wanted, self.seed)
-
-
-MODELS: Mapping[str, type[ScanModel]] = {
-    "Vanilla": Vanilla,
-    "BlockVanilla": Vanilla,
-    "Full": Full,
-    "BlockFull": Full,
-}
-"""Every model is block-buffered: the Block names are the same classes."""

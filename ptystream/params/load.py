@@ -14,7 +14,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, create_model
 
-from ptystream.model.scan_model import MODELS, ScanModel
+from ptystream.model.models import MODELS
+from ptystream.model.scan_model import ScanModel
 from ptystream.params.base import Branch
 from ptystream.params.branches import RootParameters
 from ptystream.params.errors import ConfigurationError, Fault, closest, faults_of

@@ -10,7 +10,7 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ptystream.model.scan_model import MODELS
+from ptystream.model.models import MODELS
 from ptystream.params.branches import RootParameters
 from ptystream.params.load import plugins, source_parameters
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters

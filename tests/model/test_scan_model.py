@@ -7,7 +7,8 @@ import pytest
 
 from ptystream.model import scan_model
 from ptystream.model.geometry import Geometry
-from ptystream.model.scan_model import MODELS, Full, ScanModel, Vanilla
+from ptystream.model.models import MODELS
+from ptystream.model.scan_model import Full, ScanModel, Vanilla
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.scan.block import Block
 

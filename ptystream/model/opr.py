@@ -1,0 +1,50 @@
+"""Orthogonal probe relaxation: every frame has a probe of its own, which an engine keeps in a small subspace.
+
+Odstrcil et al., Opt. Express 24, 8360 (2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptystream.model.scan_model import Full, FullParameters
+from ptystream.params.base import parameter
+from ptystream.reconstruction import Reconstruction
+from ptystream.scan.block import Block, FrameStore
+
+
+class OPRParameters(FullParameters):
+    """A probe for each frame; engines: DMOPR, MLOPR."""
+
+    name: str = parameter("Full")
+    """Name of the model."""
+
+
+class OPR(Full):
+    """As Full, with layers of the probe for every frame. A new frame starts from the mean probe of those before it."""
+
+    Parameters = OPRParameters
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._placed = 0
+
+    def start(
+        self, reconstruction: Reconstruction, block: Block, frames: FrameStore, decisions: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """See `ScanModel.start`."""
+        decided = super().start(reconstruction, block, frames, decisions)
+        reconstruction.probes[self.storage_id].modes_per_frame = self.modes[0]
+        return decided
+
+    def _probe_layers(self, reconstruction: Reconstruction, count: int) -> NDArray[np.int64]:
+        modes, storage = self.modes[0], reconstruction.probes[self.storage_id]
+        first, self._placed = self._placed, self._placed + count
+        lacking = self._placed - len(storage.data) // modes
+        if lacking > 0:
+            storage.add_frames(lacking)
+        return (first + np.arange(count))[:, None] * modes + np.arange(modes)
