@@ -20,8 +20,8 @@ from .tiles import Tile
 class Overlap:
     """Updates of object and probe; `begin` says which tiles an iteration visits.
 
-    Those that rest count as P·O, at no cost: for the object by their illumination, which is remembered as it was when they
-    were last visited; for the probe as many more frames like those visited.
+    Those that rest count as P·O, at hardly any cost: for the object by their illumination, which is remembered and summed anew
+    once as many frames have been visited; for the probe as many more frames like those visited.
     """
 
     def __init__(self, on: Backend, reconstruction: Reconstruction, sight: Sight) -> None:
@@ -31,6 +31,8 @@ class Overlap:
         self._lit_from: list[tuple[int, int]] = []
         self._lit_rows = 0
         """Σ w² |P|² of the rows below `_lit_rows` on each object's canvas, and where that begins on the lattice."""
+        self._lit_age = 0
+        """Frames visited since it was summed over all."""
 
     def constrain(self, storage: Storage, data: Any) -> Any:
         """What an engine asks of a probe (layer, y, x) that was updated, before its supports; here nothing."""
@@ -39,6 +41,10 @@ class Overlap:
     def forget(self) -> None:
         """The probes were replaced: their next change is not to be measured against the old ones."""
         self._previous.clear()
+
+    def forget_light(self) -> None:
+        """Frames moved, got another dose or left: what they illuminate is to be summed anew."""
+        self._lit.clear()
 
     def begin(self, parameters: Any, visited: Sequence[Tile], resting: Sequence[Tile], mean_power: float) -> None:
         """What one iteration works with; `mean_power`: photons per pixel of a mean frame."""
@@ -67,10 +73,12 @@ class Overlap:
                 clip(xp, storage.data, *self.p.clip_object)
         self._lit, self._lit_from = lit, [o.offset for o in self.reconstruction.objects.values()]
         self._lit_rows = self.reconstruction.pods.length
+        self._lit_age = self._lit_age + sum(map(len, self.visited)) if self.resting else 0
 
     def _resting(self, visited: Sequence[Any]) -> list[Any]:
         """Illumination by the tiles that rest, from what is remembered of all and what those `visited` illuminate now."""
-        if not self._lit:
+        if not self._lit or self._lit_age >= sum(map(len, self.resting)):
+            self._lit_age = 0
             return self.coverage(self.resting)
         news = self.coverage([t for t in self.visited if t.rows[-1] >= self._lit_rows], self._lit_rows)
         for number, (lit, start) in enumerate(zip(self._lit, self._lit_from, strict=True)):
@@ -84,9 +92,14 @@ class Overlap:
 
         Without a shift this is P = (c_p P + Σ conj(O) ψ) / (c_p + Σ |O|²). With one it is not: S† |O|² S is no diagonal, and
         dividing by S† |O|² alone would blur the probe a little at every step. As a step it leaves the least-squares solution
-        where it is, and it never overshoots: S† |O|² bounds S† |O|² S from above (Jensen; S has positive weights of sum 1).
+        where it is. Linear weights are positive with sum 1, so S† |O|² bounds S† |O|² S from above (Jensen) and it never
+        overshoots. Those of a phase ramp are not, and reach far: the residual is weighted with what is `trusted` of the
+        object, and the step cut to the minimum on its line.
         """
         xp, real = self.on.xp, self.sight.real.type
+        if self.sight.subpix == "fourier":
+            objects = self.reconstruction.objects.values()
+            self._trusted = [trusted(xp, o.data, lit) for o, lit in zip(objects, self.seen(self.visited), strict=True)]
         parts = self._probe_sums()
         changes = []
         for number, (name, storage) in enumerate(self.reconstruction.probes.items()):
@@ -97,14 +110,39 @@ class Overlap:
             resting = 0.0 if storage.modes_per_frame else others / max(views, 1)
             held = real(self.p.probe_inertia * (views + others) / len(storage.data)) + den * real(resting)
             den += held
-            num += (held if self.sight.subpix is None else den) * storage.data
-            data = self.constrain(storage, _quotient(xp, num, den, storage.data, self.p.probe_inertia))
+            pull = self.p.probe_inertia if views + others else 0.0
+            if self.sight.subpix == "fourier":
+                change = _quotient(xp, num.copy(), den, xp.zeros_like(num), pull)
+                data = storage.data + self._on_line(number, num, change, held) * change
+            else:
+                num += (held if self.sight.subpix is None else den) * storage.data
+                data = _quotient(xp, num, den, storage.data, pull)
+            data = self.constrain(storage, data)
             storage.data = support(self.on, data, self.p)
             before = self._previous.get(name)
             step = storage.data if before is None else storage.data[: len(before)] - before
             changes.append(xp.vdot(step, step).real / xp.maximum(xp.vdot(storage.data, storage.data).real, 1e-30))
             self._previous[name] = storage.data.copy()
         return math.sqrt(float(sum(changes)) / len(changes))
+
+    def _on_line(self, number: int, slope: Any, change: Any, held: Any) -> Any:
+        """Part of a probe's `change`, at most all of it, at which Σ W |ψ - O S P|² + held |ΔP|² is smallest on that line;
+        `slope` is Σ S† W conj(O) (ψ - O S P)."""
+        xp = self.on.xp
+
+        def work(part: int, share: Sequence[Tile]) -> Any:
+            total = xp.zeros((), np.float64)
+            for tile in share:
+                for k, pod in enumerate(tile.pods):
+                    if pod.probe == number:
+                        moved = xp.empty((len(tile), *self.sight.shape), self.sight.complex)
+                        half, where = self._trusted[pod.object][0][pod.object_layer], self.sight.window(tile, k)[1:]
+                        self.on.kernels.model(*self.sight.probes(tile, k, change), half, *where, moved)
+                        total += xp.vdot(moved, moved).real
+            return total
+
+        curvature = sum(self.on.sweeper.sweep(self.visited, work)) + (held * xp.abs(change) ** 2).sum()
+        return xp.minimum(1.0, xp.vdot(change, slope).real / xp.maximum(curvature, 1e-30)).astype(self.sight.real)
 
     def seen(self, tiles: Sequence[Tile]) -> list[Any]:
         """`coverage` as the last object update saw it, if the canvases are still the same."""
@@ -169,12 +207,31 @@ class Overlap:
         xp, k, pod = self.on.xp, self.on.kernels, tile.pods[number]
         model = self.sight.model(tile, number, xp.empty_like(tile.waves[number]))
         terms, powers = xp.empty_like(model), xp.empty(model.shape, self.sight.real)
-        k.probe_terms(tile.waves[number] - model, *self.sight.window(tile, number), terms, powers)
+        residual, window = tile.waves[number] - model, self.sight.window(tile, number)
+        seen, where = window[0], window[1:]
+        if self.sight.subpix == "fourier":
+            half, whole = (o[pod.object_layer] for o in self._trusted[pod.object])
+            k.probe_terms(residual, half, *where, terms, powers)
+            k.probe_terms(residual, whole, *where, terms, xp.empty_like(powers))
+        else:
+            k.probe_terms(residual, seen, *where, terms, powers)
         k.add_shifted(powers, pod.layer, -pod.remainder, den)
         if self.sight.subpix == "linear":
             k.add_shifted(terms, pod.layer, -pod.remainder, num)
         else:
             add_adjoint(terms, pod.layer, pod.remainder, num, xp)
+
+
+def trusted(xp: Any, data: Any, lit: Any) -> tuple[Any, Any]:
+    """(√W O, W O) with W = min(1, 4 <|O|²> / |O|²), <> by illumination `lit`; all (layer, y, x).
+
+    A pixel at the rim that hardly any light fell on may hold anything, and through the tails of a phase ramp the whole probe
+    would follow it.
+    """
+    power = xp.abs(data) ** 2
+    typical = (lit * power).sum() / xp.maximum(lit.sum(), 1e-30)
+    weight = xp.minimum(1, 4 * typical / xp.maximum(power, 1e-30))
+    return (data * xp.sqrt(weight)).astype(data.dtype), (data * weight).astype(data.dtype)
 
 
 def _total(parts: Sequence[Any], number: int) -> tuple[Any, Any]:

@@ -33,9 +33,9 @@ class Sight:
         """The object of a pod."""
         return list(self.reconstruction.objects.values())[tile.pods[pod].object]
 
-    def probes(self, tile: Tile, pod: int) -> tuple[Any, Any]:
-        """(probe views (view, y, x), which of them each frame sees)."""
-        held, data = tile.pods[pod], self.probe(tile, pod).data
+    def probes(self, tile: Tile, pod: int, instead: Any = None) -> tuple[Any, Any]:
+        """(probe views (view, y, x), which of them each frame sees), of the probe or of layers `instead` of its own."""
+        held, data = tile.pods[pod], self.probe(tile, pod).data if instead is None else instead
         if self.subpix is None:
             return data, held.layer
         if self.subpix == "linear":

@@ -74,3 +74,19 @@ def _fft(xp: Any) -> Any:
 
         return library
     return xp.fft
+
+
+def spread(powers: NDArray[Any], xp: Any = np) -> NDArray[Any]:
+    """The diagonal of Σ S_d† |O|² S_d ('fourier') from Σ |O|² (layer, y, x), on average over remainders.
+
+    It is |O|² under the squares of the weights, whose tails reach far: a bright pixel counts for its whole row and column.
+    """
+    fft = _fft(xp)
+    turns = []
+    for length in powers.shape[-2:]:
+        remainders = (np.arange(64) + 0.5) / 64 - 0.5
+        weights = np.fft.ifft(np.exp(-2j * np.pi * _frequencies(length)[:, None] * remainders), axis=0)
+        turns.append(np.fft.fft((np.abs(weights) ** 2).mean(axis=1)).real)
+    smooth = fft.ifft2(fft.fft2(powers) * xp.asarray(turns[0][:, None] * turns[1])).real
+    result: NDArray[Any] = xp.maximum(smooth, 0).astype(powers.dtype)
+    return result

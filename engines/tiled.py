@@ -83,6 +83,8 @@ class TiledEngine:
             self._masks.clear()
         if what == "mask" and not self.on.resident:
             return
+        if what in ("position", "dose", "withdrawn"):
+            self.overlap.forget_light()
         low, high = int(rows.min()), int(rows.max())
         kept = []
         for tile in self.tiles:  # their rows grow, so most are passed over by a glance

@@ -97,6 +97,14 @@ class Loop:
                 run.state = "failed"
                 return Step.DONE
             return Step.IDLE
+        if run.frames == 0 and not run.complete:
+            return Step.IDLE  # all that were there have been withdrawn
+        if run.frames == 0:
+            log.error("%s: the scan ended without a usable frame", run.name)
+            if run.engine is not None:
+                run.apply({"do": "finish"})
+            run.state = "failed"
+            return Step.DONE
         if run.engine is None and not self._next_engine():
             return Step.DONE
         assert run.engine_entry is not None
@@ -124,6 +132,14 @@ class Loop:
         """Take everything that is there now; returns the number of new frames in the reconstruction."""
         new = 0
         for scan in self.run.scans.values():
+            for revision in scan.buffer.revisions():  # first: what was withdrawn may have been in the way of what comes
+                if self.run.reconstruction is None and revision.what == "mask":
+                    scan.buffer.mask(revision.value or ())
+                elif self.run.reconstruction is None:
+                    scan.waiting = [b for b in (revised(block, revision) for block in scan.waiting) if len(b)]
+                else:
+                    self.run.apply(self.run.revise_entry(scan, revision))
+                    self._unchanged = 0
             while not scan.ended:
                 answer = scan.buffer.take(self.settings.frames_per_block)
                 if isinstance(answer, Signal):
@@ -136,14 +152,6 @@ class Loop:
                     before = self.run.frames
                     self._take(scan, answer)
                     new += self.run.frames - before
-            for revision in scan.buffer.revisions():
-                if self.run.reconstruction is None and revision.what == "mask":
-                    scan.buffer.mask(revision.value or ())
-                elif self.run.reconstruction is None:
-                    scan.waiting = [b for b in (revised(block, revision) for block in scan.waiting) if len(b)]
-                else:
-                    self.run.apply(self.run.revise_entry(scan, revision))
-                    self._unchanged = 0
         return new
 
     def _take(self, scan: Scan, block: Block) -> None:

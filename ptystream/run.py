@@ -41,6 +41,8 @@ class Scan:
     """Blocks in the pod table, with what is in force for each frame."""
     rows: list[int] = field(default_factory=list)
     """First row of each of them."""
+    frames: int = 0
+    """Frames in the pod table that are not withdrawn."""
 
     def at(self, row: int) -> tuple[Block, int]:
         """The block that a row of the pod table came with, and its place in it."""
@@ -97,7 +99,7 @@ class Run:
         self._snapshots = 0
         self._stores: dict[int, FrameStore] = {}
         """Slabs by number of the scan; a scan enters with its first block."""
-        self._withdrawn: list[int] = []
+        self._withdrawn: set[int] = set()
         """Rows that no engine may visit any more."""
         self._coverage: dict[str, NDArray[np.float32]] = {}
         self.averaging = False
@@ -116,10 +118,11 @@ class Run:
             raise KeyError(f"schedule entry 'do: {entry['do']}' is unknown to this version")
         done = dict(entry)
         progress: Progress | None = handler(done, blocks or {})
-        self.schedule.append(done)
+        if done:
+            self.schedule.append(done)
         return progress
 
-    # A handler completes its entry with what only carrying it out has shown.
+    # A handler completes its entry with what only carrying it out has shown, or empties it where nothing was to be done.
 
     def _apply_decide(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         self.decisions[entry["scan"]] = dict(entry["decisions"])
@@ -138,12 +141,17 @@ class Run:
             if earlier != decided:
                 decided = {"hot_pixels": [], **scan.buffer.decisions, **decided}
                 self.apply({"do": "decide", "scan": scan.label, "decisions": decided})
+        elif not scan.frames:
+            scan.model.anchor(self.reconstruction, block)
+            scan.buffer.retry("off_canvas")
         rows, refused = scan.model.place(self.reconstruction, block)
         if len(refused):
-            scan.buffer.refuse(refused, "off_canvas")
-            block = select(block, ~np.isin(block.slots, refused))
+            out = np.isin(block.slots, refused)
+            scan.buffer.refuse(block.slots[out], "off_canvas", block.positions_m[out])
+            block = select(block, ~out)
             entry["indices"] = to_runs(block.indices)
         if len(block):
+            scan.frames += len(block)
             scan.taken.append(block)
             scan.rows.append(int(rows[0]))
             newest = int(block.arrival_ns.max())
@@ -156,17 +164,18 @@ class Run:
         scan, what, value = self.scans[entry["scan"]], entry["what"], entry["value"]
         if what == "mask":
             scan.buffer.mask(value)
-            rows = np.concatenate([np.arange(first, first + len(b)) for first, b in zip(scan.rows, scan.taken, strict=True)])
+            rows = np.array([f + k for f, b in zip(scan.rows, scan.taken, strict=True) for k in range(len(b))], np.int64)
         else:
             slot = scan.buffer.slot_of(int(entry["index"]))
             row = None if slot is None else scan.model.row(slot)
-            if row is None or self.reconstruction is None:
+            if row is None or row in self._withdrawn or self.reconstruction is None:
+                entry.clear()
                 return
             rows = np.array([row])
             block, place = scan.at(row)
             entry["before"] = {"position": block.positions_m[place].tolist(), "dose": float(block.dose[place])}
             if what == "position" and not scan.model.move(self.reconstruction, row, tuple(value)):
-                scan.buffer.refuse(np.array([slot]), "off_canvas")
+                scan.buffer.refuse(np.array([slot]), "off_canvas", np.array([value], np.float64))
                 entry["what"] = what = "withdrawn"
             elif what == "position":
                 block.positions_m[place] = value
@@ -174,7 +183,8 @@ class Run:
                 scan.model.weigh(self.reconstruction, row, float(value[0]))
                 block.dose[place] = value[0]
             if what == "withdrawn":
-                self._withdrawn.append(row)
+                self._withdrawn.add(row)
+                scan.frames -= 1
         if self.engine is not None and len(rows):
             self.engine.revise(rows, what)
 
@@ -190,7 +200,7 @@ class Run:
         self.engine_entry, self.engine = chosen, chosen.make(chosen.parameters)
         self.engine.start(self.reconstruction, self._stores, context)
         if self._withdrawn:
-            self.engine.revise(np.array(self._withdrawn, np.int64), "withdrawn")
+            self.engine.revise(np.array(sorted(self._withdrawn), np.int64), "withdrawn")
         self.averaging, self.last = False, None
         self.state = "running"
 
@@ -263,7 +273,7 @@ class Run:
     def rows(self) -> NDArray[np.int64]:
         """Their rows of the pod table."""
         every = np.arange(0 if self.reconstruction is None else self.reconstruction.pods.length)
-        return np.delete(every, self._withdrawn)
+        return np.delete(every, sorted(self._withdrawn))
 
     @property
     def complete(self) -> bool:

@@ -6,6 +6,7 @@ command line installs signal handlers. A source, recorder or publisher thread th
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -31,6 +32,10 @@ log = logging.getLogger(__name__)
 OPEN_S = 30.0
 WAIT_S = 0.25
 """Longest time after which the loop looks at requests while it waits for frames."""
+SUPERSEDED_S = 5.0
+"""A scan from which nothing came for so long is ended where another has begun: its end was lost."""
+SESSION = "session"
+"""Channel of the session's own notes in a recording: which acquisitions have a result."""
 MAX_PENDING = 4
 """Runs whose frames are kept while another is reconstructed; the frames of a further one are refused and counted."""
 
@@ -117,13 +122,18 @@ class Session:
         self.results: list[Path] = []
         self.current: Run | None = None
         self.finished = 0
+        """Runs that left a result."""
         self._tap, self._recorded, self._on_ready = tap, recorded, on_ready
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._pending: list[_Pending] = []
         self._assigned: dict[_Acquisition, PtyScan] = {}
         self._over: dict[_Acquisition, None] = {}
-        self._turns: dict[tuple[str, str, str], int] = {}
+        self._saved: set[_Acquisition] = set()
+        """While a recording is delivered: acquisitions that have a result."""
+        self._saved_ends: set[tuple[_Acquisition, str]] = set()
+        self._turns: dict[tuple[str, str], dict[str, int]] = {}
+        """(scan label, key) → source → how many acquisitions of that name came before its present one."""
         self._logged: set[str] = set()
         self._failure: BaseException | None = None
         self._stop_asked = threading.Event()
@@ -140,10 +150,9 @@ class Session:
     # ------------------------------------------------------------------ called from any thread
 
     def stop(self) -> None:
-        """End the current run at the next look: what is there is saved."""
+        """End the current run at the next look: what is there is saved. May be called from a signal's handler, which may
+        have interrupted whoever holds a lock: so no lock is taken, and a waiting session sees it within `WAIT_S`."""
         self._stop_asked.set()
-        with self._arrived:
-            self._arrived.notify_all()
 
     def status(self) -> dict[str, Any]:
         """Numbers for a progress line."""
@@ -208,37 +217,47 @@ class Session:
         if key is None:
             raise _NoScan("unknown_scan", f"acquisition {event.epoch!r} belongs to no scan yet")
         at = self._acquisition(label, source, key, event)
+        if at in self._saved:
+            if isinstance(event, ScanEnded):
+                self._saved_ends.add((at, source))
+            raise _NoScan("saved_before", f"acquisition {event.epoch!r} had a result when the session was interrupted")
         if at not in self._assigned:
-            if at in self._over and not isinstance(event, ScanStarted):
-                raise _NoScan("scan_over", f"more of acquisition {event.epoch!r} after its scan was saved")
+            if at in self._over:
+                raise _NoScan("scan_over", f"more of acquisition {event.epoch!r}, whose scan is over or was refused")
             if isinstance(event, ScanEnded):
                 raise _NoScan("unknown_scan", f"the end of acquisition {event.epoch!r}, which nothing came from")
-            self._over.pop(at, None)
-            pending = next((p for p in self._pending if label not in p.keys), None) or self._new_run()
+            lacking = (p for p in self._pending if label not in p.keys and p.run.scans[label].buffer.ended is None)
+            pending = next(lacking, None) or self._new_run(at)
             pending.keys[label] = at
             self._assigned[at] = pending.run.scans[label].buffer
-            log.info("%s: acquisition %r of %s", pending.run.name, key, label)
+            log.info("acquisition %r of %s begins", key, label)
         return self._assigned[at]
 
     def _acquisition(self, label: str, source: str, key: str, event: Any) -> _Acquisition:
-        """Which of the acquisitions of that name an event of `source` means: a start after its end begins another."""
-        turn = self._turns.get((label, source, key), 0)
+        """Which of the acquisitions of that name an event of `source` means: a start after the end begins another. A source
+        that tells no starts speaks of the newest."""
+        turns = self._turns.setdefault((label, key), {})
+        turn = turns.get(source, max(turns.values(), default=0))
         if isinstance(event, ScanStarted):
-            known = self._assigned.get((label, key, turn))
-            if known is not None and known.is_over(source):
+            at = label, key, turn
+            known = self._assigned.get(at)
+            if (at in self._over or (at, source) in self._saved_ends) if known is None else known.is_over(source):
                 turn += 1
-                self._turns[label, source, key] = turn
-                for forgotten in list(self._turns)[:-REMEMBERED]:
-                    del self._turns[forgotten]
+            turns[source] = turn
+            for forgotten in list(self._turns)[:-REMEMBERED]:
+                del self._turns[forgotten]
         return label, key, turn
 
-    def _new_run(self) -> _Pending:
+    def _new_run(self, wanted: _Acquisition) -> _Pending:
         if len(self._pending) > MAX_PENDING:
-            raise _NoScan("too_many_scans", f"{len(self._pending)} have begun and are not reconstructed yet")
-        number = self.finished + len(self._pending) + 1
-        name = self.plan.name if number == 1 else f"{self.plan.name}_{number:04d}"
+            empty = next((p for p in self._pending if not p.run.ledger().get("received")), None)
+            if empty is None:
+                self._over[wanted] = None  # what comes of it later would be half a scan
+                raise _NoScan("too_many_scans", f"{len(self._pending)} have begun and are not reconstructed yet")
+            log.warning("%s: nothing came: given up for another", names(empty))
+            self._drop(empty)
         scans = [Scan(e.label, k, *e.make(None)) for k, e in enumerate(self.plan.scans)]
-        pending = _Pending(Run(name, scans, self.plan.engines, self.plan.context))
+        pending = _Pending(Run(self.plan.name, scans, self.plan.engines, self.plan.context))
         self._pending.append(pending)
         self._arrived.notify_all()
         return pending
@@ -251,8 +270,7 @@ class Session:
         Raises `SessionError` where a part died; what was reconstructed until then is saved first.
         """
         try:
-            for message in self._recorded:
-                next(s for s in self._sources if s.transport.channel == message.channel).deliver(message)
+            self._recover()
             for source in self._sources:
                 source.start()
             for source in self._sources:
@@ -275,9 +293,23 @@ class Session:
                 source.stop()
             for pending in self._pending:
                 came = pending.run.ledger().get("received", 0)
-                log.warning("%s: %d frames had come and are not reconstructed: the session ended", pending.run.name, came)
+                log.warning("%s: %d frames had come and are not reconstructed: the session ended", names(pending), came)
         self._check()
         return self.results
+
+    def _recover(self) -> None:
+        """Deliver what an interrupted session recorded, without the scans that it has saved."""
+        for message in self._recorded:
+            if message.channel == SESSION:
+                note = json.loads(bytes(message.parts[0]))
+                self._saved.update((label, key, turn) for label, key, turn in note["acquisitions"])
+                self.finished += 1
+        sources = {source.transport.channel: source for source in self._sources}
+        for message in self._recorded:
+            if message.channel != SESSION:
+                sources[message.channel].deliver(message)
+        self._over.update(dict.fromkeys(self._saved))
+        self._saved.clear()
 
     def _next_pending(self) -> _Pending | None:
         """The first run that can start. One that never can, because little came for it, keeps nobody waiting."""
@@ -308,6 +340,9 @@ class Session:
 
     def _reconstruct(self, pending: _Pending) -> None:
         run = self.current = pending.run
+        if self.finished:
+            run.name = f"{self.plan.name}_{self.finished + 1:04d}"
+        log.info("%s: %s", run.name, names(pending))
         loop = Loop(run, self.plan.loop)
         self._received_before = (time.monotonic(), 0)
         try:
@@ -332,19 +367,22 @@ class Session:
                 path = self.plan.save(run) if run.frames else None
                 if path is not None:
                     self.results.append(path)
+                if run.frames and self._tap is not None:
+                    note = {"acquisitions": list(pending.keys.values())}
+                    self._tap.write(Message(time.time_ns(), SESSION, (json.dumps(note).encode(),)))
             finally:
-                self._forget(pending)
+                with self._lock:
+                    self.finished += bool(run.frames)
+                    self._drop(pending)
 
-    def _forget(self, pending: _Pending) -> None:
-        """The run is over: its frames are given back, and what comes late for its scans begins no other."""
-        with self._lock:
-            self._pending.remove(pending)
-            self.finished += 1
-            for acquisition in pending.keys.values():
-                self._assigned.pop(acquisition, None)
-                self._over[acquisition] = None
-            for forgotten in list(self._over)[:-REMEMBERED]:
-                del self._over[forgotten]
+    def _drop(self, pending: _Pending) -> None:
+        """Under the lock: a run is over. Its frames are given back, and what comes late for its scans begins no other."""
+        self._pending.remove(pending)
+        for acquisition in pending.keys.values():
+            self._assigned.pop(acquisition, None)
+            self._over[acquisition] = None
+        for forgotten in list(self._over)[:-REMEMBERED]:
+            del self._over[forgotten]
         for scan in pending.run.scans.values():
             scan.buffer.release()
 
@@ -356,12 +394,23 @@ class Session:
 
     def _end_where_due(self, run: Run) -> None:
         limit, open_still = self.plan.timeout_s, self._any_source()
+        buffers = [scan.buffer for scan in run.scans.values()]
+        for buffer in buffers:
+            buffer.look()
         if self._stop_asked.is_set():
             self._end(run, "stopped on request")
-        elif limit is not None and all(scan.buffer.silent_s() > limit for scan in run.scans.values()):
+        elif limit is not None and all(buffer.silent_s() > limit for buffer in buffers):
             self._end(run, f"nothing came for {limit:g} s")
+        elif all(buffer.silent_s() > SUPERSEDED_S for buffer in buffers) and self._another(run):
+            self._end(run, f"another acquisition began, and nothing came for {SUPERSEDED_S:g} s")
         elif not open_still:
             self._end(run, "every source has ended")
+
+    def _another(self, run: Run) -> bool:
+        """Whether frames of a later run have come."""
+        with self._lock:
+            later = [p.run for p in self._pending if p.run is not run]
+        return any(other.started > run.started and other.ledger().get("received") for other in later)
 
     def _end(self, run: Run, reason: str) -> None:
         for scan in run.scans.values():
@@ -391,3 +440,8 @@ class Session:
             self.publisher.offer(run.snapshot(self._rates))
             self.metrics.viewers(self.publisher.viewers)
         self.metrics.run(run, ledger, time.time_ns())
+
+
+def names(pending: _Pending) -> str:
+    """Its acquisitions, for the log."""
+    return ", ".join(f"{key!r} of {label}" for label, key, _ in pending.keys.values())

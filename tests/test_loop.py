@@ -298,8 +298,8 @@ def test_a_position_that_comes_corrected_is_revised_in_place() -> None:
 
 @pytest.mark.parametrize(
     ("minimum", "shift_m", "placed_wrongly"),
-    [(92, 1.0, 0), (2, 2000 * BEAM.pixel_m, 3), (2, 1.0, 0)],
-    ids=["withdrawn before the start", "withdrawn from the engine", "refused by the model"],
+    [(92, 1.0, 0), (2, 2000 * BEAM.pixel_m, 3), (2, 1.0, 3)],
+    ids=["withdrawn before the start", "withdrawn from the engine", "a metre off"],
 )
 def test_a_frame_that_was_out_for_its_position_and_has_come_back_is_there_once(
     minimum: int, shift_m: float, placed_wrongly: int
@@ -351,6 +351,109 @@ def test_a_second_scan_of_a_run_may_come_while_the_first_is_reconstructed() -> N
     assert run.iter_info[-1]["frames"] == 184
     assert list(run.reconstruction.objects) == ["SsG00", "StG00"]
     assert run.misfit[-1][-1, 0] < 1.1 * alone.misfit[-1][-1, 0]
+
+
+def move(run: Run, first: int, yx: np.ndarray) -> None:
+    run.scans["s"].buffer.feed("positions", Samples("a", first, {"y": yx[:, 0], "x": yx[:, 1]}), 1)
+
+
+def test_a_probe_that_lost_all_its_frames_stays_until_others_come() -> None:
+    run = make_run(engines=[{"numiter": 5}], decide_after=3)
+    loop = Loop(run, LoopSettings(min_frames_for_recon=3))
+    feed(run, 0, 3, positions=False)
+    move(run, 0, PLACES[:3] + 2000 * BEAM.pixel_m)
+    loop.step()
+    move(run, 3, PLACES[3:])
+    assert loop.step() is Step.IDLE
+    assert run.frames == 0
+    feed(run, 3, 92, positions=False)
+    move(run, 0, PLACES[:3])
+    end(run)
+    to_the_end(loop)
+    assert run.ledger()["used"] == 92
+    assert np.isfinite(run.misfit[-1][-1, :2]).all()
+
+
+@pytest.mark.parametrize("shift_m", [0.1, -3.0])
+def test_a_stage_may_read_anything_at_the_sample(shift_m: float) -> None:
+    run = make_run(engines=[{"numiter": 2}])
+    feed(run, 0, 92, positions=False)
+    move(run, 0, PLACES + shift_m)
+    end(run)
+    to_the_end(Loop(run, LoopSettings()))
+    assert run.ledger()["used"] == 92
+    assert run.reconstruction.objects["SsG00"].data.size < 100_000
+
+
+def test_a_position_corrected_twice_between_two_looks_counts_as_it_was_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptystream.scan.judge.SPREADS", 1e9)
+    monkeypatch.setattr("ptystream.model.scan_model.MAX_CANVAS_PIXELS", 100_000)
+    run = make_run(engines=[{"numiter": 3}])
+    monkeypatch.setattr(run.scans["s"].buffer._pairing._judge, "_far", lambda values: np.zeros(len(values), bool))
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+    feed(run, 0, 60)
+    loop.step()
+    move(run, 5, PLACES[5:6] + 1e-3)
+    move(run, 5, PLACES[5:6])
+    loop.step()
+    feed(run, 60, 92)
+    end(run)
+    to_the_end(loop)
+    assert run.ledger()["used"] == 92
+    assert run.iter_info[-1]["frames"] == 92
+    assert len(run.rows()) == run.frames == 92
+    assert [e["what"] for e in run.schedule if e["do"] == "revise"] == ["withdrawn"]
+    run.schedule.to_repeat()
+
+
+def test_hot_pixels_found_when_every_frame_was_withdrawn_are_in_the_schedule_all_the_same() -> None:
+    hot = PATTERNS.copy()
+    hot[:, 3, 4] = 20_000
+    run = make_run(engines=[{"numiter": 3}], decide_after=3, hot_pixels=5.0)
+    loop = Loop(run, LoopSettings(min_frames_for_recon=3))
+    feed(run, 0, 3, positions=False, patterns=hot)
+    move(run, 0, PLACES[:3] + 2000 * BEAM.pixel_m)
+    loop.step()
+    move(run, 3, PLACES[3:])
+    feed(run, 3, 92, positions=False, patterns=hot)
+    move(run, 0, PLACES[:3])
+    end(run)
+    to_the_end(loop)
+    decided = next(entry["decisions"] for entry in run.schedule if entry["do"] == "decide")
+    assert decided["hot_pixels"] == []
+    assert [e["value"] for e in run.schedule if e["do"] == "revise" and e["what"] == "mask"] == [[[19, 20]]]
+
+
+def test_what_frames_that_rest_illuminate_follows_those_that_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptystream.engines.backend.TILE_BYTES", 1 << 14)
+    run = make_run(engines=[{"numiter": 400}])
+    loop = Loop(run, LoopSettings(min_frames_for_recon=16, latency_s=1e-9))
+    feed(run, 0, 60)
+
+    def wrong() -> float:
+        overlap = run.engine.overlap
+        exact = overlap.coverage(run.engine.tiles)[0].sum(axis=0)
+        return float(np.abs(overlap._lit[0].sum(axis=0) - exact).max() / exact.max())
+
+    steps(loop, 60)
+    assert run.iter_info[-1]["frames"] < 20
+    assert wrong() < 0.15
+    withdraw(run, *range(30, 50))
+    steps(loop, 2)
+    assert wrong() < 0.15
+
+
+@pytest.mark.parametrize("passes", [1, 10])
+def test_a_phase_ramp_converges_however_many_overlap_passes_there_are(passes: int) -> None:
+    """Pixels at the rim of the object, which hardly any light fell on, must not carry the probe away."""
+    found = {}
+    for subpix in ("linear", "fourier"):
+        run = make_run(engines=[{"numiter": 40, "subpix": subpix, "overlap_max_iterations": passes}])
+        feed(run, 0, 92)
+        end(run)
+        to_the_end(Loop(run, LoopSettings()))
+        found[subpix] = run.misfit[-1][-1, 0]
+    assert found["fourier"] < 0.8 * found["linear"]
 
 
 def withdraw(run: Run, *indices: int) -> None:

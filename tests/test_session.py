@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import hostile
@@ -279,6 +280,26 @@ def test_scan_after_scan_makes_run_after_run_without_a_restart(tmp_path: Path) -
     np.testing.assert_array_equal(first.object["SsG00"].data, second.object["SsG00"].data)
 
 
+class After(Memory):
+    """Begins when another's messages are all delivered."""
+
+    def __init__(self, channel: str, messages: list[list[bytes]], *, after: Memory) -> None:
+        super().__init__(channel, messages)
+        self._after = after
+
+    def receive(self, timeout_s: float) -> Message | None:
+        assert self._after.given.wait(30)
+        return super().receive(timeout_s)
+
+
+class Paced(Memory):
+    """As `Stalled`, one scan after another as fast as results come."""
+
+    def receive(self, timeout_s: float) -> Message | None:
+        threading.Event().wait(0.001)
+        return Stalled.receive(self, timeout_s)
+
+
 class Stalled(Memory):
     """Gives out its messages and then stays silent."""
 
@@ -341,13 +362,90 @@ def test_a_scan_of_the_same_name_may_begin_while_the_first_is_reconstructed(tmp_
     np.testing.assert_array_equal(first.object["SsG00"].data, second.object["SsG00"].data)
 
 
-def test_scans_beyond_those_that_can_wait_are_refused_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    frames, places = messages("a")
-    others = [[header("start", scan=f"other {k}", meta={})] for k in range(MAX_PENDING + 2)]
+def start_and(scan: str, frames: int) -> list[list[bytes]]:
+    """The start of a scan and its first frames."""
+    return messages(scan)[0][: 1 + frames]
+
+
+@pytest.mark.parametrize("frames", [0, 1])
+def test_of_scans_beyond_those_that_can_wait_one_that_has_nothing_gives_way(
+    tmp_path: Path, frames: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    given, places = messages("a")
+    others = [m for k in range(MAX_PENDING + 2) for m in start_and(f"other {k}", frames)]
     metrics = Metrics()
-    data, positions = Memory("s/data", others + frames), Memory("s/positions", others + places)
     with caplog.at_level("WARNING", logger="ptystream"):
-        assert session(tmp_path, data, positions, metrics).run() == []
-    refused = gauges(metrics, "ptystream_rejected")
-    assert refused["too_many_scans"] > 2 * BEAM.frames
-    assert said(caplog)["s/data", "too_many_scans"] == 1
+        data = Memory("s/data", others + given)
+        running = session(tmp_path, data, After("s/positions", places, after=data), metrics)
+        thread = threading.Thread(target=running.run)
+        thread.start()
+        thread.join(6)
+        running.stop()
+        thread.join(20)
+    refused = gauges(metrics, "ptystream_rejected").get("too_many_scans", 0)
+    if frames:
+        assert refused + gauges(metrics, "ptystream_rejected")["scan_over"] > BEAM.frames
+        assert said(caplog)["s/data", "too_many_scans"] == 1
+        assert running.results == []
+    else:
+        assert refused == 0
+        assert ptyr.read(running.results[0]).ledger["used"] == BEAM.frames
+
+
+def test_a_scan_whose_end_was_lost_is_ended_where_another_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptystream.session.SUPERSEDED_S", 0.5)
+    broken, good = messages("broken"), messages("good")
+    feeds = [broken[k][:40] + good[k] for k in (0, 1)]
+    sources = Stalled("s/data", feeds[0]), Stalled("s/positions", feeds[1])
+    running = session(tmp_path, *sources, Metrics(), live={"runs": 2}, min_frames_for_recon=16)
+    first, second = (ptyr.read(path) for path in running.run())
+    assert first.ledger["used"] == 39
+    assert any(entry["do"] == "end" and "another acquisition" in entry["reason"] for entry in first.schedule)
+    assert second.ledger["used"] == BEAM.frames
+
+
+def test_positions_that_are_not_waited_for_any_longer_end_a_scan_that_cannot_start(tmp_path: Path) -> None:
+    frames, places = messages("a")
+    positions = {"name": "ZmqScan", "wait_s": 0.3}
+    data = {"name": "ZmqScan", "shape": BEAM.side, **GEOMETRY, "positions": positions}
+    scans = {"s": {"name": "Full", "data": data, "illumination": {"aperture": {"size": 4e-7}}}}
+    running = session(tmp_path, Stalled("s/data", frames), Stalled("s/positions", places[:30]), Metrics(), scans=scans)
+    (path,) = running.run()
+    assert ptyr.read(path).ledger["used"] == 29
+
+
+def test_a_restart_leaves_out_the_scans_that_have_a_result(tmp_path: Path) -> None:
+    """As many as come in a night, and the one under way when the power went."""
+    kept: list[Message] = []
+
+    class Tap:
+        def write(self, message: Message, recorded: Callable[[Message], None] | None = None) -> None:
+            kept.append(message)
+            if recorded is not None:
+                recorded(message)
+
+        def index(self, message: Message, epoch: str, indices: np.ndarray) -> None:
+            pass
+
+    all_of_them = [messages(f"scan {k}" if k % 2 else "again") for k in range(8)]
+    frames, places = ([m for pair in all_of_them for m in pair[k]] for k in (0, 1))
+    cut = len(all_of_them[0][0]) * 7 + 60
+    settings = {"live": {"runs": None}, "engines": {"e": {"name": "DM", "numiter": 1}}}
+    first = session(tmp_path, Paced("s/data", frames[:cut]), Paced("s/positions", places[:cut]), Metrics(), **settings)
+    first._tap = Tap()
+    for source in first._sources:
+        source._tap = first._tap
+    thread = threading.Thread(target=first.run)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while first.finished < 7 or len(kept) < 2 * cut + 7:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.02)
+    interrupted = list(kept)
+    first.stop()
+    thread.join(20)
+    again = session(tmp_path, Memory("s/data", frames[cut:]), Memory("s/positions", places[cut:]), Metrics(), **settings)
+    again._recorded = interrupted
+    (path,) = again.run()
+    assert path.name == "t_0008.ptyr"
+    assert ptyr.read(path).ledger["used"] == BEAM.frames

@@ -142,15 +142,30 @@ class ScanModel:
         layers = self.modes[1]
         if given is None:
             height, width = self.geometry.shape
-            data, offset = np.full((layers, height, width), fill), (-(height // 2), -(width // 2))
+            data = np.full((layers, height, width), fill)
+            offset = self._first_view(block)
         else:
             data = np.broadcast_to(np.asarray(given, complex), (layers, *np.shape(given)[-2:])).copy()
-            offset = (-(data.shape[1] // 2), -(data.shape[2] // 2))
+            offset = -(data.shape[1] // 2), -(data.shape[2] // 2)
         self._probe, self._object = len(reconstruction.probes), len(reconstruction.objects)
         energy = self.geometry.energy_kev
         reconstruction.probes[name] = Storage(probe.astype(np.complex64), pixel, (0, 0), 0.0, energy)
         reconstruction.objects[name] = Storage(data.astype(np.complex64), pixel, offset, fill, energy)
         return decided
+
+    def anchor(self, reconstruction: Reconstruction, block: Block) -> None:
+        """Begin the canvas anew where these frames are: those that it was made for have all been withdrawn."""
+        if getattr(self.p.sample, "model", None) is None:
+            storage = reconstruction.objects[self.storage_id]
+            shape = (len(storage.data), *self.geometry.shape)
+            storage.data, storage.offset = np.full_like(storage.data, storage.fill, shape=shape), self._first_view(block)
+
+    def _first_view(self, block: Block) -> tuple[int, int]:
+        """Corner of the view in the middle of a block. The lattice is anchored at physical zero, but the canvas begins where
+        the frames are: a stage may read anything at the sample."""
+        corner, _ = self._corner(self.to_pixels(block.positions_m))
+        y, x = np.sort(corner, axis=0)[len(corner) // 2].tolist()
+        return y, x
 
     def _decide(self, block: Block, frames: FrameStore) -> dict[str, Any]:
         totals = np.zeros(len(block))

@@ -112,6 +112,21 @@ class Pairing:
             if not known and (source.parameters.wait_s is None or waited_s < source.parameters.wait_s):
                 yield name
 
+    def refuse(self, records: NDArray[np.int64], reason: str, positions: NDArray[np.float64]) -> None:
+        """Frames handed out cannot be used at `positions`; those that have another position by now come again."""
+        self.ledger.exclude(records, reason)
+        self._again(records[(self.ledger.position[records] != positions).any(axis=1) & self.ledger.is_out(records, (reason,))])
+
+    def retry(self, reason: str) -> None:
+        """Frames that are out for `reason` come again."""
+        self._again(self.ledger.excluded(reason))
+
+    def _again(self, records: NDArray[np.int64]) -> None:
+        if len(records):
+            self._give_back(records)
+            self._judge_records(records)
+            self.queue(records)
+
     def end(self, ended: Mapping[str, str]) -> None:
         """The scan is over: a last verdict over all, and frames without a position or dose are out."""
         for name in self._joins:

@@ -78,6 +78,7 @@ class PtyScan:
         self._spares: dict[int, Payload] = {}
         self._released = False
         self._broken: BaseException | None = None
+        self._handed_out = False
         self._hot_pixels_found = "hot_pixels" in (decisions or {})
         self._pairing = Pairing(
             self.ledger,
@@ -134,6 +135,13 @@ class PtyScan:
     def silent_s(self) -> float:
         """Seconds since a source said anything."""
         return self._clock() - self._fed_at
+
+    def look(self) -> None:
+        """End the scan where nothing is left to wait for by now: the last word may be the clock's."""
+        with self._condition:
+            jobs = self._check_end()
+        for job in jobs:
+            self._start(job)
 
     def end(self, reason: str) -> None:
         """The scan is over now, by request or time-out; what has come and is paired will still be handed out."""
@@ -209,11 +217,16 @@ class PtyScan:
             self._condition.wait_for(lambda: self._version != seen, timeout_s)
             return self._version
 
-    def refuse(self, slots: NDArray[np.int64], reason: str) -> None:
-        """Frames handed out that the model cannot place: they are counted under `reason`. After 'off_canvas' they come again
-        where their position is corrected."""
+    def refuse(self, slots: NDArray[np.int64], reason: str, positions: NDArray[np.float64]) -> None:
+        """Frames handed out that the model cannot place at `positions` (frame, 2): they are counted under `reason`. After
+        'off_canvas' they come again where their position is corrected, or has been by now."""
         with self._condition:
-            self.ledger.exclude(self._records(slots), reason)
+            self._pairing.refuse(self._records(slots), reason, positions)
+
+    def retry(self, reason: str) -> None:
+        """Frames refused for `reason` may fit now: they come again."""
+        with self._condition:
+            self._pairing.retry(reason)
 
     def mask(self, pixels: Sequence[Sequence[int]]) -> None:
         """Mask pixels [y, x] of the prepared frame: what a revision 'mask' asks for, carried out between two iterations."""
@@ -414,7 +427,7 @@ class PtyScan:
         self._hot_pixels_found = True
         if pixels:
             log.info("%s: %d hot pixels masked (zero frequency at [0, 0]): %s", self.label, len(pixels), pixels[:20])
-        if pixels and self.ledger.used:
+        if pixels and self._handed_out:
             self._pairing.revisions.append(Revision(None, "mask", tuple(pixels)))
             self._changed()
         else:
@@ -436,6 +449,7 @@ class PtyScan:
         ledger = self.ledger
         ledger.used += int(np.count_nonzero(ledger.flags[records] & USED == 0))
         ledger.flags[records] |= USED
+        self._handed_out = True
         dose = np.ones(len(records))
         if self._pairing.needs_dose:
             dose = ledger.dose[records] / self._intake.decisions["dose_median"]

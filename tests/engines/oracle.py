@@ -39,6 +39,8 @@ class Problem:
     brightest: float
     waves: Any = None
     errors: list[list[float]] = field(default_factory=list)
+    lit: Any = None
+    """Illumination at the last update of the object."""
 
 
 def dm(problem: Problem, iterations: int, p: dict[str, Any]) -> Problem:
@@ -115,6 +117,7 @@ def _object(q, pods, p, iteration, operators, moved, window) -> None:
     if p["obj_smooth_std"]:
         s = p["obj_smooth_std"]
         old = np.stack([gaussian_filter(o.real, s) + 1j * gaussian_filter(o.imag, s) for o in q.object])
+    q.lit = _coverage(q, pods, iteration, operators, moved, window)
     top, bottom = inertia * old, np.full(q.object.shape, inertia)
     for j in range(len(q.counts)):
         for i, (k, m) in enumerate(pods):
@@ -128,23 +131,46 @@ def _object(q, pods, p, iteration, operators, moved, window) -> None:
         q.object = np.clip(size, low, high) * q.object / size
 
 
+def _coverage(q, pods, iteration, operators, moved, window) -> np.ndarray:
+    lit = np.zeros(q.object.shape)
+    for j in range(len(q.counts)):
+        for k, m in pods:
+            lit[m][window(j)] += np.abs(q.weight[j] * moved(q.probe[k], operators(j, iteration))) ** 2
+    return lit
+
+
 def _probe(q, pods, p, iteration, operators, moved, back, window, previous) -> float:
     frames, layers = len(q.counts), len(q.probe)
     inertia = p["probe_inertia"] * frames * len(pods) / layers
     plain = p["subpix"] is None or iteration < p["subpix_start"]
+    ramp = not plain and p["subpix"] == "fourier"
+    trust = np.ones(q.object.shape)
+    if ramp:
+        lit = _coverage(q, pods, iteration, operators, moved, window) if q.lit is None else q.lit
+        power = np.abs(q.object) ** 2
+        trust = np.minimum(1, 4 * (lit * power).sum() / lit.sum() / power)
     top, bottom = np.zeros_like(q.probe), np.zeros(q.probe.shape)
     for j in range(frames):
         s = operators(j, iteration)
         for i, (k, m) in enumerate(pods):
-            o = q.weight[j] * q.object[m][window(j)]
+            o, w = q.weight[j] * q.object[m][window(j)], trust[m][window(j)]
             wave = q.waves[j][i] if plain else q.waves[j][i] - o * moved(q.probe[k], s)
-            top[k] += back(o.conj() * wave, s)
+            top[k] += back(w * o.conj() * wave, s)
             linear = tuple(shift_matrix(n, d, None if plain else "linear") for n, d in zip(o.shape, q.remainder[j], strict=True))
-            bottom[k] += back(np.abs(o) ** 2, linear).real
+            bottom[k] += back(w * np.abs(o) ** 2, linear).real
     if plain:
         q.probe = (inertia * q.probe + top) / (inertia + bottom)
     else:
-        q.probe = q.probe + top / (inertia + bottom)
+        change = top / (inertia + bottom)
+        part = 1.0
+        if ramp:
+            curvature = inertia * (np.abs(change) ** 2).sum()
+            for j in range(frames):
+                for k, m in pods:
+                    o, w = q.weight[j] * q.object[m][window(j)], trust[m][window(j)]
+                    curvature += (w * np.abs(o * moved(change[k], operators(j, iteration))) ** 2).sum()
+            part = min(1.0, np.vdot(change, top).real / curvature)
+        q.probe = q.probe + part * change
     height, width = q.probe.shape[1:]
     if p["probe_fourier_support"] is not None:
         y, x = np.meshgrid(np.fft.fftfreq(height) * height, np.fft.fftfreq(width) * width, indexing="ij")

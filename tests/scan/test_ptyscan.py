@@ -503,9 +503,14 @@ def test_frames_that_the_model_refuses_are_taken_off_the_used_ones() -> None:
     scan.feed("positions", at(0, 1), 1)
     scan.feed("data", frames(0, 1), 1)
     assert taken(scan) == [0, 1]
-    scan.refuse(np.array([1]), "position_refused")
+    scan.refuse(np.array([1]), "off_canvas", np.array([[1e-8, -1e-8]]))
     assert scan.ledger.counts()["used"] == 1
-    assert scan.ledger.counts()["position_refused"] == 1
+    assert scan.ledger.counts()["off_canvas"] == 1
+    assert closes(scan)
+    scan.retry("off_canvas")
+    assert taken(scan) == [1]
+    scan.refuse(np.array([1]), "off_canvas", np.array([[7.0, 0.0]]))  # it has another position by now
+    assert taken(scan) == [1]
     assert closes(scan)
 
 
