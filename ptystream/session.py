@@ -362,6 +362,9 @@ class Session:
                     loop.cut()
                 elif self._stop_asked.is_set():
                     loop.cut()
+        except BaseException:
+            run.state = "failed"
+            raise
         finally:
             try:
                 path = self.plan.save(run) if run.frames else None
