@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Any, ClassVar, Literal
+
+from pydantic import field_validator, model_validator
 
 from ptystream.params.base import Branch, parameter
+
+FROM_COMPLETE = "after_last_frame"
+"""Key of a number of iterations that is counted from the last frame on."""
 
 
 class EngineParameters(Branch):
@@ -37,7 +43,122 @@ class EngineParameters(Branch):
     """The result is the mean of probe and object over this many last iterations; 0: the last iterate."""
 
 
-class ProjectionParameters(EngineParameters):
+class PositionRefinementParameters(Branch):
+    """If True refine scan positions
+
+    True: from the first iteration to the last. A branch refines when anything in it differs from its default (ptypy: only when
+    `start` or `stop` is given); as it stands by default, or with False, it does not."""
+
+    also: ClassVar[tuple[str, ...]] = ("bool",)
+    """What may be written instead of the branch."""
+
+    method: Literal["Annealing", "GridSearch"] = parameter("Annealing")
+    """Annealing or GridSearch
+
+    Annealing tries `nshifts` random places per frame, GridSearch every point of a lattice within `amplitude`: its pitch is an
+    object pixel, or less where `subpix` is on and `amplitude` is no whole number of pixels. Both try fractions of a pixel
+    where `subpix` is on and whole pixels elsewhere, and keep a place only when the error is smaller there."""
+
+    start: int | dict[str, int] | None = parameter(None)
+    """Number of iterations until position refinement starts
+
+    Counted from the engine's start; {after_last_frame: n} counts from the last frame on. None: at the first iteration."""
+
+    stop: int | dict[str, int] | None = parameter(None)
+    """Number of iterations after which positon refinement stops
+
+    Counted from the engine's start; {after_last_frame: n} counts from the last frame on. None: after the last iteration, however
+    long frames arrive."""
+
+    interval: int = parameter(1)
+    """Frequency of position refinement: it runs every so many iterations, from `start` on."""
+
+    nshifts: int = parameter(4)
+    """Number of random shifts calculated in each position refinement step (has to be multiple of 4)
+
+    One in each quadrant, in turn. GridSearch does not use it."""
+
+    amplitude: float = parameter(1e-6)
+    """Distance from original position per random shift [m]
+
+    Trials lie within this distance from where the frame is at that moment. In object pixels where there is no pixel size."""
+
+    amplitude_decay: bool = parameter(True)
+    """After each interation, multiply amplitude by factor (stop - iteration) / (stop - start)
+
+    Without a numeric `stop`: the whole amplitude until the last frame has come, and then down to zero at `stop` or at the last
+    of the `numiter` iterations."""
+
+    max_shift: float = parameter(2e-6)
+    """Maximum distance from original position [m]
+
+    The measured one: it bounds all steps together (ptypy's bounds each step). A position that the source corrects is a new
+    measured one. In object pixels where there is no pixel size. The object is padded by so much."""
+
+    metric: Literal["fourier", "photon"] = parameter("fourier")
+    """Error metric, can choose between "fourier" and "photon"
+
+    'fourier': mean (|F| - sqrt I)² over valid pixels; 'photon': mean (|F|² - I)²/(I + 1)."""
+
+    record: bool = parameter(False)
+    """record movement of positions
+
+    The refined coordinates are saved under `content/positions` of the result."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switch(cls, given: Any) -> Any:
+        return ({"start": 0} if given else {}) if isinstance(given, bool) else given
+
+    @field_validator("start", "stop")
+    @classmethod
+    def _counted(cls, value: int | dict[str, int] | None) -> int | dict[str, int] | None:
+        if isinstance(value, dict) and (list(value) != [FROM_COMPLETE] or value[FROM_COMPLETE] < 0):
+            raise ValueError(f"write a number of iterations, or {{{FROM_COMPLETE}: n}} with n >= 0")
+        return value
+
+    @field_validator("nshifts")
+    @classmethod
+    def _quadrants(cls, value: int) -> int:
+        if value < 4 or value % 4:
+            raise ValueError("must be 4, 8, 12, …: as many shifts in each quadrant")
+        return value
+
+    @field_validator("interval")
+    @classmethod
+    def _counting(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError("must be at least 1")
+        return value
+
+    @field_validator("amplitude", "max_shift")
+    @classmethod
+    def _length(cls, value: float) -> float:
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError("must be a length of at least 0")
+        return value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PositionRefinementParameters:
+        first, last = (v[FROM_COMPLETE] if isinstance(v, dict) else v for v in (self.start, self.stop))
+        if last is not None and last <= (first or 0) and isinstance(self.stop, dict) == isinstance(self.start, dict):
+            raise ValueError(f"stop ({self.stop}) must be larger than start ({self.start})")
+        return self
+
+    @property
+    def active(self) -> bool:
+        """Whether positions are refined at all."""
+        return self.model_dump() != PositionRefinementParameters().model_dump()
+
+
+class RefiningParameters(Branch):
+    """For the parameters of engines that refine positions."""
+
+    position_refinement: PositionRefinementParameters = PositionRefinementParameters()
+    """If True refine scan positions"""
+
+
+class ProjectionParameters(RefiningParameters, EngineParameters):
     """Engines that project exit waves between the data and the overlap constraint."""
 
     probe_update_start: int = parameter(2, lower=0)

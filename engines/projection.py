@@ -83,6 +83,7 @@ class ProjectionEngine(TiledEngine):
                 break
         if p.probe_center_tol is not None:
             center(self.on, self.reconstruction, self.tiles, p.probe_center_tol)
+        self.refinement.step(visited, self.curiter)
         errors, known = self.on.get(local), self.on.get(fits)
         rows = np.concatenate([tile.rows for tile in visited]) if visited else np.zeros(0, np.int64)
         return *means(rows, errors, known if p.compute_log_likelihood else None), errors

@@ -85,6 +85,10 @@ class Engine(Protocol):
     def configure(self, parameters: Any) -> None:
         """New validated parameters, from the next iteration on."""
 
+    def complete(self) -> None:
+        """No further frame will come: what is counted from the last frame on (`after_last_frame`) begins. At most once in an
+        engine's life; right after `start` where the scans had ended before."""
+
     def iterate(self, iterations: int, rows: NDArray[np.int64] | None = None) -> Progress:
         """Improve, visiting `rows` (None: all). No I/O, no clock, no random source but the context's seed."""
 

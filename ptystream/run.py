@@ -201,6 +201,8 @@ class Run:
         self.engine.start(self.reconstruction, self._stores, context)
         if self._withdrawn:
             self.engine.revise(np.array(sorted(self._withdrawn), np.int64), "withdrawn")
+        if self.complete:
+            self.engine.complete()
         self.averaging, self.last = False, None
         self.state = "running"
 
@@ -252,6 +254,8 @@ class Run:
 
     def _apply_end(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         self.scans[entry["scan"]].ended = True
+        if self.complete and self.engine is not None:
+            self.engine.complete()
 
     # ------------------------------------------------------------------ what the loop asks
 

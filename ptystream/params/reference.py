@@ -32,7 +32,8 @@ def entries() -> list[dict[str, Any]]:
 
 def _walk(path: str, model: type[BaseModel]) -> Iterator[dict[str, Any]]:
     doc = (model.__doc__ or "").strip()
-    yield {"path": path, "types": ["Param"], "default": {}, "lower": None, "upper": None, "choices": None, "doc": doc}
+    kinds = ["Param", *getattr(model, "also", ())]
+    yield {"path": path, "types": kinds, "default": {}, "lower": None, "upper": None, "choices": None, "doc": doc}
     for name, field in model.model_fields.items():
         here = f"{path}.{name}"
         inner = _branch(field.annotation)
