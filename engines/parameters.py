@@ -55,9 +55,9 @@ class PositionRefinementParameters(Branch):
     method: Literal["Annealing", "GridSearch"] = parameter("Annealing")
     """Annealing or GridSearch
 
-    Annealing tries `nshifts` random places per frame, GridSearch every point of a lattice within `amplitude`: its pitch is an
-    object pixel, or less where `subpix` is on and `amplitude` is no whole number of pixels. Both try fractions of a pixel
-    where `subpix` is on and whole pixels elsewhere, and keep a place only when the error is smaller there."""
+    Annealing tries `nshifts` random places per frame, GridSearch every point of a lattice within `amplitude`. Where `subpix` is
+    on, places are fractions of a pixel, on a lattice of half a pixel or finer; elsewhere whole pixels. (A lattice that would
+    have more than 800 points is made wider.) A frame moves only to where its error is smaller."""
 
     start: int | dict[str, int] | None = parameter(None)
     """Number of iterations until position refinement starts

@@ -28,7 +28,8 @@ from .tiles import Tile
 
 log = logging.getLogger(__name__)
 
-MANY_TRIALS = 1000
+REACH = 16
+"""Points of a lattice to each side of its middle: 800 in all."""
 
 
 @dataclass(slots=True)
@@ -155,6 +156,7 @@ class Refinement:
         table.moved[rows] = best.moved
         table.address[rows, :, ROW : COLUMN + 1] = best.corner
         table.remainder[rows] = best.remainder
+        best.remainder = table.remainder[rows].astype(float)  # what the table can hold: a tile made from it is the same
         tile.pods = self._pods(tile, best)
 
     def _steps(
@@ -235,23 +237,27 @@ class Refinement:
                 pixel.min(),
                 unit,
             )
-        elif self.p.method == "GridSearch":
-            trials = math.pi * np.prod(distance / pixel)
-            if trials > MANY_TRIALS:
-                log.warning(
-                    "position_refinement.amplitude: %g %s: GridSearch tries about %d places per frame; a pixel is %g %s",
-                    self.p.amplitude,
-                    unit,
-                    trials,
-                    pixel.min(),
-                    unit,
-                )
+        elif self.p.method == "GridSearch" and (distance > REACH * pixel * (0.5 if self.sight.subpix else 1)).any():
+            log.warning(
+                "position_refinement.amplitude: %g %s is %d object pixels: GridSearch leaves places out; choose a few pixels",
+                self.p.amplitude,
+                unit,
+                round(self.p.amplitude / pixel.min()),
+            )
 
 
 def lattice(distance: float, pixel: NDArray[np.float64], *, fine: bool) -> NDArray[np.float64]:
-    """Points within `distance` of zero, without zero, the nearest first. Shape (point, 2), metres."""
-    count = np.ceil(distance / pixel - 1e-9) if fine else np.floor(distance / pixel + 1e-9)
-    pitch = distance / np.maximum(count, 1) if fine else pixel
+    """Points within `distance` of zero, without zero, the nearest first. Shape (point, 2), metres.
+
+    Whole pixels, or where `fine` at most half a pixel apart, and closer where `distance` is less; further apart where there
+    would be more than `REACH` of them to each side.
+    """
+    if fine:
+        count = np.clip(np.ceil(2 * distance / pixel - 1e-9), 1, REACH)
+        pitch = distance / count
+    else:
+        pitch = pixel * np.ceil(distance / pixel / REACH)
+        count = np.floor(distance / pitch + 1e-9)
     y, x = (np.arange(-n, n + 1) * p for n, p in zip(count.astype(int), pitch, strict=True))
     points: NDArray[np.float64] = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2)
     far = np.hypot(points[:, 0], points[:, 1])
