@@ -12,12 +12,15 @@ from scipy.ndimage import gaussian_filter
 from test_dm import FRAMES, SIDE, add, parameters, start
 from test_dm import problem as random_problem
 
+from ptystream.detectors.simulated.pictures import moon
+from ptystream.engine import Context
 from ptystream.engines.dm import DM
 from ptystream.engines.parameters import PositionRefinementParameters
 from ptystream.engines.raar import RAAR
 from ptystream.engines.refinement import REACH, lattice
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import check
+from ptystream.reconstruction import PodTable, Reconstruction, Storage, nearest
 
 FIRST = {"start": 0, "amplitude_decay": False, "max_shift": 8.0}
 
@@ -341,3 +344,116 @@ def test_every_engine_with_coefficients_refines(kind: Any) -> None:
     engine = start(problem(), kind=kind, position_refinement={**FIRST, "amplitude": 2.0}, subpix="linear")
     engine.iterate(2)
     assert np.hypot(*engine.reconstruction.pods.moved.T).max() > 0.5
+
+
+# ------------------------------------------------------------------ it finds the places
+
+
+BIG = 48
+
+
+class Lost:
+    """64 frames that were taken 2 pixels (rms) from where they were measured, or exactly there."""
+
+    slab_frames, shape, limit, dtype = 16, (BIG, BIG), 65535.0, np.dtype("u2")
+
+    def __init__(self, rms: float) -> None:
+        r = np.random.default_rng(1)
+        grid = np.stack(np.meshgrid(np.arange(8), np.arange(8), indexing="ij"), axis=-1).reshape(-1, 2)
+        self.measured = 3.0 * grid + r.uniform(-1, 1, (64, 2))
+        off = r.normal(size=(64, 2))
+        off -= off.mean(axis=0)
+        self.true = self.measured + off * rms / np.sqrt((off**2).sum(axis=1).mean())
+        size = int(self.measured.max()) + BIG + 20
+
+        def texture(sigma: float) -> np.ndarray:
+            made = gaussian_filter(r.normal(size=(size, size)), sigma)
+            return made / made.std()
+
+        sample = np.clip(0.8 + 0.1 * texture(2), 0.1, 1) * np.exp(0.5j * (texture(2) + texture(4)))
+        probe = moon((BIG, BIG), 1)
+        self.probe = probe * np.sqrt(2e5 / (np.abs(probe) ** 2).sum())
+        self.mask = np.ones(self.shape, np.uint8)
+        self.counts = np.zeros((64, BIG, BIG), "u2")
+        for j, place in enumerate(self.true + 10):
+            whole = np.floor(place + 0.5).astype(int)
+            s = [shift_matrix(BIG, d, "fourier") for d in place - whole]
+            wave = (s[0] @ self.probe @ s[1].T) * sample[whole[0] : whole[0] + BIG, whole[1] : whole[1] + BIG]
+            self.counts[j] = r.poisson(np.abs(np.fft.fft2(wave, norm="ortho")) ** 2)
+
+    def slab(self, number: int) -> np.ndarray:
+        return self.counts[16 * number : 16 * number + 16]
+
+    def engine(self, kind: Any, rows: int = 64, **given: Any) -> Any:
+        size = tuple(self.measured.max(axis=0).astype(int) + BIG + 2)
+        made = Reconstruction(
+            {"p": Storage(self.probe[None].copy(), None)}, {"o": Storage(np.ones((1, *size), complex), None)}, PodTable(1)
+        )
+        engine = kind(kind.Parameters(**given))
+        engine.reconstruction = made
+        self.add(engine, 0, rows)
+        engine.start(made, {0: self}, Context(threads=2))
+        return engine
+
+    def add(self, engine: Any, first: int, stop: int) -> np.ndarray:
+        whole, rest = nearest(self.measured[first:stop])
+        address = np.zeros((stop - first, 1, 6), np.int32)
+        address[:, 0, 4:] = whole
+        frame = np.stack([np.zeros(stop - first, int), np.arange(first, stop)], axis=1)
+        return engine.reconstruction.pods.append(address, rest[:, None].astype("f4"), np.ones((stop - first, 1), "f4"), frame)
+
+    def apart(self, engine: Any) -> float:
+        """Rms distance from the truth, pixels, without the translation that no pattern shows."""
+        table = engine.reconstruction.pods
+        error = table.address[:, 0, 4:] + table.remainder[:, 0] - self.true
+        return float(np.sqrt(((error - error.mean(axis=0)) ** 2).sum(axis=1).mean()))
+
+
+METHODS = {
+    "Annealing": {"method": "Annealing", "amplitude": 1.5},
+    "GridSearch": {"method": "GridSearch", "amplitude": 1.0, "interval": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def lost() -> Lost:
+    return Lost(2.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["fourier", "photon"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", [DM, RAAR])
+def test_offsets_of_two_pixels_are_found(lost: Lost, kind: Any, method: str, metric: str) -> None:
+    refine = {**METHODS[method], "start": 10, "max_shift": 6.0, "metric": metric}
+    engine = lost.engine(kind, numiter=100, position_refinement=refine)
+    assert lost.apart(engine) == pytest.approx(2.0, abs=1e-4)
+    engine.complete()
+    engine.iterate(100)
+    assert lost.apart(engine) <= 0.3
+    assert np.hypot(*engine.reconstruction.pods.moved.T).max() <= 6.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [DM, RAAR])
+def test_offsets_are_found_while_frames_come(lost: Lost, kind: Any) -> None:
+    refine = {**METHODS["Annealing"], "start": 10, "max_shift": 6.0, "metric": "photon"}
+    engine = lost.engine(kind, 16, numiter=100, position_refinement=refine)
+    for first in range(16, 64, 6):
+        engine.iterate(4)
+        engine.extend(lost.add(engine, first, min(first + 6, 64)))
+    engine.complete()
+    engine.iterate(100)
+    assert lost.apart(engine) <= 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [DM, RAAR])
+def test_positions_that_are_right_stay_and_the_picture_gets_no_worse(kind: Any) -> None:
+    exact = Lost(1e-9)
+    refine = {**METHODS["Annealing"], "start": 10, "max_shift": 6.0}
+    with_it, without = (exact.engine(kind, numiter=100, position_refinement=given) for given in (refine, False))
+    with_it.complete()
+    found, plain = with_it.iterate(100).misfit[-10:].mean(axis=0), without.iterate(100).misfit[-10:].mean(axis=0)
+    assert exact.apart(with_it) <= 0.3
+    assert (found[:2] <= 1.05 * plain[:2]).all()
