@@ -34,11 +34,6 @@ class TiledEngine:
 
     def __init__(self, parameters: Any) -> None:
         self.p = parameters
-        self.refinement.configure(parameters)
-
-    def complete(self) -> None:
-        """See `ptystream.engine.Engine.complete`."""
-        self.refinement.complete(self.curiter)
 
     def start(
         self,
@@ -131,6 +126,11 @@ class TiledEngine:
     def configure(self, parameters: Any) -> None:
         """See `ptystream.engine.Engine.configure`."""
         self.p = parameters
+        self.refinement.configure(parameters)
+
+    def complete(self) -> None:
+        """See `ptystream.engine.Engine.complete`."""
+        self.refinement.complete(self.curiter)
 
     def average(self) -> None:
         """See `ptystream.engine.Engine.average`."""
