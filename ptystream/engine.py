@@ -49,7 +49,8 @@ class Progress:
     frames: int
     """Frames visited in the last iteration."""
     local: NDArray[np.float64] | None = None
-    """Errors per frame of the last iteration, rows as in the pod table; only with record_local_error. Shape (frame, 3)."""
+    """Errors per frame of the last iteration, rows as in the pod table; only with record_local_error; NaN where a frame was not
+    visited. Shape (frame, 3)."""
     notes: tuple[str, ...] = field(default=())
     """Sentences for the log."""
 
