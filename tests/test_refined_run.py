@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 from problems import BEAM, PLACES, end, feed, make_run
 
+from ptystream.events import Samples
 from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.plan import result_of
 from ptystream.run import Run
@@ -62,6 +63,22 @@ def test_max_shift_bounds_all_engines_together() -> None:
     run = finished(*[{"position_refinement": refine}] * 3)
     far = np.hypot(*(run.positions() * PIXEL - PLACES[run.reconstruction.pods.index]).T)
     assert PIXEL < far.max() <= 1.5 * PIXEL * (1 + 1e-4)
+
+
+def test_a_corrected_position_is_where_refinement_begins_anew() -> None:
+    run = make_run(engines=[{"numiter": 6, "position_refinement": REFINE | {"start": 0, "amplitude_decay": False}}])
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+    feed(run, 0, 92)
+    for _ in range(3):
+        loop.step()
+    assert np.hypot(*run.reconstruction.pods.moved[5]) > 0
+    there = np.array([3.0e-7])
+    run.scans["s"].buffer.feed("positions", Samples("a", 5, {"y": there, "x": there}), 0)
+    for _ in range(3):
+        loop.step()
+        apart = run.positions()[5] * PIXEL - there
+        np.testing.assert_allclose(apart, run.reconstruction.pods.moved[5], atol=1e-4 * PIXEL)
+    assert np.hypot(*apart) <= 4 * PIXEL
 
 
 def test_a_schedule_with_refinement_repeats_to_the_same_bits() -> None:
