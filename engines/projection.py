@@ -83,7 +83,8 @@ class ProjectionEngine(TiledEngine):
                 break
         if p.probe_center_tol is not None:
             center(self.on, self.reconstruction, self.tiles, p.probe_center_tol)
-        self.refinement.step(visited, self.curiter)
+        if self.refinement.step(visited, self.curiter):
+            self.overlap.forget_light()
         errors, known = self.on.get(local), self.on.get(fits)
         rows = np.concatenate([tile.rows for tile in visited]) if visited else np.zeros(0, np.int64)
         if p.record_local_error:

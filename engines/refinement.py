@@ -96,18 +96,20 @@ class Refinement:
                 continue
             storage.grow((int(low[0]), int(low[1])), (int(high[0]), int(high[1])))
 
-    def step(self, tiles: Sequence[Tile], iteration: int) -> None:
-        """Refine the frames of these tiles if it is their turn in this iteration (counted from the engine's start)."""
+    def step(self, tiles: Sequence[Tile], iteration: int) -> bool:
+        """Refine the frames of these tiles if it is their turn in this iteration (counted from the engine's start).
+
+        Returns whether any frame has moved.
+        """
         distance = self.distance(iteration)
         if distance <= 0:
-            return
+            return False
         self._warn(distance)
 
-        def work(part: int, share: Sequence[Tile]) -> None:
-            for tile in share:
-                self._refine(tile, iteration, distance)
+        def work(part: int, share: Sequence[Tile]) -> int:
+            return sum(self._refine(tile, iteration, distance) for tile in share)
 
-        self.on.sweeper.sweep(tiles, work)
+        return any(self.on.sweeper.sweep(tiles, work))
 
     def distance(self, iteration: int) -> float:
         """How far trials go in this iteration, metres; 0 where there are none."""
@@ -131,12 +133,13 @@ class Refinement:
 
     # ------------------------------------------------------------------ one tile
 
-    def _refine(self, tile: Tile, iteration: int, distance: float) -> None:
+    def _refine(self, tile: Tile, iteration: int, distance: float) -> bool:
+        """Whether a frame of the tile has moved."""
         table, rows = self.sight.reconstruction.pods, tile.rows
         pixel = self._pixels(tile)
         steps = self._steps(tile, iteration, distance, pixel[0])
         if not len(steps):
-            return
+            return False
         here = _Places(
             table.moved[rows], table.address[rows][:, :, ROW : COLUMN + 1].astype(np.int64), table.remainder[rows].astype(float)
         )
@@ -152,12 +155,13 @@ class Refinement:
             best.take(there, better)
             least[better] = error[better]
         if (best.moved == here.moved).all():
-            return
+            return False
         table.moved[rows] = best.moved
         table.address[rows, :, ROW : COLUMN + 1] = best.corner
         table.remainder[rows] = best.remainder
         best.remainder = table.remainder[rows].astype(float)  # what the table can hold: a tile made from it is the same
         tile.pods = self._pods(tile, best)
+        return True
 
     def _steps(
         self, tile: Tile, iteration: int, distance: float, pixel: NDArray[np.float64]

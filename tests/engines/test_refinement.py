@@ -145,6 +145,16 @@ def test_the_order_of_arrival_and_the_number_of_threads_change_no_step() -> None
     np.testing.assert_allclose(places(turned)[np.argsort(order)], held[0], atol=1e-5)
 
 
+def test_what_frames_illuminate_is_known_at_their_new_places() -> None:
+    engine = start(problem(frames=40), position_refinement={**FIRST, "amplitude": 2.0}, **parameters_of(subpix="linear"))
+    engine.iterate(2, np.arange(10))
+    assert engine.reconstruction.pods.moved[:4].any()
+    seen = engine.snapshot(("coverage",)).objects["o"].data
+    engine.sight.subpix = "linear"
+    summed = engine.overlap.coverage(engine.tiles)[0]
+    np.testing.assert_allclose(seen.real, summed, atol=1e-9 * summed.max())
+
+
 # ------------------------------------------------------------------ bounds
 
 
