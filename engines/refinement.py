@@ -81,6 +81,7 @@ class Refinement:
         table = self.sight.reconstruction.pods
         if not self.p.active or not len(rows):
             return
+        largest = np.max([probe.shape for probe in self.sight.reconstruction.probes.values()], axis=0)
         for number, storage in enumerate(self.sight.reconstruction.objects.values()):
             here = table.address[rows][:, :, OBJECT] == number
             if not here.any():
@@ -89,7 +90,7 @@ class Refinement:
             corner = table.address[rows][:, :, ROW : COLUMN + 1] - (table.moved[rows] / pixel)[:, None]
             pad = np.ceil(self.p.max_shift / pixel) + 1
             low = np.floor(corner[here].min(axis=0)) - pad
-            high = np.ceil(corner[here].max(axis=0)) + np.array(self.sight.shape) + pad
+            high = np.ceil(corner[here].max(axis=0)) + largest + pad
             ends = np.maximum(high, np.add(storage.offset, storage.shape)) - np.minimum(low, storage.offset)
             if float(np.prod(ends)) * len(storage.data) > MAX_CANVAS_PIXELS:
                 log.warning("position_refinement.max_shift: %g: the object cannot be padded by so much", self.p.max_shift)
@@ -144,7 +145,7 @@ class Refinement:
             table.moved[rows], table.address[rows][:, :, ROW : COLUMN + 1].astype(np.int64), table.remainder[rows].astype(float)
         )
         best = replace(here, moved=here.moved.copy(), corner=here.corner.copy(), remainder=here.remainder.copy())
-        waves = self.on.xp.empty((len(tile.pods), len(tile), *self.sight.shape), self.sight.complex)
+        waves = self.on.xp.empty((len(tile.pods), len(tile), *self.sight.probe(tile, 0).shape), self.sight.complex)
         least = self._error(tile, here, waves)
         for step in steps:
             there, allowed = self._there(tile, here, step, pixel)
@@ -193,7 +194,8 @@ class Refinement:
         for k in range(len(tile.pods)):
             seen = self.sight.object(tile, k)
             low = there.corner[:, k] - np.array(seen.offset)
-            allowed &= ((low >= 0) & (low + np.array(self.sight.shape) <= np.array(seen.shape))).all(axis=1)
+            high = low + np.array(self.sight.probe(tile, k).shape)
+            allowed &= ((low >= 0) & (high <= np.array(seen.shape))).all(axis=1)
         stay = _Places(there.moved, there.corner, there.remainder.copy())
         stay.take(here, ~allowed)
         return stay, allowed
@@ -203,7 +205,7 @@ class Refinement:
         xp, trial = self.on.xp, replace(tile, pods=self._pods(tile, places))
         for pod in range(len(tile.pods)):
             self.sight.model(trial, pod, waves[pod])
-        intensity = xp.empty(self.sight.shape, self.sight.real)
+        intensity = xp.empty(tile.counts.shape[-2:], self.sight.real)
         amplitude, photon, valid = xp.zeros(len(tile)), xp.zeros(len(tile)), xp.zeros(len(tile))
         f, limit = self.sight.forward(trial, waves), self.frames[tile.scan].limit
         self.on.kernels.misfit(f, tile.counts, tile.row, self.mask(tile.scan), limit, intensity, amplitude, photon, valid)

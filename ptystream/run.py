@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ptystream.engine import Context, Engine, Progress
 from ptystream.model.scan_model import ScanModel
 from ptystream.publish.snapshot import Image, Snapshot
-from ptystream.reconstruction import COLUMN, OBJECT, ROW, PodTable, Reconstruction
+from ptystream.reconstruction import COLUMN, OBJECT, PROBE, ROW, PodTable, Reconstruction
 from ptystream.scan.block import Block, FrameStore, Revision
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.schedule import Entry, Schedule, from_runs, to_runs
@@ -340,8 +340,9 @@ class Run:
         """Where every row of the pod table is now, refined or as measured, lattice pixels (y, x). Shape (row, 2)."""
         assert self.reconstruction is not None
         pods = self.reconstruction.pods
-        half = np.array([n // 2 for n in next(iter(self.reconstruction.probes.values())).shape])
-        return np.asarray(pods.address[:, 0, ROW : COLUMN + 1] + half + pods.remainder[:, 0].astype(float))
+        half = np.array([[n // 2 for n in probe.shape] for probe in self.reconstruction.probes.values()])
+        corner = pods.address[:, 0, ROW : COLUMN + 1] + pods.remainder[:, 0].astype(float)
+        return np.asarray(corner + half[pods.address[:, 0, PROBE]])
 
     def refined(self) -> dict[str, NDArray[np.float64]]:
         """Coordinates of the frames that see each object, metres (pixels where there is none), if an engine was to record
