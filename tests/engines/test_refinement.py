@@ -319,6 +319,27 @@ def test_what_turns_refinement_on(given: Any, active: bool) -> None:
     assert PositionRefinementParameters().active is False
 
 
+def test_parameters_may_change_between_iterations() -> None:
+    q = problem()
+    engine = start(q, **parameters_of(subpix="linear"))
+    engine.iterate(1)
+    assert not engine.reconstruction.pods.moved.any()
+    engine.configure(DM.Parameters(position_refinement={**FIRST, "amplitude": 2.0}, **parameters_of(subpix="linear")))
+    assert (np.array(engine.reconstruction.objects["o"].shape) >= np.array([30, 31]) + 8).all()
+    engine.iterate(1)
+    assert engine.reconstruction.pods.moved.any()
+
+
+def test_none_means_not_given_as_in_ptypys_files() -> None:
+    refine = {"start": 2, "amplitude": None, "metric": None, "stop": None}
+    with pytest.raises(ConfigurationError) as caught:
+        check(
+            {"engines": {"e": {"name": "DM", "position_refinement": refine}, "f": {"name": "DM", "position_refinement": None}}},
+            "t",
+        )
+    assert [fault.path for fault in caught.value.faults] == ["scans"]
+
+
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
