@@ -100,7 +100,8 @@ class Refinement:
     def step(self, tiles: Sequence[Tile], iteration: int) -> bool:
         """Refine the frames of these tiles if it is their turn in this iteration (counted from the engine's start).
 
-        Returns whether any frame has moved.
+        Returns whether any frame has moved. The table and the arrays of the tiles' pods are written in place: a tile whose arrays
+        are views of another's moves that one as well, one that holds copies does not.
         """
         distance = self.distance(iteration)
         if distance <= 0:
@@ -161,7 +162,8 @@ class Refinement:
         table.address[rows, :, ROW : COLUMN + 1] = best.corner
         table.remainder[rows] = best.remainder
         best.remainder = table.remainder[rows].astype(float)  # what the table can hold: a tile made from it is the same
-        tile.pods = self._pods(tile, best)
+        for pod, new in zip(tile.pods, self._pods(tile, best), strict=True):
+            pod.corner[...], pod.remainder[...] = new.corner, new.remainder
         return True
 
     def _steps(

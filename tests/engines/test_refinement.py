@@ -122,9 +122,14 @@ def test_annealing_takes_the_best_of_its_shifts_or_stays(subpix: str | None) -> 
 
 
 def test_tiles_see_their_new_places_and_what_comes_after_is_as_if_they_had_been_there() -> None:
-    engine = refined(problem(2, 2), refine={**FIRST, "amplitude": 2.0, "stop": 1}, subpix="linear")
-    for tile in engine.tiles:
+    given = {**FIRST, "amplitude": 2.0, "stop": 1}
+    engine = start(problem(2, 2), position_refinement=given, **parameters_of(subpix="linear"))
+    held = [[(pod.corner, pod.remainder) for pod in tile.pods] for tile in engine.tiles]
+    engine.iterate(1)
+    for tile, arrays in zip(engine.tiles, held, strict=True):
         for k, pod in enumerate(tile.pods):
+            assert pod.corner is arrays[k][0]
+            assert pod.remainder is arrays[k][1]
             np.testing.assert_array_equal(pod.corner, engine.reconstruction.pods.address[tile.rows, k, 4:])
             np.testing.assert_array_equal(pod.remainder, engine.reconstruction.pods.remainder[tile.rows, k])
     before = places(engine)
