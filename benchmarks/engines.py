@@ -7,6 +7,7 @@ the pairs. `EPIE` takes its misfit from the wave that it projects anyway: two tr
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -85,6 +86,23 @@ def paired(one: Callable[[], Any], other: Callable[[], Any]) -> tuple[float, flo
     return float(np.median(spent)), float(np.median(ratios))
 
 
+def batches(make: Any, frames: int = 200, side: int = 128) -> None:
+    """Print what batches make of several cores: ms per frame and iteration on the clock, fastest of the repeats."""
+    cores = len(os.sched_getaffinity(0))
+    for batch in (1, 8, 32):
+        spent = []
+        for threads in sorted({1, cores}):
+            engine = started(make, frames, side, 1, threads, {"batch": batch})
+            times = []
+            for _ in range(REPEATS):
+                began = time.perf_counter()
+                engine.iterate(1)
+                times.append(time.perf_counter() - began)
+            engine.finish()
+            spent.append(f"{1e3 * min(times) / frames:.3f} on {threads}")
+        print(f"{make.__name__:7s} {side:4d}      1  batch {batch:3d}, ms on cores: {', '.join(spent)}", flush=True)
+
+
 def main(*names: str) -> int:
     """Print the table; 1 where an engine with its defaults is further from its transforms than it should be."""
     missed = False
@@ -108,6 +126,8 @@ def main(*names: str) -> int:
                     note = f"  should be at most {reach}" if late else ""
                     told = f"{1e3 * spent / frames:8.3f} {ratio:8.2f}  {parameters or 'defaults'}{note}"
                     print(f"{point.name:7s} {side:4d} {modes:6d} {told}", flush=True)
+        if "batch" in make.Parameters.model_fields:
+            batches(make)
     return int(missed)
 
 
