@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
-from numpy.typing import NDArray
 
-# Reordering is allowed, ignoring infinities is not: an infinite count marks an invalid pixel.
-_jit = numba.njit(nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz", "afn"}, error_model="numpy", cache=True)
+from .compiled import jit as _jit
+from .compiled import parts as _parts
+from .cpu_likelihood import likelihood as likelihood
+from .cpu_likelihood import line as line
 
 
 @_jit
@@ -237,11 +237,6 @@ def _shifted_views(probes, layer, remainder, out):  # type: ignore[no-untyped-de
     for j in range(out.shape[0]):
         out[j] = 0
         _add_shifted(probes[layer[j]], 2, remainder[j, 0], remainder[j, 1], out[j])
-
-
-def _parts(array: NDArray[Any]) -> NDArray[Any]:
-    """A contiguous complex array as its real parts: the last axis doubles."""
-    return array.view(array.real.dtype)
 
 
 # The contract of what follows is written once, in `Kernels`.
