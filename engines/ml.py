@@ -1,0 +1,293 @@
+"""ML, maximum likelihood by conjugate gradients: Thibault & Guizar-Sicairos, New J. Phys. 14, 063004 (2012)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import field_validator
+
+from ptystream.engine import Context, Progress
+from ptystream.params.base import parameter
+from ptystream.reconstruction import Reconstruction
+from ptystream.scan.block import FrameStore
+
+from .conjugate import Conjugate, Fields
+from .constraints import smoothed, support
+from .likelihood import Descent, Likelihood
+from .line import step_length
+from .parameters import EngineParameters
+from .smoothness import Smoothness, inner, seen
+from .tiled import TiledEngine, means
+from .tiles import Tile
+
+
+class MLParameters(EngineParameters):
+    """Maximum likelihood."""
+
+    name: str = parameter("ML")
+    """Name of the engine."""
+
+    ML_type: Literal["gaussian", "poisson", "euclid"] = parameter("gaussian")
+    """Likelihood model: one of 'gaussian', 'poisson' or 'euclid'
+
+    'gaussian': Σ w (M - I)²/(1/R + I), with the modelled and measured intensities M and I; 'poisson': the negative logarithm of
+    the Poisson probability; 'euclid': Σ w (√M - √I)². w are a scan's statistical weights, 0 where pixels are masked, times R =
+    `intensity_renormalization`. (With several modes ptypy's 'euclid' takes the sum of their moduli for √M; here it is the
+    root of the sum of their intensities.)"""
+
+    floating_intensities: bool = parameter(False)
+    """Adaptive diffraction pattern rescaling
+
+    If True, allow for adaptive rescaling of the diffraction pattern intensities (to correct for incident beam intensity
+    fluctuations): before its gradient is taken, each frame's modelled intensity gets the factor that fits best."""
+
+    intensity_renormalization: float = parameter(1.0, lower=0.0)
+    """Rescales the intensities so they can be interpreted as Poisson counts: R times an intensity is a count.
+
+    In all three likelihoods (in ptypy in 'gaussian' alone)."""
+
+    reg_del2: bool = parameter(False)
+    """Whether to use a Gaussian prior (smoothing) regularizer: the squared differences of neighbouring object pixels."""
+
+    reg_del2_amplitude: float = parameter(0.01, lower=0.0, steerable=True)
+    """Amplitude of the Gaussian prior if used
+
+    In units of (diffraction pixels) (counts) / (8 (object pixels)²), over all frames there are at the time. Object pixels are
+    those in the view of any frame, and only pairs of these are compared, so that the size of the canvas plays no part. (ptypy
+    counts its whole canvas, and the photons of a scan that came in k blocks about (k + 1)/2 times.)"""
+
+    smooth_gradient: float = parameter(0.0, steerable=True)
+    """Smoothing preconditioner: sigma for gaussian filter (turned off if 0.), object pixels
+
+    Half of a symmetric preconditioner: the filter is applied to the gradient and again for the direction."""
+
+    smooth_gradient_decay: float = parameter(0.0, steerable=True)
+    """Decay rate for smoothing preconditioner
+
+    Sigma for gaussian filter will reduce exponentially at this rate: times (1 - rate) in each iteration."""
+
+    scale_precond: bool = parameter(False)
+    """Whether to use the object/probe scaling preconditioner
+
+    This parameter can give faster convergence for weakly scattering samples. The probe's gradient is scaled to the size of the
+    object's, times `scale_probe_object`; the factor follows slowly, s ← s^0.9 s_new^0.1."""
+
+    scale_probe_object: float = parameter(1.0, lower=0.0)
+    """Relative scale of probe to object"""
+
+    wavefield_precond: bool = parameter(False, ours=True)
+    """Whether to divide gradients by the power they were summed with: the object's by Σ|P|², the probe's by Σ|O|²."""
+
+    wavefield_delta_object: float = parameter(0.1, lower=0.0, ours=True)
+    """Added to Σ|P|² before the object's gradient is divided by it (`wavefield_precond`), photons"""
+
+    wavefield_delta_probe: float = parameter(0.1, lower=0.0, ours=True)
+    """Added to Σ|O|² before the probe's gradient is divided by it (`wavefield_precond`)"""
+
+    probe_update_start: int = parameter(2, lower=0)
+    """Number of iterations before probe update starts"""
+
+    poly_line_coeffs: Literal["quadratic", "all"] = parameter("quadratic")
+    """How many coefficients to be used in the linesearch
+
+    Choose between the 'quadratic' approximation (default) or 'all': the polynomial of degree 8, exact for 'gaussian', to second
+    order in the change of the intensities for the others."""
+
+    subpix: Literal["linear", "fourier"] | None = parameter("linear", ours=True)
+    """Subpixel interpolation
+
+    The part of a position that is smaller than an object pixel shifts the probe: by bilinear weights ('linear') or a phase ramp
+    ('fourier'); None: positions are rounded."""
+
+    subpix_start: int = parameter(0, lower=0, ours=True)
+    """Number of iterations before starting subpixel interpolation"""
+
+    @field_validator("smooth_gradient")
+    @classmethod
+    def _not_negative(cls, value: float) -> float:
+        if not value >= 0:
+            raise ValueError("must be a standard deviation in pixels, 0 or more; there is no Hann filter for negative values")
+        return value
+
+    @field_validator("smooth_gradient_decay")
+    @classmethod
+    def _a_rate(cls, value: float) -> float:
+        if not 0 <= value <= 1:
+            raise ValueError("must be from 0 (the filter stays as it is) to 1 (it is gone after the first iteration)")
+        return value
+
+
+class ML(TiledEngine):
+    """Conjugate gradients on the likelihood of all frames, two sweeps per iteration: for the gradient, and for the step.
+
+    No waves are kept, so frames may come, move, change and go at any time: what hangs on the data (photons, pixels seen,
+    weights) is found anew. The direction then remembers a cost that is no longer the same; its share in the next one is
+    multiplied by the share of frames that both have in common. An iteration over some of the frames takes a step along the
+    gradient of these, whose conjugate would say nothing about the others, and leaves none behind.
+    """
+
+    Parameters = MLParameters
+    keeps_waves = False
+
+    def start(
+        self,
+        reconstruction: Reconstruction,
+        frames: Mapping[int, FrameStore],
+        context: Context,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """See `ptystream.engine.Engine.start`. A resumed engine begins along the gradient."""
+        scale = (state or {}).get("scale")
+        self._scale: float | None = None if scale is None else float(scale)
+        self._followed: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self._before = 0
+        self._smoothness: tuple[Any, Smoothness] | None = None
+        self._changes = 0
+        super().start(reconstruction, frames, context, state)
+        self.likelihood = Likelihood(self.on, reconstruction, frames, self.sight)
+        self.conjugate = Conjugate(self.on.xp)
+
+    def revise(self, rows: NDArray[np.int64], what: str) -> None:
+        """See `ptystream.engine.Engine.revise`."""
+        super().revise(rows, what)
+        self._changes += 1
+        self._followed[rows[rows < len(self._followed)]] = False
+        if what in ("frame", "mask"):
+            self.likelihood.forget(rows)
+
+    def configure(self, parameters: Any) -> None:
+        """See `ptystream.engine.Engine.configure`. The next direction is the gradient's."""
+        super().configure(parameters)
+        self.conjugate.forget()
+
+    def restart(self) -> None:
+        """See `ptystream.engine.Engine.restart`."""
+        super().restart()
+        self.conjugate.forget()
+
+    def state(self) -> Mapping[str, Any]:
+        """See `ptystream.engine.Engine.state`: the scale of the probe, and what intensities were multiplied with."""
+        floating = {"float_intensities": self.on.get(self.likelihood.scale)} if self.p.floating_intensities else {}
+        return {**super().state(), "scale": self._scale, **floating}
+
+    def iterate(self, iterations: int, rows: NDArray[np.int64] | None = None) -> Progress:
+        """See `ptystream.engine.Engine.iterate`. A tile is visited when any of its rows is."""
+        wanted = np.full(self.reconstruction.pods.length, rows is None)
+        if rows is not None:
+            wanted[rows] = True
+        visited = [tile for tile in self.tiles if wanted[tile.rows].any()]
+        here = np.concatenate([tile.rows for tile in visited]) if visited else np.zeros(0, np.int64)
+        errors, misfits, local = [], [], None
+        for _ in range(iterations):
+            found = self._iteration(visited, here)
+            local = np.zeros((len(found.cost), 3))
+            local[:, 1] = found.cost / (self.shape[0] * self.shape[1])
+            error, misfit = means(here, local, found.fits)
+            errors.append(error)
+            misfits.append(misfit)
+            self.curiter += 1
+            self._keep_mean()
+        return Progress(
+            self.curiter, np.array(errors), np.array(misfits), len(here), local if self.p.record_local_error else None
+        )
+
+    # ------------------------------------------------------------------ one iteration
+
+    def _iteration(self, visited: Sequence[Tile], rows: NDArray[np.int64]) -> Descent:
+        """One step; what was found before it."""
+        self.sight.subpix = self._subpix()
+        self.likelihood.configure(self.p)
+        do_probe = self.p.probe_update_start <= self.curiter
+        found = self.likelihood.descend(visited, probes=do_probe)
+        if not visited:
+            return found
+        held = self.reconstruction
+        objects, probes = list(held.objects.values()), list(held.probes.values())
+        gradient = dict(zip(self._names("object", held.objects), (num for num, _ in found.objects), strict=True))
+        prior = self._prior(len(rows)) if self.p.reg_del2 else None
+        if prior is not None:
+            for field, more in zip(gradient.values(), prior[0].gradients([o.data for o in objects], prior[1]), strict=True):
+                field += more
+        if do_probe:
+            masked = [support(self.on, num, self.p) for num, _ in found.probes]
+            gradient |= zip(self._names("probe", held.probes), masked, strict=True)
+        steps = self.conjugate.turn(
+            gradient,
+            lambda g: self._blurred(self._divided(g, found)),
+            lambda g: self._divided(self._blurred(g), found),
+            self._scales,
+            dict(self._storages()),
+            self._share(rows),
+        )
+        of_objects = [steps[name] for name in self._names("object", held.objects)]
+        of_probes = [steps[name] for name in self._names("probe", held.probes)] if do_probe else None
+        every = self.p.poly_line_coeffs == "all"
+        cost = self.likelihood.along(visited, of_objects, of_probes, every=every)
+        if prior is not None:
+            slope, curvature = prior[0].line([o.data for o in objects], of_objects, prior[1])
+            cost[:3] += curvature, slope, curvature
+        t = self.real.type(step_length(cost, every=every))
+        for storage, step in zip(objects, of_objects, strict=True):
+            storage.data += t * step
+        for storage, step in zip(probes, of_probes or [], strict=do_probe):
+            storage.data += t * step
+        # Whatever moves frames between iterations, as a refinement of positions does, has its place here.
+        return found
+
+    def _share(self, rows: NDArray[np.int64]) -> float:
+        """Frames in common with the last iteration over frames in either; 0 in one that does not visit all."""
+        every = len(rows) == sum(len(tile) for tile in self.tiles)
+        now = np.zeros(self.reconstruction.pods.length, np.bool_)
+        now[rows] = every
+        before = np.zeros_like(now)
+        before[: len(self._followed)] = self._followed
+        either = self._before + np.count_nonzero(now & ~before) if self._followed.any() else 0
+        share = float(np.count_nonzero(now & before) / either) if either else 0.0
+        self._followed, self._before = now, int(np.count_nonzero(now))
+        return share
+
+    def _scales(self, gradient: Fields) -> dict[str, float]:
+        """Of each direction; that of the probes from the sizes of the gradients."""
+        given = float(self.p.scale_probe_object)
+        probes = [field for name, field in gradient.items() if name.startswith("probe")]
+        if not self.p.scale_precond:
+            self._scale = None
+        elif probes:
+            size = sum(inner(field, field) for field in probes)
+            other = sum(inner(field, field) for name, field in gradient.items() if name.startswith("object"))
+            wanted = given * other / size if size > 1e-5 else given
+            self._scale = wanted if self._scale is None else self._scale**0.9 * wanted**0.1
+        of_probes = given if self._scale is None else self._scale
+        return {name: of_probes if name.startswith("probe") else 1.0 for name in gradient}
+
+    def _divided(self, gradient: Fields, found: Descent) -> dict[str, Any]:
+        """By the root of the power that each pixel was summed with."""
+        if not self.p.wavefield_precond:
+            return dict(gradient)
+        xp, real, held = self.on.xp, self.real.type, self.reconstruction
+        power = dict(zip(self._names("object", held.objects), (den for _, den in found.objects), strict=True))
+        power |= zip(self._names("probe", held.probes), (den for _, den in found.probes), strict=bool(found.probes))
+        delta = {"object": self.p.wavefield_delta_object, "probe": self.p.wavefield_delta_probe}
+        return {n: g / xp.sqrt(xp.maximum(power[n] + real(delta[n.split()[0]]), real(1e-30))) for n, g in gradient.items()}
+
+    def _blurred(self, gradient: Fields) -> dict[str, Any]:
+        """The object's part smoothed."""
+        sigma = self.p.smooth_gradient * (1 - self.p.smooth_gradient_decay) ** self.curiter
+        return {name: smoothed(self.on, g, sigma) if name.startswith("object") else g for name, g in gradient.items()}
+
+    def _prior(self, visited: int) -> tuple[Smoothness, float]:
+        """The smoothness of the object and its amplitude for so many frames of those there are."""
+        held = self.reconstruction
+        key = held.pods.length, self._changes, [(o.offset, o.shape) for o in held.objects.values()]
+        rows = np.concatenate([tile.rows for tile in self.tiles])
+        if self._smoothness is None or self._smoothness[0] != key:
+            self._smoothness = key, Smoothness(self.on, seen(held, rows, self.shape), self.real)
+        smoothness = self._smoothness[1]
+        pixels = visited * self.shape[0] * self.shape[1]
+        return smoothness, self.p.reg_del2_amplitude * pixels * self.likelihood.power(self.tiles) / (8 * smoothness.pixels**2)
+
+    def _names(self, kind: str, storages: Mapping[str, Any]) -> list[str]:
+        return [f"{kind} {name}" for name in storages]
