@@ -30,6 +30,13 @@ class Conjugate:
         self._old.clear()
         self._direction.clear()
 
+    def rescale(self, name: str, factor: Any) -> None:
+        """A storage was multiplied by `factor`, and the cost with it stayed as it was."""
+        for held, by in ((self._old, 1 / factor), (self._direction, factor)):
+            if name in held:
+                field, start = held[name]
+                held[name] = field * field.real.dtype.type(by), start
+
     def turn(
         self,
         gradient: Fields,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,13 +12,13 @@ from pydantic import field_validator
 
 from ptystream.engine import Context, Progress
 from ptystream.params.base import parameter
-from ptystream.reconstruction import Reconstruction
+from ptystream.reconstruction import Reconstruction, Storage
 from ptystream.scan.block import FrameStore
 
 from .conjugate import Conjugate, Fields
 from .constraints import smoothed, support
 from .likelihood import Descent, Likelihood
-from .line import step_length
+from .line import Taken, step_length
 from .parameters import EngineParameters
 from .smoothness import Smoothness, inner, seen
 from .tiled import TiledEngine, means
@@ -127,6 +128,9 @@ class ML(TiledEngine):
     weights) is found anew. The direction then remembers a cost that is no longer the same; its share in the next one is
     multiplied by the share of frames that both have in common. An iteration over some of the frames takes a step along the
     gradient of these, whose conjugate would say nothing about the others, and leaves none behind.
+
+    A step whose cost turns out larger than what it started from, as the parabola's may, is taken back in part: that is then
+    the iteration's work.
     """
 
     Parameters = MLParameters
@@ -145,7 +149,9 @@ class ML(TiledEngine):
         self._followed: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self._before = 0
         self._smoothness: tuple[Any, Smoothness] | None = None
+        self._taken: Taken | None = None
         self._changes = 0
+        self._shifting: str | None = None
         super().start(reconstruction, frames, context, state)
         self.likelihood = Likelihood(self.on, reconstruction, frames, self.sight)
         self.conjugate = Conjugate(self.on.xp)
@@ -161,12 +167,12 @@ class ML(TiledEngine):
     def configure(self, parameters: Any) -> None:
         """See `ptystream.engine.Engine.configure`. The next direction is the gradient's."""
         super().configure(parameters)
-        self.conjugate.forget()
+        self._forget()
 
     def restart(self) -> None:
         """See `ptystream.engine.Engine.restart`."""
         super().restart()
-        self.conjugate.forget()
+        self._forget()
 
     def state(self) -> Mapping[str, Any]:
         """See `ptystream.engine.Engine.state`: the scale of the probe, and what intensities were multiplied with."""
@@ -194,52 +200,94 @@ class ML(TiledEngine):
             self.curiter, np.array(errors), np.array(misfits), len(here), local if self.p.record_local_error else None
         )
 
+    def _forget(self) -> None:
+        """The cost is another one from here on."""
+        self.conjugate.forget()
+        self._taken = None
+
     # ------------------------------------------------------------------ one iteration
 
     def _iteration(self, visited: Sequence[Tile], rows: NDArray[np.int64]) -> Descent:
         """One step; what was found before it."""
         self.sight.subpix = self._subpix()
+        if self.sight.subpix != self._shifting:
+            self._shifting = self.sight.subpix
+            self._forget()
         self.likelihood.configure(self.p)
         do_probe = self.p.probe_update_start <= self.curiter
         found = self.likelihood.descend(visited, probes=do_probe)
         if not visited:
             return found
-        held = self.reconstruction
-        objects, probes = list(held.objects.values()), list(held.probes.values())
-        gradient = dict(zip(self._names("object", held.objects), (num for num, _ in found.objects), strict=True))
+        share = self._share(rows)
         prior = self._prior(len(rows)) if self.p.reg_del2 else None
-        if prior is not None:
-            for field, more in zip(gradient.values(), prior[0].gradients([o.data for o in objects], prior[1]), strict=True):
-                field += more
-        if do_probe:
-            masked = [support(self.on, num, self.p) for num, _ in found.probes]
-            gradient |= zip(self._names("probe", held.probes), masked, strict=True)
+        objects = [storage.data for storage in self.reconstruction.objects.values()]
+        cost = float(found.cost[rows].sum()) + (prior[0].value(objects, prior[1]) if prior is not None else 0.0)
+        if self._taken is not None and share == 1 and (shorter := self._taken.shortened(cost)) is not None:
+            self._move(self._taken.steps, shorter - self._taken.length)
+            self._taken = replace(self._taken, length=shorter)
+            return found
+        if self.p.floating_intensities and do_probe and len(rows) == self._all():
+            self._level(found, rows)
+        gradient = self._gradient(found, prior)
         steps = self.conjugate.turn(
             gradient,
             lambda g: self._blurred(self._divided(g, found)),
             lambda g: self._divided(self._blurred(g), found),
             self._scales,
             dict(self._storages()),
-            self._share(rows),
+            share,
         )
-        of_objects = [steps[name] for name in self._names("object", held.objects)]
-        of_probes = [steps[name] for name in self._names("probe", held.probes)] if do_probe else None
+        steps = self._sized(steps)
+        of_objects = [steps[name] for name in self._names("object")]
+        of_probes = [steps[name] for name in self._names("probe")] if do_probe else None
         every = self.p.poly_line_coeffs == "all"
-        cost = self.likelihood.along(visited, of_objects, of_probes, every=every)
+        curve = self.likelihood.along(visited, of_objects, of_probes, every=every)
         if prior is not None:
-            slope, curvature = prior[0].line([o.data for o in objects], of_objects, prior[1])
-            cost[:3] += curvature, slope, curvature
-        t = self.real.type(step_length(cost, every=every))
-        for storage, step in zip(objects, of_objects, strict=True):
-            storage.data += t * step
-        for storage, step in zip(probes, of_probes or [], strict=do_probe):
-            storage.data += t * step
+            slope, curvature = prior[0].line(objects, of_objects, prior[1])
+            curve[:3] += curvature, slope, curvature
+        self._taken = Taken(cost, float(curve[1]), step_length(curve, every=every), steps)
+        self._move(steps, self._taken.length)
         # Whatever moves frames between iterations, as a refinement of positions does, has its place here.
         return found
 
+    def _gradient(self, found: Descent, prior: tuple[Smoothness, float] | None) -> dict[str, Any]:
+        """Of the whole cost, the probe's within its supports."""
+        gradient = dict(zip(self._names("object"), (num for num, _ in found.objects), strict=True))
+        if prior is not None:
+            objects = [storage.data for storage in self.reconstruction.objects.values()]
+            for field, more in zip(gradient.values(), prior[0].gradients(objects, prior[1]), strict=True):
+                field += more
+        for name, (num, _) in zip(self._names("probe"), found.probes, strict=bool(found.probes)):
+            gradient[name] = support(self.on, num, self.p)
+        return gradient
+
+    def _sized(self, steps: Fields) -> dict[str, Any]:
+        """The direction in a length at which single precision can raise it to the eighth power: no step longer than what it
+        is added to."""
+        held = dict(self._storages())
+        sizes = [(inner(held[name].data, held[name].data), inner(step, step)) for name, step in steps.items()]
+        factor = min((np.sqrt(x / h) for x, h in sizes if h > 0 and x > 0), default=1.0)
+        return {name: step * self.real.type(factor) for name, step in steps.items()}
+
+    def _move(self, steps: Fields, length: float) -> None:
+        """Probe and object += length · steps."""
+        held = dict(self._storages())
+        for name, step in steps.items():
+            held[name].data += self.real.type(length) * step
+
+    def _level(self, found: Descent, rows: NDArray[np.int64]) -> None:
+        """Put what all floating intensities have in common into the probes: their mean becomes 1, and the cost stays."""
+        mean = float(self.likelihood.scale[self.on.put(rows)].mean())
+        factor: Any = self.real.type(np.sqrt(mean))
+        self.likelihood.scale /= self.real.type(mean)
+        for (name, storage), (num, _) in zip(self._probes(), found.probes, strict=True):
+            storage.data *= factor
+            num /= factor
+            self.conjugate.rescale(name, factor)
+
     def _share(self, rows: NDArray[np.int64]) -> float:
         """Frames in common with the last iteration over frames in either; 0 in one that does not visit all."""
-        every = len(rows) == sum(len(tile) for tile in self.tiles)
+        every = len(rows) == self._all()
         now = np.zeros(self.reconstruction.pods.length, np.bool_)
         now[rows] = every
         before = np.zeros_like(now)
@@ -267,9 +315,9 @@ class ML(TiledEngine):
         """By the root of the power that each pixel was summed with."""
         if not self.p.wavefield_precond:
             return dict(gradient)
-        xp, real, held = self.on.xp, self.real.type, self.reconstruction
-        power = dict(zip(self._names("object", held.objects), (den for _, den in found.objects), strict=True))
-        power |= zip(self._names("probe", held.probes), (den for _, den in found.probes), strict=bool(found.probes))
+        xp, real = self.on.xp, self.real.type
+        power = dict(zip(self._names("object"), (den for _, den in found.objects), strict=True))
+        power |= zip(self._names("probe"), (den for _, den in found.probes), strict=bool(found.probes))
         delta = {"object": self.p.wavefield_delta_object, "probe": self.p.wavefield_delta_probe}
         return {n: g / xp.sqrt(xp.maximum(power[n] + real(delta[n.split()[0]]), real(1e-30))) for n, g in gradient.items()}
 
@@ -289,5 +337,11 @@ class ML(TiledEngine):
         pixels = visited * self.shape[0] * self.shape[1]
         return smoothness, self.p.reg_del2_amplitude * pixels * self.likelihood.power(self.tiles) / (8 * smoothness.pixels**2)
 
-    def _names(self, kind: str, storages: Mapping[str, Any]) -> list[str]:
-        return [f"{kind} {name}" for name in storages]
+    def _all(self) -> int:
+        return sum(len(tile) for tile in self.tiles)
+
+    def _probes(self) -> list[tuple[str, Storage]]:
+        return [(name, storage) for name, storage in self._storages() if name.startswith("probe ")]
+
+    def _names(self, kind: str) -> list[str]:
+        return [name for name, _ in self._storages() if name.startswith(f"{kind} ")]

@@ -129,6 +129,7 @@ class Model:
     def line(self, probe: Any, obj: Any, dp: Any, do: Any, factors: list[float]) -> np.ndarray:
         """Coefficients of t, t², … in the cost to second order in the intensities."""
         total = np.zeros(9)
+        self.bare_curvature = 0.0
         for j, c in enumerate(factors):
             waves = [self.waves(j, probe + t * dp, obj + t * do) for t in (-1.0, 0.0, 1.0)]
             b, a, f = (waves[0] + waves[2]) / 2 - waves[1], (waves[2] - waves[0]) / 2, waves[1]
@@ -136,6 +137,7 @@ class Model:
             terms += [2 * (a * b.conj()).real, np.abs(b) ** 2]
             A = [c * term.sum(axis=0) for term in terms]
             _, slope, half = self.cost(j, A[0])
+            self.bare_curvature += (half * A[1] ** 2).sum()
             for k in range(1, 5):
                 total[k] += (slope * A[k]).sum()
                 for l in range(1, 5):
@@ -166,11 +168,24 @@ def real_product(a: np.ndarray, b: np.ndarray) -> float:
 def ml(q: Problem, iterations: int, p: dict[str, Any], trust: np.ndarray | None = None) -> Problem:
     """`iterations` of ML with the parameters `p`."""
     ho, hp = np.zeros_like(q.object), np.zeros_like(q.probe)
-    old_o, old_p, s = None, None, None
+    old_o, old_p, s, before = None, None, None, None
     for iteration in range(iterations):
         model = Model(q, p | {"subpix": p["subpix"] if iteration >= p["subpix_start"] else None}, trust)
         do_probe = iteration >= p["probe_update_start"]
-        q.errors.append([0.0, model.costs(q.probe, q.object).mean() / q.probe[0].size, 0.0])
+        if iteration == p["subpix_start"]:
+            old_o, old_p, before = None, None, None
+        costs = model.costs(q.probe, q.object)
+        whole = costs.sum() + model.prior(q.object)
+        q.errors.append([0.0, costs.mean() / q.probe[0].size, 0.0])
+        if before is not None and whole > before[0] * (1 + 1e-5):
+            start, slope, t = before
+            shorter = t * np.clip(-slope * t / (2 * (whole - start - slope * t)), 0.1, 0.5)
+            q.object, q.probe = q.object + (shorter - t) * ho, q.probe + (shorter - t) * hp
+            before = start, slope, shorter
+            continue
+        if p["floating_intensities"] and do_probe:
+            root = np.sqrt(np.mean(model.gradient(q.probe, q.object)[4]))
+            q.probe, hp, old_p = q.probe * root, hp * root, None if old_p is None else old_p / root
         go, gp, lit, thick, factors = model.gradient(q.probe, q.object)
         go = go + model.prior_gradient(q.object)
         gp = support(gp, p) * do_probe
@@ -198,8 +213,9 @@ def ml(q: Problem, iterations: int, p: dict[str, Any], trust: np.ndarray | None 
             ho, hp = steep_o, steep_p
         old_o, old_p = co, cp
         c = model.line(q.probe, q.object, hp, ho, factors)
+        bare = model.bare_curvature
         t = -c[1] / (2 * c[2])
-        if c[2] <= 0:
+        if c[2] < 0.1 * bare:
             raise ValueError("this problem begins too far from its solution for a comparison")
         if p["poly_line_coeffs"] == "all":
             scaled = c * t ** np.arange(9)
@@ -207,4 +223,5 @@ def ml(q: Problem, iterations: int, p: dict[str, Any], trust: np.ndarray | None 
             roots = roots[np.abs(roots.imag) < 1e-6 * np.abs(roots)].real
             t *= roots[np.argmin(np.polyval(scaled[::-1], roots))]
         q.object, q.probe = q.object + t * ho, q.probe + t * hp
+        before = whole, c[1], t
     return q
