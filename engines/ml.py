@@ -286,16 +286,13 @@ class ML(TiledEngine):
             self.conjugate.rescale(name, factor)
 
     def _share(self, rows: NDArray[np.int64]) -> float:
-        """Frames in common with the last iteration over frames in either; 0 in one that does not visit all."""
-        every = len(rows) == self._all()
+        """Unchanged frames in common with the last iteration, over the larger number; 0 where not all are visited."""
         now = np.zeros(self.reconstruction.pods.length, np.bool_)
-        now[rows] = every
-        before = np.zeros_like(now)
-        before[: len(self._followed)] = self._followed
-        either = self._before + np.count_nonzero(now & ~before) if self._followed.any() else 0
-        share = float(np.count_nonzero(now & before) / either) if either else 0.0
+        now[rows] = len(rows) == self._all()
+        common = np.count_nonzero(now[: len(self._followed)] & self._followed)
+        larger = max(self._before, np.count_nonzero(now), 1)
         self._followed, self._before = now, int(np.count_nonzero(now))
-        return share
+        return common / larger
 
     def _scales(self, gradient: Fields) -> dict[str, float]:
         """Of each direction; that of the probes from the sizes of the gradients."""
