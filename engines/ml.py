@@ -289,10 +289,10 @@ class ML(TiledEngine):
         """Unchanged frames in common with the last iteration, over the larger number; 0 where not all are visited."""
         now = np.zeros(self.reconstruction.pods.length, np.bool_)
         now[rows] = len(rows) == self._all()
-        common = np.count_nonzero(now[: len(self._followed)] & self._followed)
-        larger = max(self._before, np.count_nonzero(now), 1)
-        self._followed, self._before = now, int(np.count_nonzero(now))
-        return common / larger
+        common = int(np.count_nonzero(now[: len(self._followed)] & self._followed))
+        before, self._before = self._before, int(np.count_nonzero(now))
+        self._followed = now
+        return common / max(before, self._before, 1)
 
     def _scales(self, gradient: Fields) -> dict[str, float]:
         """Of each direction; that of the probes from the sizes of the gradients."""
