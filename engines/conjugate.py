@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from ptystream.reconstruction import Storage
 
@@ -11,6 +11,19 @@ from .smoothness import inner
 
 Fields = Mapping[str, Any]
 """Name of a storage: its array."""
+
+
+class Halves(Protocol):
+    """A preconditioner."""
+
+    def half(self, gradient: Fields) -> dict[str, Any]:
+        """W g."""
+
+    def other_half(self, gradient: Fields) -> dict[str, Any]:
+        """W† g."""
+
+    def scales(self, gradient: Fields) -> Mapping[str, float]:
+        """s from W g."""
 
 
 class Conjugate:
@@ -37,24 +50,15 @@ class Conjugate:
                 field, start = held[name]
                 held[name] = field * field.real.dtype.type(by), start
 
-    def turn(
-        self,
-        gradient: Fields,
-        half: Callable[[Fields], dict[str, Any]],
-        other_half: Callable[[Fields], dict[str, Any]],
-        scale: Callable[[Fields], Mapping[str, float]],
-        storages: Mapping[str, Storage],
-        share: float,
-    ) -> dict[str, Any]:
+    def turn(self, gradient: Fields, precondition: Halves, storages: Mapping[str, Storage], share: float) -> dict[str, Any]:
         """The new direction at `gradient`.
 
-        `half` and `other_half` are W and W†, `scale` gives s from W g. `share`, in [0, 1], is how far the cost is the one of
-        the last iteration: β is multiplied by it, since the old direction knows only that part of the data. A direction
-        that does not lead down is given up for the gradient's.
+        `share`, in [0, 1], is how far the cost is the one of the last iteration: β is multiplied by it, since the old
+        direction knows only that part of the data. A direction that does not lead down is given up for the gradient's.
         """
-        conditioned = half(gradient)
-        s = scale(conditioned)
-        steep = {name: field.real.dtype.type(-s[name]) * field for name, field in other_half(conditioned).items()}
+        conditioned = precondition.half(gradient)
+        s = precondition.scales(conditioned)
+        steep = {name: field.real.dtype.type(-s[name]) * field for name, field in precondition.other_half(conditioned).items()}
         beta = self._beta(conditioned, s, storages) * share
         direction = steep
         if beta > 0:
@@ -87,5 +91,5 @@ class Conjugate:
         if field.shape == like.shape and not (y or x):
             return field
         placed = self.xp.zeros_like(like)
-        placed[:, y : y + field.shape[1], x : x + field.shape[2]] = field
+        placed[: len(field), y : y + field.shape[1], x : x + field.shape[2]] = field
         return placed

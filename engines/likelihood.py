@@ -168,7 +168,7 @@ class Likelihood:
     # ------------------------------------------------------------------ what they need
 
     def _waves(self, tile: Tile) -> Any:
-        return self.on.xp.empty((len(tile.pods), len(tile), *self.sight.shape), self.sight.complex)
+        return self.on.xp.empty((len(tile.pods), len(tile), *self.sight.probe(tile, 0).shape), self.sight.complex)
 
     def _empty_probes(self) -> Sums:
         xp, sight = self.on.xp, self.sight

@@ -16,10 +16,11 @@ from ptystream.reconstruction import Reconstruction, Storage
 from ptystream.scan.block import FrameStore
 
 from .conjugate import Conjugate, Fields
-from .constraints import smoothed, support
+from .constraints import support
 from .likelihood import Descent, Likelihood
 from .line import Taken, step_length
 from .parameters import EngineParameters
+from .precondition import Preconditioner
 from .smoothness import Smoothness, inner, seen
 from .tiled import TiledEngine, means
 from .tiles import Tile
@@ -144,8 +145,6 @@ class ML(TiledEngine):
         state: Mapping[str, Any] | None = None,
     ) -> None:
         """See `ptystream.engine.Engine.start`. A resumed engine begins along the gradient."""
-        scale = (state or {}).get("scale")
-        self._scale: float | None = None if scale is None else float(scale)
         self._followed: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self._before = 0
         self._smoothness: tuple[Any, Smoothness] | None = None
@@ -155,6 +154,7 @@ class ML(TiledEngine):
         super().start(reconstruction, frames, context, state)
         self.likelihood = Likelihood(self.on, reconstruction, frames, self.sight)
         self.conjugate = Conjugate(self.on.xp)
+        self.precondition = Preconditioner(self.on, (state or {}).get("scale"))
 
     def revise(self, rows: NDArray[np.int64], what: str) -> None:
         """See `ptystream.engine.Engine.revise`."""
@@ -177,7 +177,7 @@ class ML(TiledEngine):
     def state(self) -> Mapping[str, Any]:
         """See `ptystream.engine.Engine.state`: the scale of the probe, and what intensities were multiplied with."""
         floating = {"float_intensities": self.on.get(self.likelihood.scale)} if self.p.floating_intensities else {}
-        return {**super().state(), "scale": self._scale, **floating}
+        return {**super().state(), "scale": self.precondition.scale, **floating}
 
     def iterate(self, iterations: int, rows: NDArray[np.int64] | None = None) -> Progress:
         """See `ptystream.engine.Engine.iterate`. A tile is visited when any of its rows is."""
@@ -190,7 +190,8 @@ class ML(TiledEngine):
         for _ in range(iterations):
             found = self._iteration(visited, here)
             local = np.zeros((len(found.cost), 3))
-            local[:, 1] = found.cost / (self.shape[0] * self.shape[1])
+            for tile in visited:
+                local[tile.rows, 1] = found.cost[tile.rows] / np.prod(self.frames[tile.scan].shape)
             error, misfit = means(here, local, found.fits)
             errors.append(error)
             misfits.append(misfit)
@@ -219,7 +220,7 @@ class ML(TiledEngine):
         if not visited:
             return found
         share = self._share(rows)
-        prior = self._prior(len(rows)) if self.p.reg_del2 else None
+        prior = self._prior(visited) if self.p.reg_del2 else None
         objects = [storage.data for storage in self.reconstruction.objects.values()]
         cost = float(found.cost[rows].sum()) + (prior[0].value(objects, prior[1]) if prior is not None else 0.0)
         if self._taken is not None and share == 1 and (shorter := self._taken.shortened(cost)) is not None:
@@ -228,16 +229,11 @@ class ML(TiledEngine):
             return found
         if self.p.floating_intensities and do_probe and len(rows) == self._all():
             self._level(found, rows)
+        powers = [power for _, power in (*found.objects, *found.probes)]
+        names = self._names("object") + (self._names("probe") if do_probe else [])
+        self.precondition.begin(self.p, self.curiter, dict(zip(names, powers, strict=True)))
         gradient = self._gradient(found, prior)
-        steps = self.conjugate.turn(
-            gradient,
-            lambda g: self._blurred(self._divided(g, found)),
-            lambda g: self._divided(self._blurred(g), found),
-            self._scales,
-            dict(self._storages()),
-            share,
-        )
-        steps = self._sized(steps)
+        steps = self._sized(self.conjugate.turn(gradient, self.precondition, dict(self._storages()), share))
         of_objects = [steps[name] for name in self._names("object")]
         of_probes = [steps[name] for name in self._names("probe")] if do_probe else None
         every = self.p.poly_line_coeffs == "all"
@@ -294,45 +290,20 @@ class ML(TiledEngine):
         self._followed = now
         return common / max(before, self._before, 1)
 
-    def _scales(self, gradient: Fields) -> dict[str, float]:
-        """Of each direction; that of the probes from the sizes of the gradients."""
-        given = float(self.p.scale_probe_object)
-        probes = [field for name, field in gradient.items() if name.startswith("probe")]
-        if not self.p.scale_precond:
-            self._scale = None
-        elif probes:
-            size = sum(inner(field, field) for field in probes)
-            other = sum(inner(field, field) for name, field in gradient.items() if name.startswith("object"))
-            wanted = given * other / size if size > 1e-5 else given
-            self._scale = wanted if self._scale is None else self._scale**0.9 * wanted**0.1
-        of_probes = given if self._scale is None else self._scale
-        return {name: of_probes if name.startswith("probe") else 1.0 for name in gradient}
-
-    def _divided(self, gradient: Fields, found: Descent) -> dict[str, Any]:
-        """By the root of the power that each pixel was summed with."""
-        if not self.p.wavefield_precond:
-            return dict(gradient)
-        xp, real = self.on.xp, self.real.type
-        power = dict(zip(self._names("object"), (den for _, den in found.objects), strict=True))
-        power |= zip(self._names("probe"), (den for _, den in found.probes), strict=bool(found.probes))
-        delta = {"object": self.p.wavefield_delta_object, "probe": self.p.wavefield_delta_probe}
-        return {n: g / xp.sqrt(xp.maximum(power[n] + real(delta[n.split()[0]]), real(1e-30))) for n, g in gradient.items()}
-
-    def _blurred(self, gradient: Fields) -> dict[str, Any]:
-        """The object's part smoothed."""
-        sigma = self.p.smooth_gradient * (1 - self.p.smooth_gradient_decay) ** self.curiter
-        return {name: smoothed(self.on, g, sigma) if name.startswith("object") else g for name, g in gradient.items()}
-
-    def _prior(self, visited: int) -> tuple[Smoothness, float]:
-        """The smoothness of the object and its amplitude for so many frames of those there are."""
+    def _prior(self, visited: Sequence[Tile]) -> tuple[Smoothness, float]:
+        """The smoothness of the object, and its amplitude beside these frames of those there are."""
         held = self.reconstruction
         key = held.pods.length, self._changes, [(o.offset, o.shape) for o in held.objects.values()]
         rows = np.concatenate([tile.rows for tile in self.tiles])
         if self._smoothness is None or self._smoothness[0] != key:
-            self._smoothness = key, Smoothness(self.on, seen(held, rows, self.shape), self.real)
+            self._smoothness = key, Smoothness(self.on, seen(held, rows), self.real)
         smoothness = self._smoothness[1]
-        pixels = visited * self.shape[0] * self.shape[1]
-        return smoothness, self.p.reg_del2_amplitude * pixels * self.likelihood.power(self.tiles) / (8 * smoothness.pixels**2)
+        counts = self._pixels(visited) * self.likelihood.power(self.tiles)
+        return smoothness, self.p.reg_del2_amplitude * counts / (8 * smoothness.pixels**2)
+
+    def _pixels(self, tiles: Sequence[Tile]) -> int:
+        """Pixels of the detector, all frames together."""
+        return sum(len(tile) * int(np.prod(self.frames[tile.scan].shape)) for tile in tiles)
 
     def _all(self) -> int:
         return sum(len(tile) for tile in self.tiles)

@@ -8,26 +8,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.reconstruction import COLUMN, OBJECT, OBJECT_LAYER, ROW, Reconstruction
+from ptystream.reconstruction import COLUMN, OBJECT, OBJECT_LAYER, PROBE, ROW, Reconstruction
 
 from .backend import Backend
 
 
-def seen(reconstruction: Reconstruction, rows: NDArray[np.int64], shape: tuple[int, int]) -> list[NDArray[np.bool_]]:
-    """Which pixels of each object (layer, y, x) lie in the view of any of these rows; `shape`: of a view.
+def seen(reconstruction: Reconstruction, rows: NDArray[np.int64]) -> list[NDArray[np.bool_]]:
+    """Which pixels of each object (layer, y, x) lie in the view of any of these rows.
 
     By sums over the corners of the views, so that the cost does not grow with their size.
     """
     table = reconstruction.pods.address[rows].reshape(-1, 6)
     found = []
     for number, storage in enumerate(reconstruction.objects.values()):
-        layers, (height, width) = len(storage.data), storage.shape
-        here = table[table[:, OBJECT] == number]
-        layer, y, x = here[:, OBJECT_LAYER], here[:, ROW] - storage.offset[0], here[:, COLUMN] - storage.offset[1]
-        edges = np.zeros((layers, height + 1, width + 1), np.int64)
-        for down, right, sign in ((0, 0, 1), (0, 1, -1), (1, 0, -1), (1, 1, 1)):
-            np.add.at(edges, (layer, y + down * shape[0], x + right * shape[1]), sign)
-        found.append(edges.cumsum(axis=1).cumsum(axis=2)[:, :height, :width] > 0)
+        edges = np.zeros((len(storage.data), storage.shape[0] + 1, storage.shape[1] + 1), np.int64)
+        for which, probe in enumerate(reconstruction.probes.values()):
+            here = table[(table[:, OBJECT] == number) & (table[:, PROBE] == which)]
+            layer, y, x = here[:, OBJECT_LAYER], here[:, ROW] - storage.offset[0], here[:, COLUMN] - storage.offset[1]
+            for down, right, sign in ((0, 0, 1), (0, 1, -1), (1, 0, -1), (1, 1, 1)):
+                np.add.at(edges, (layer, y + down * probe.shape[0], x + right * probe.shape[1]), sign)
+        found.append(edges.cumsum(axis=1).cumsum(axis=2)[:, :-1, :-1] > 0)
     return found
 
 

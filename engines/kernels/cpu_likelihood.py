@@ -107,21 +107,25 @@ def _likelihood(f, counts, row, trust, limit, kind, level, floating, epsilon, in
 
 
 @_jit
-def _powers(f, a, b, c, A):  # type: ignore[no-untyped-def]
-    """One row of all pods, (pod, 2x) each: A[k] += coefficients of t^k in c |f + t a + t² b|²; without `b` up to t²."""
-    full = b.shape[0] > 0
+def _powers(f, a, b, j, y, c, every, A):  # type: ignore[no-untyped-def]
+    """A[k] = coefficient of t^k in c Σ_pods |f + t a + t² b|² for one row, up to t² unless `every`; without `b`: 0."""
+    A[:] = 0
+    n0, n1, n2, n3, n4 = A[0], A[1], A[2], A[3], A[4]
     for k in range(f.shape[0]):
-        u, v = f[k], a[k]
-        for x in range(A.shape[1]):
-            A[0, x] += c * (u[2 * x] * u[2 * x] + u[2 * x + 1] * u[2 * x + 1])
-            A[1, x] += 2 * c * (u[2 * x] * v[2 * x] + u[2 * x + 1] * v[2 * x + 1])
-            A[2, x] += c * (v[2 * x] * v[2 * x] + v[2 * x + 1] * v[2 * x + 1])
-        if full:
-            w = b[k]
-            for x in range(A.shape[1]):
-                A[2, x] += 2 * c * (u[2 * x] * w[2 * x] + u[2 * x + 1] * w[2 * x + 1])
-                A[3, x] += 2 * c * (v[2 * x] * w[2 * x] + v[2 * x + 1] * w[2 * x + 1])
-                A[4, x] += c * (w[2 * x] * w[2 * x] + w[2 * x + 1] * w[2 * x + 1])
+        u, v = f[k, j, y], a[k, j, y]
+        for x in range(n0.shape[0]):
+            n0[x] += c * (u[2 * x] * u[2 * x] + u[2 * x + 1] * u[2 * x + 1])
+            n1[x] += 2 * c * (u[2 * x] * v[2 * x] + u[2 * x + 1] * v[2 * x + 1])
+            n2[x] += c * (v[2 * x] * v[2 * x] + v[2 * x + 1] * v[2 * x + 1])
+        if b.shape[0] == 0:
+            continue
+        w = b[k, j, y]
+        for x in range(n0.shape[0]):
+            n2[x] += 2 * c * (u[2 * x] * w[2 * x] + u[2 * x + 1] * w[2 * x + 1])
+        if every:
+            for x in range(n0.shape[0]):
+                n3[x] += 2 * c * (v[2 * x] * w[2 * x] + v[2 * x + 1] * w[2 * x + 1])
+                n4[x] += c * (w[2 * x] * w[2 * x] + w[2 * x + 1] * w[2 * x + 1])
 
 
 @_jit
@@ -155,8 +159,7 @@ def _line(f, a, b, counts, row, trust, limit, kind, level, scale, epsilon, every
         out = coefficients[j]
         out[:] = 0
         for y in range(f.shape[2]):
-            A[:] = 0
-            _powers(f[:, j, y], a[:, j, y], b[:, j, y] if b.shape[0] > 0 else b[:, 0, 0], scale[j], A)
+            _powers(f, a, b, j, y, scale[j], every, A)
             _curve(kind, A[0], counts[row[j], y], trust[y], limit, level, epsilon, slope, half)
             s0, s1, s2 = 0.0, 0.0, 0.0
             for x in range(width):

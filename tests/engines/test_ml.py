@@ -79,7 +79,7 @@ def gradient_of(engine: ML) -> tuple[np.ndarray, np.ndarray]:
     found = engine.likelihood.descend(engine.tiles, probes=True)
     by_object = found.objects[0][0]
     if engine.p.reg_del2:
-        smoothness, amplitude = engine._prior(sum(len(t) for t in engine.tiles))
+        smoothness, amplitude = engine._prior(engine.tiles)
         by_object = by_object + smoothness.gradients([engine.reconstruction.objects["o"].data], amplitude)[0]
     return by_object, found.probes[0][0]
 
@@ -135,7 +135,7 @@ def test_the_polynomial_is_the_cost_along_the_line(kind: str, prior: bool, modes
     dp, do = (r.normal(size=x.shape) + 1j * r.normal(size=x.shape) for x in (q.probe, q.object))
     c = engine.likelihood.along(engine.tiles, [do], [dp], every=True)
     if prior:
-        smoothness, amplitude = engine._prior(FRAMES)
+        smoothness, amplitude = engine._prior(engine.tiles)
         c[1:3] += smoothness.line([q.object], [do], amplitude)
     model = Model(q, p)
     zero = model.costs(q.probe, q.object).sum() + model.prior(q.object)
@@ -406,7 +406,7 @@ def test_new_parameters_count_from_the_next_iteration_on_and_a_resumed_engine_ke
     assert state["iteration"] == 3
     engine.configure(ML.Parameters(**(p | {"scale_probe_object": 7.0})))
     resumed = start(q, **(p | {"scale_probe_object": 7.0}))
-    resumed.curiter, resumed._scale = state["iteration"], state["scale"]
+    resumed.curiter, resumed.precondition.scale = state["iteration"], state["scale"]
     np.testing.assert_allclose(engine.iterate(2).errors, resumed.iterate(2).errors, rtol=1e-9)
 
 

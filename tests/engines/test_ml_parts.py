@@ -54,16 +54,19 @@ def test_a_step_is_shortened_to_the_minimum_between_two_costs() -> None:
 
 def test_pixels_seen_are_those_in_any_view() -> None:
     r = np.random.default_rng(0)
-    made = Reconstruction({}, {"a": Storage(np.ones((2, 40, 50), complex), None, (-5, 3))}, PodTable(2))
+    probes = {"p": Storage(np.ones((1, 10, 7), complex), None), "q": Storage(np.ones((1, 4, 5), complex), None)}
+    made = Reconstruction(probes, {"a": Storage(np.ones((2, 40, 50), complex), None, (-5, 3))}, PodTable(2))
     address = np.zeros((9, 2, 6), np.int32)
+    address[:, 1, 0] = 1
     address[:, :, 3] = r.integers(0, 2, (9, 2))
     address[:, :, 4:] = r.integers(0, 30, (9, 2, 2)) + np.array([-5, 3])
     made.pods.append(address, np.zeros((9, 2, 2), "f4"), np.ones((9, 2), "f4"), np.zeros((9, 2), np.int64))
     rows = np.array([0, 3, 4, 8])
     wanted = np.zeros((2, 40, 50), bool)
-    for layer, y, x in address[rows].reshape(-1, 6)[:, 3:] - np.array([0, -5, 3]):
-        wanted[layer, y : y + 10, x : x + 7] = True
-    np.testing.assert_array_equal(seen(made, rows, (10, 7))[0], wanted)
+    for probe, _, _, layer, y, x in address[rows].reshape(-1, 6) - np.array([0, 0, 0, 0, -5, 3]):
+        height, width = ((10, 7), (4, 5))[probe]
+        wanted[layer, y : y + height, x : x + width] = True
+    np.testing.assert_array_equal(seen(made, rows)[0], wanted)
 
 
 def test_the_prior_and_its_derivatives() -> None:
@@ -85,6 +88,21 @@ def test_the_prior_and_its_derivatives() -> None:
     assert 2 * inner(prior.gradients([o], 0.7)[0], h) == pytest.approx(slope)
 
 
+class Halves:
+    """A diagonal preconditioner."""
+
+    def __init__(self, weight: object, scale: float) -> None:
+        self.weight, self.scale = weight, scale
+
+    def half(self, gradient: dict) -> dict:
+        return {k: v * self.weight for k, v in gradient.items()}
+
+    other_half = half
+
+    def scales(self, gradient: dict) -> dict:
+        return dict.fromkeys(gradient, self.scale)
+
+
 def test_conjugate_directions_solve_a_quadratic_problem_in_as_many_steps_as_it_has_unknowns() -> None:
     r = np.random.default_rng(0)
     matrix = r.normal(size=(6, 6)) + 1j * r.normal(size=(6, 6))
@@ -92,14 +110,10 @@ def test_conjugate_directions_solve_a_quadratic_problem_in_as_many_steps_as_it_h
     right = r.normal(size=6) + 1j * r.normal(size=6)
     storages = {"object o": Storage(np.zeros((1, 1, 6), complex), None)}
     conjugate, x = Conjugate(np), np.zeros(6, complex)
-    weight = r.uniform(0.5, 2.0, 6)
-
-    def half(g: dict) -> dict:
-        return {k: v * weight for k, v in g.items()}
-
+    halves = Halves(r.uniform(0.5, 2.0, 6), 3.0)
     for _ in range(6):
         g = {"object o": (matrix @ x - right).reshape(1, 1, 6)}
-        h = conjugate.turn(g, half, half, lambda g: dict.fromkeys(g, 3.0), storages, 1.0)["object o"].ravel()
+        h = conjugate.turn(g, halves, storages, 1.0)["object o"].ravel()
         x = x - np.vdot(h, matrix @ x - right).real / np.vdot(h, matrix @ h).real * h
     np.testing.assert_allclose(matrix @ x, right, rtol=1e-8)
 
@@ -112,7 +126,7 @@ def test_the_share_is_a_factor_on_the_old_direction(share: float) -> None:
     conjugate = Conjugate(np)
 
     def turn(g: np.ndarray) -> np.ndarray:
-        return conjugate.turn({"object o": g}, dict, dict, lambda g: {"object o": 1.0}, storages, share)["object o"]
+        return conjugate.turn({"object o": g}, Halves(1.0, 1.0), storages, share)["object o"]
 
     turn(first)
     beta = max(0.0, np.vdot(second, second - first).real / np.vdot(first, first).real)
