@@ -31,12 +31,12 @@ SIZES = ((128, 200), (256, 60))
 CASES: dict[str, list[tuple[int, dict[str, Any]]]] = {
     "EPIE": [(2, {}), (2, {"subpix": None}), (2, {"batch": 8})],
     "ML": [
-        (4, {"probe_update_start": 0}),
-        (4, {"probe_update_start": 0, "subpix": None}),
-        (4, {"probe_update_start": 0, "subpix": None, "poly_line_coeffs": "all"}),
-        (4, {"probe_update_start": 0, "subpix": None, "ML_type": "poisson"}),
-        (4, {"probe_update_start": 0, "subpix": None, "ML_type": "euclid"}),
-        (4, {"probe_update_start": 0, "subpix": None, "floating_intensities": True}),
+        (4, {}),
+        (4, {"subpix": None}),
+        (4, {"subpix": None, "poly_line_coeffs": "all"}),
+        (4, {"subpix": None, "ML_type": "poisson"}),
+        (4, {"subpix": None, "ML_type": "euclid"}),
+        (4, {"subpix": None, "floating_intensities": True}),
     ],
     "SDR": [(3, {}), (2, {"compute_log_likelihood": False})],
 }
