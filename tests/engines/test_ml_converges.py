@@ -9,6 +9,7 @@ import pytest
 from problems import BEAM, end, feed, make_scan
 
 from ptystream.engine import Context
+from ptystream.engines.dm import DM
 from ptystream.engines.likelihood import LIKELIHOODS
 from ptystream.engines.ml import ML
 from ptystream.loop import Loop, LoopSettings, Step
@@ -16,9 +17,12 @@ from ptystream.quality import align
 from ptystream.run import EngineEntry, Run
 
 
-def reconstruct(*, step: int = BEAM.frames, **parameters: Any) -> Run:
-    """A run to its end; `step` frames come between two passes of the loop."""
-    made = Run("test", [make_scan("s", 0)], [EngineEntry("e0", "ML", ML.Parameters(**parameters), ML)], Context())
+def reconstruct(*, step: int = BEAM.frames, first: int = 0, **parameters: Any) -> Run:
+    """A run to its end; `step` frames come between two passes of the loop; `first`: iterations of DM before those of ML."""
+    engines = [EngineEntry("e1", "ML", ML.Parameters(**parameters), ML)]
+    if first:
+        engines.insert(0, EngineEntry("e0", "DM", DM.Parameters(numiter=first), DM))
+    made = Run("test", [make_scan("s", 0)], engines, Context())
     loop, fed = Loop(made, LoopSettings()), 0
     while True:
         if fed < BEAM.frames:
@@ -76,6 +80,16 @@ def test_a_scan_that_grows_ends_like_one_that_is_complete(kind: str) -> None:
     assert len(misfit(growing)) > len(misfit(whole))
     assert misfit(growing)[-1, 0] == pytest.approx(misfit(whole)[-1, 0], rel=0.03)
     assert apart(whole, growing) < 1.2 * apart(whole, longer) + 0.03
+
+
+@pytest.mark.parametrize("kind", LIKELIHOODS)
+def test_after_the_difference_map_it_comes_close_to_noise(kind: str) -> None:
+    run = reconstruct(first=40, numiter=30, ML_type=kind, wavefield_precond=True)
+    errors, found = np.concatenate(run.errors)[40:, 1], misfit(run)
+    assert errors[-1] < 0.75 * errors[0]
+    if kind != "poisson":  # which weighs the counts otherwise
+        assert found[-1, 1] < 0.75 * found[39, 1]
+        assert found[-1, 1] < 2.5 * found[-1, 2]
 
 
 def test_a_schedule_of_growth_repeats_to_the_same_bits() -> None:
