@@ -220,6 +220,8 @@ class ML(TiledEngine):
         if not visited:
             return found
         share = self._share(rows)
+        if len(rows) == self._all():
+            self.overlap.remember([lit for _, lit in found.objects])
         prior = self._prior(visited) if self.p.reg_del2 else None
         objects = [storage.data for storage in self.reconstruction.objects.values()]
         cost = float(found.cost[rows].sum()) + (prior[0].value(objects, prior[1]) if prior is not None else 0.0)

@@ -234,6 +234,19 @@ def test_single_precision_follows_double(kind: str, line: str) -> None:
     assert np.abs(held(single)[1] - held(double)[1]).max() < 1e-2
 
 
+def test_the_coverage_is_the_illumination_that_the_last_gradient_saw() -> None:
+    engine, q = start(problem(2), **parameters()), problem(2)
+    wanted = Model(q, parameters()).gradient(q.probe, q.object)[2]
+
+    def found() -> np.ndarray:
+        return engine.snapshot(("coverage",)).objects["o"].data
+
+    np.testing.assert_allclose(found(), wanted.sum(axis=0, keepdims=True), rtol=1e-9)
+    engine.iterate(1)
+    engine.overlap.coverage = None  # nobody sums it again
+    np.testing.assert_allclose(found(), wanted.sum(axis=0, keepdims=True), rtol=1e-9)
+
+
 def test_the_error_is_the_cost_per_pixel_and_the_misfit_that_of_probe_times_object() -> None:
     q, p = problem(2), parameters(record_local_error=True)
     engine = start(q, **p)
