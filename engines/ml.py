@@ -225,9 +225,7 @@ class ML(TiledEngine):
         prior = self._prior(visited) if self.p.reg_del2 else None
         objects = [storage.data for storage in self.reconstruction.objects.values()]
         cost = float(found.cost[rows].sum()) + (prior[0].value(objects, prior[1]) if prior is not None else 0.0)
-        if self._taken is not None and share == 1 and (shorter := self._taken.shortened(cost)) is not None:
-            self._move(self._taken.steps, shorter - self._taken.length)
-            self._taken = replace(self._taken, length=shorter)
+        if share == 1 and self._taken_back(cost):
             return found
         if self.p.floating_intensities and do_probe and len(rows) == self._all():
             self._level(found, rows)
@@ -245,8 +243,19 @@ class ML(TiledEngine):
             curve[:3] += curvature, slope, curvature
         self._taken = Taken(cost, float(curve[1]), step_length(curve, every=every), steps)
         self._move(steps, self._taken.length)
-        # Whatever moves frames between iterations, as a refinement of positions does, has its place here.
+        # Whatever moves frames after an iteration has its place here, and sets `_taken` to None: the cost is another one then.
         return found
+
+    def _taken_back(self, cost: float) -> bool:
+        """Whether the last step made the cost larger; a part of it then is taken back."""
+        held, taken = dict(self._storages()), self._taken
+        if taken is None or any(held[name].data.shape != step.shape for name, step in taken.steps.items()):
+            return False
+        shorter = taken.shortened(cost)
+        if shorter is not None:
+            self._move(taken.steps, shorter - taken.length)
+            self._taken = replace(taken, length=shorter)
+        return shorter is not None
 
     def _gradient(self, found: Descent, prior: tuple[Smoothness, float] | None) -> dict[str, Any]:
         """Of the whole cost, the probe's within its supports."""

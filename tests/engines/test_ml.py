@@ -368,18 +368,21 @@ def test_an_iteration_over_some_frames_goes_along_their_gradient() -> None:
     np.testing.assert_allclose(held(engine)[1], held(few)[1], rtol=1e-9)
 
 
-def test_a_step_that_made_the_cost_larger_is_taken_back_in_part() -> None:
+@pytest.mark.parametrize("grown", [False, True])
+def test_a_step_that_made_the_cost_larger_is_taken_back_in_part(grown: bool) -> None:
     engine = start(near(problem()), **parameters())
     engine.iterate(2)
-    before = held(engine)
-    taken = engine._taken
+    before, taken = held(engine)[1], engine._taken
     assert taken is not None
     engine._move(taken.steps, 20 * taken.length)
     engine._taken = type(taken)(taken.cost, taken.slope, 21 * taken.length, taken.steps)
+    too_far = np.abs(held(engine)[1] - before).max()
+    if grown:  # where the canvas grew the step is not at hand, and the next one is left to repair it
+        assert engine.reconstruction.objects["o"].grow((-60, -40), (90, 80))
     costs = [engine.iterate(1).errors[0, 1] for _ in range(3)]
     assert costs[1] < costs[0]
-    assert engine._taken is not None and engine._taken.length < 21 * taken.length
-    assert np.abs(held(engine)[1] - before[1]).max() < 1
+    if not grown:
+        assert np.abs(held(engine)[1] - before).max() < 0.6 * too_far
 
 
 def test_a_restart_takes_the_first_probe_and_keeps_the_object() -> None:
