@@ -12,6 +12,26 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from .steps import norm_sums, object_terms, residual, take_step
+
+__all__ = [
+    "add_shifted",
+    "form",
+    "illumination",
+    "misfit",
+    "model",
+    "modulus",
+    "norm_sums",
+    "object_sums",
+    "object_terms",
+    "probe_sums",
+    "probe_terms",
+    "residual",
+    "shifted_views",
+    "take_step",
+    "update",
+]
+
 # Reordering is allowed, ignoring infinities is not: an infinite count marks an invalid pixel.
 _jit = numba.njit(nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz", "afn"}, error_model="numpy", cache=True)
 

@@ -1,4 +1,4 @@
-"""The GPU form: raw CUDA kernels (`projection.cu`), compiled for the count type of the slab when it is first met."""
+"""The GPU form: raw CUDA kernels (`SOURCES`), compiled for the count type of the slab when it is first met."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ THREADS = 256
 """Threads of a block: a power of two."""
 RUN = 32
 """Frames that one thread adds up before an atomic addition."""
+WINDOWS = 8
+"""Up to so many windows are stepped one by one; more of them as the whole canvas at once."""
+SOURCES = ("projection.cu", "steps.cu")
+"""Read as one file, in this order."""
 REALS = {"float32": "float", "float64": "double"}
 COUNTS = {
     "uint8": "unsigned char",
@@ -28,7 +32,7 @@ Launch = Callable[[tuple[int, ...], tuple[int, ...], tuple[Any, ...]], None]
 
 def source() -> str:
     """The CUDA source of all kernels."""
-    return files(__package__).joinpath("projection.cu").read_text(encoding="utf-8")
+    return "".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in SOURCES)
 
 
 def options(real: str, count: str) -> tuple[str, ...]:
@@ -139,6 +143,44 @@ class GpuKernels:
         sizes = np.int32(len(stack)), np.int32(RUN), *_sides(stack)
         blocks = self._pixels(stack.shape, len(stack))
         self._run(name, remainder.dtype, blocks, stack, layer, remainder, out, *sizes)
+
+    def residual(
+        self,
+        waves: Any,
+        projected: Any,
+        probes: Any,
+        which: Any,
+        obj: Any,
+        origin: Any,
+        corner: Any,
+        weight: Any,
+        a: float,
+        b: float,
+        change: Any,
+    ) -> None:
+        real = weight.dtype.type
+        where = obj, *_canvas(origin, obj), corner, weight
+        state = np.int32(waves is not None), projected if waves is None else waves
+        step = real(a), real(b), change
+        self._run("residual", real, (len(projected),), *state, projected, probes, which, *where, *step, *_sides(projected))
+
+    def object_terms(self, residual: Any, probes: Any, which: Any, origin: Any, corner: Any, weight: Any, num: Any) -> None:
+        where = *_canvas(origin, num), corner, weight
+        self._run("object_terms", weight.dtype, (len(residual),), residual, probes, which, *where, num, *_sides(residual))
+
+    def norm_sums(self, powers: Any, peak: Any, share: float, origin: Any, corner: Any, den: Any) -> None:
+        where = *_canvas(origin, den), corner, den
+        real = den.dtype.type
+        self._run("norm_sums", real, (len(powers),), powers, peak, real(share), *where, *_sides(powers))
+
+    def take_step(self, num: Any, den: Any, step: float, origin: Any, corner: Any, shape: tuple[int, int], out: Any) -> None:
+        real = den.dtype.type
+        every = len(corner) > WINDOWS or tuple(shape) == out.shape
+        sides = out.shape if every else shape
+        blocks = (-(-sides[0] * sides[1] // self._threads),)
+        for number in [-1] if every else range(len(corner)):
+            where = corner, np.int32(number), *_canvas(origin, out), np.int32(sides[0]), np.int32(sides[1])
+            self._run("take_step", real, blocks, num, den, real(step), out, *where)
 
 
 def _canvas(origin: Any, canvas: Any) -> tuple[Any, Any, Any]:
