@@ -219,7 +219,7 @@ class StochasticEngine(TiledEngine):
         zero = self._stacked(1)
         for (number, layer), (num, den) in sums.items():
             storage = probes[number]
-            if p.probe_support is not None:
+            if p.probe_support is not None and p.probe_fourier_support is None:  # the probe is inside it already
                 den *= self._disc(p.probe_support)
             self.on.kernels.take_step(num, den, updates.probe_step, (0, 0), zero, self.shape, storage.data[layer])
             if p.probe_fourier_support is not None:
