@@ -22,14 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.engine import Progress
-from ptystream.reconstruction import PROBE_LAYER
+from ptystream.reconstruction import COLUMN, PROBE_LAYER, ROW
 
 from .constraints import center, disc, support
 from .order import random_order
 from .parameters import StochasticParameters
 from .subpixel import add_adjoint
 from .tiled import EPSILON, TiledEngine, means, poisson_expectation
-from .tiles import Tile, part_of
+from .tiles import Pod, Tile, part_of
 
 EXPECT_EVERY = 64
 """The Poisson expectation of the misfit hardly differs from frame to frame: one piece of so many is asked."""
@@ -64,6 +64,8 @@ class Piece:
     """The tile that they are part of."""
     places: list[int]
     """Where in it."""
+    corner: tuple[int, int]
+    """Lattice coordinates of the first frame's first object pixel."""
     score: slice
     """Where the errors of its frames go."""
     probe_groups: list[tuple[Key, list[int]]]
@@ -71,6 +73,8 @@ class Piece:
     object_groups: list[tuple[Key, list[int]]]
     seen: list[tuple[Any, Any]] = field(default_factory=list)
     """Probe views of each pod, as of `Sight.probes`."""
+    windows: list[tuple[Any, tuple[int, int], Any, Any]] = field(default_factory=list)
+    """What each pod sees of the object, as of `Sight.window`."""
     residual: Any = None
     """r. Shape (pod, frame, y, x)."""
 
@@ -93,7 +97,7 @@ class StochasticEngine(TiledEngine):
 
     def __init__(self, parameters: Any) -> None:
         super().__init__(parameters)
-        self._canvases: dict[int, tuple[Any, Any]] = {}
+        self._canvases: dict[int, Any] = {}
         self._stacks: dict[int, Any] = {}
         self._discs: dict[float, Any] = {}
 
@@ -156,7 +160,7 @@ class StochasticEngine(TiledEngine):
         mask, limit = self._mask(tile.scan), self.frames[tile.scan].limit
         scores.rows[at] = tile.rows
         piece.seen = [self.sight.probes(tile, pod) for pod in range(len(tile.pods))]
-        windows = [self.sight.window(tile, pod) for pod in range(len(tile.pods))]
+        piece.windows = windows = [self.sight.window(tile, pod) for pod in range(len(tile.pods))]
         waves = xp.empty((len(tile.pods), len(tile), *self.shape), self.complex)
 
         def misfit(f: Any) -> None:
@@ -185,27 +189,33 @@ class StochasticEngine(TiledEngine):
         piece.residual = f
 
     def _update_object(self, pieces: Sequence[Piece], updates: Updates) -> None:
-        k, xp = self.on.kernels, self.on.xp
-        objects = list(self.reconstruction.objects.values())
+        """O += step Σ conj(P) r / Σ D_O. One frame's norm needs no canvas."""
+        k, xp, alone = self.on.kernels, self.on.xp, len(pieces) == 1 and len(pieces[0].tile) == 1
+        norms = []
         for piece in pieces:
-            tile, shape = piece.tile, piece.residual.shape[1:]
+            shape = piece.residual.shape[1:]
             for (number, layer), pods in piece.object_groups:
-                num, den = self._canvas(number)
                 powers = xp.zeros(shape, self.real)
                 for pod in pods:
-                    views, which = piece.seen[pod]
-                    _, origin, corner, weight = self.sight.window(tile, pod)
-                    stacked = self._stacked(len(tile))
-                    k.illumination(views, which, (0, 0), stacked, weight, powers.reshape(-1, shape[-1]))
-                    k.object_terms(piece.residual[pod], views, which, origin, corner, weight, num[layer])
-                peak = powers.max(axis=(1, 2))
-                k.norm_sums(powers, peak, updates.object_share, origin, corner, den[layer])
+                    stacked = self._stacked(len(piece.tile))
+                    k.illumination(*piece.seen[pod], (0, 0), stacked, piece.tile.pods[pod].weight, powers.reshape(-1, shape[-1]))
+                _, origin, corner, _ = piece.windows[pods[0]]
+                if alone:
+                    origin, corner, den = (0, 0), self._stacked(1), xp.zeros(self.shape, self.real)
+                else:
+                    den = self._canvas(number)[layer]
+                k.norm_sums(powers, powers.max(axis=(1, 2)), updates.object_share, origin, corner, den)
+                norms.append(den)
         for piece in pieces:
-            for (number, layer), pods in piece.object_groups:
-                num, den = self._canvas(number)
-                storage, corner = objects[number], piece.tile.pods[pods[0]].corner
-                step = updates.object_step
-                k.take_step(num[layer], den[layer], step, storage.offset, corner, self.shape, storage.data[layer])
+            for _, pods in piece.object_groups:
+                den = norms.pop(0)
+                for pod in pods:
+                    obj, origin, corner, weight = piece.windows[pod]
+                    within = piece.corner if alone else origin
+                    where = *piece.seen[pod], origin, corner, weight
+                    k.object_step(piece.residual[pod], *where, den, within, updates.object_step, obj)
+        if not alone:
+            self._clear(pieces)
 
     def _update_probe(self, pieces: Sequence[Piece], updates: Updates) -> None:
         p, probes = self.p, list(self.reconstruction.probes.values())
@@ -216,12 +226,11 @@ class StochasticEngine(TiledEngine):
                 if key in sums:
                     num, den = sums[key][0] + num, sums[key][1] + den
                 sums[key] = num, den
-        zero = self._stacked(1)
         for (number, layer), (num, den) in sums.items():
             storage = probes[number]
             if p.probe_support is not None and p.probe_fourier_support is None:  # the probe is inside it already
                 den *= self._disc(p.probe_support)
-            self.on.kernels.take_step(num, den, updates.probe_step, (0, 0), zero, self.shape, storage.data[layer])
+            self.on.kernels.take_step(num, den, updates.probe_step, storage.data[layer])
             if p.probe_fourier_support is not None:
                 part = slice(layer, layer + 1)
                 storage.data[part] = support(self.on, storage.data[part], p)
@@ -229,32 +238,44 @@ class StochasticEngine(TiledEngine):
     def _probe_sums(self, piece: Piece, updates: Updates, peaks: dict[Seen, float]) -> dict[Key, tuple[Any, Any]]:
         """Σ S† w conj(O) r and Σ D_P of the frames of a piece, (y, x) each."""
         k, xp, tile, share = self.on.kernels, self.on.xp, piece.tile, updates.probe_share
-        shape, subpix = piece.residual.shape[1:], self.sight.subpix
+        shape, zero = piece.residual.shape[1:], xp.zeros_like(tile.counting)
         found = {}
+        num: Any
+        own: Any
+        total: Any
         for key, pods in piece.probe_groups:
-            num, own = xp.zeros((1, *self.shape), self.complex), xp.zeros((1, *self.shape), self.real)
-            total: Any = 0
+            num = own = total = None
             for number in pods:
                 terms, powers = xp.empty(shape, self.complex), xp.empty(shape, self.real)
-                k.probe_terms(piece.residual[number], *self.sight.window(tile, number), terms, powers)
-                pod, first = tile.pods[number], xp.zeros_like(tile.counting)
-                remainder = xp.zeros_like(pod.remainder) if subpix is None else -pod.remainder
-                if subpix == "fourier":
-                    add_adjoint(terms, first, pod.remainder, num, xp)
-                else:
-                    k.add_shifted(terms, first, remainder, num)
+                k.probe_terms(piece.residual[number], *piece.windows[number], terms, powers)
+                total = powers if total is None else total + powers
+                num = self._unshifted(terms, tile.pods[number], zero, num)
                 if share > 0:
-                    k.add_shifted(powers, first, remainder, own)
-                total = total + powers
+                    own = self._unshifted(powers, tile.pods[number], zero, own)
             if updates.global_object:
                 seen = _layers(tile, pods)
                 peak = tile.pods[pods[0]].weight ** 2 * sum(peaks[view] for view in seen)
             else:
                 peak = total.max(axis=(1, 2))
+            flat = peak.sum(keepdims=True).astype(self.real)
             den = xp.zeros(self.shape, self.real)
-            k.norm_sums(own, peak.sum(keepdims=True).astype(self.real), share, (0, 0), self._stacked(1), den)
+            k.norm_sums(total[:1] if own is None else own, flat, share, (0, 0), self._stacked(1), den)
             found[key] = num[0], den
         return found
+
+    def _unshifted(self, stack: Any, pod: Pod, zero: Any, total: Any) -> Any:
+        """`total` (1, y, x) and S† of each frame of a stack (frame, y, x); real ones by the bilinear shift."""
+        xp, subpix = self.on.xp, self.sight.subpix
+        if subpix is None:
+            here = stack if len(stack) == 1 else stack.sum(axis=0, keepdims=True)
+            return here if total is None else total + here
+        if total is None:
+            total = xp.zeros((1, *self.shape), stack.dtype)
+        if subpix == "fourier" and stack.dtype.kind == "c":
+            add_adjoint(stack, zero, pod.remainder, total, xp)
+        else:
+            self.on.kernels.add_shifted(stack, zero, -pod.remainder, total)
+        return total
 
     def _global_peaks(self, pieces: Sequence[Piece]) -> dict[Seen, float]:
         """The largest Σ|O|² of each whole object, over those of its layers that the pods of a group see."""
@@ -299,7 +320,9 @@ class StochasticEngine(TiledEngine):
             whole = self.tiles[number]
             part = part_of(whole, places, self.on.put)
             probe_groups, object_groups = _grouped(whole, layers)
-            pieces.append(Piece(part, whole, places, slice(first, first + len(places)), probe_groups, object_groups))
+            y, x = table.address[part.rows[0], 0, ROW : COLUMN + 1].tolist()
+            score = slice(first, first + len(places))
+            pieces.append(Piece(part, whole, places, (y, x), score, probe_groups, object_groups))
             first += len(places)
         return pieces
 
@@ -310,14 +333,27 @@ class StochasticEngine(TiledEngine):
         parts = self.on.sweeper.sweep(pieces, lambda _, share: [work(piece) for piece in share])
         return [result for part in parts for result in part]
 
-    def _canvas(self, number: int) -> tuple[Any, Any]:
-        """Sums on an object's canvas (layer, y, x); `take_step` leaves zeros behind."""
+    def _canvas(self, number: int) -> Any:
+        """Norms on an object's canvas (layer, y, x), real; zeros when a batch begins."""
         shape = list(self.reconstruction.objects.values())[number].data.shape
         held = self._canvases.get(number)
-        if held is None or held[0].shape != shape:
-            held = self.on.xp.zeros(shape, self.complex), self.on.xp.zeros(shape, self.real)
-            self._canvases[number] = held
+        if held is None or held.shape != shape:
+            held = self._canvases[number] = self.on.xp.zeros(shape, self.real)
         return held
+
+    def _clear(self, pieces: Sequence[Piece]) -> None:
+        """Zeros where a batch has left its norms: on a CPU in its windows alone."""
+        if self.on.resident:
+            for den in self._canvases.values():
+                den.fill(0)
+            return
+        height, width = self.shape
+        for piece in pieces:
+            for (number, layer), pods in piece.object_groups:
+                _, origin, corner, _ = piece.windows[pods[0]]
+                den = self._canvas(number)[layer]
+                for y, x in (corner - np.asarray(origin)).tolist():
+                    den[y : y + height, x : x + width] = 0
 
     def _stacked(self, count: int) -> Any:
         """Corners of frames that lie under one another. Shape (count, 2)."""

@@ -103,11 +103,23 @@ class Kernels(Protocol):
     ) -> None:
         """ψ as in `update`, and projected = ψ - w P O in place; `waves` None: ψ was w P O and is not kept."""
 
-    def object_terms(self, residual: Any, probes: Any, which: Any, origin: Any, corner: Any, weight: Any, num: Any) -> None:
-        """num += w conj(P) r, on the canvas."""
-
     def norm_sums(self, powers: Any, peak: Any, share: float, origin: Any, corner: Any, den: Any) -> None:
-        """den += share · powers + (1 - share) · peak, on the canvas; powers (frame, y, x), peak (frame,), both real."""
+        """den += share · powers + (1 - share) · peak on the canvas; powers (frame, y, x), peak (frame,), both real."""
 
-    def take_step(self, num: Any, den: Any, step: float, origin: Any, corner: Any, shape: tuple[int, int], out: Any) -> None:
-        """out += step · num / den where den > 0, and num = den = 0, in windows of `shape`; outside of them both are 0."""
+    def object_step(
+        self,
+        residual: Any,
+        probes: Any,
+        which: Any,
+        origin: Any,
+        corner: Any,
+        weight: Any,
+        den: Any,
+        within: Any,
+        step: float,
+        obj: Any,
+    ) -> None:
+        """O += step w conj(P) r / den where den > 0; `within`: lattice coordinates of the first pixel of `den`."""
+
+    def take_step(self, num: Any, den: Any, step: float, out: Any) -> None:
+        """out += step num / den where den > 0; all (y, x)."""

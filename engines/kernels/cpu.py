@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from .steps import norm_sums, object_terms, residual, take_step
+from .steps import norm_sums, object_step, residual, take_step
 
 __all__ = [
     "add_shifted",
@@ -22,8 +22,8 @@ __all__ = [
     "model",
     "modulus",
     "norm_sums",
+    "object_step",
     "object_sums",
-    "object_terms",
     "probe_sums",
     "probe_terms",
     "residual",

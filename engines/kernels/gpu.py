@@ -13,8 +13,6 @@ THREADS = 256
 """Threads of a block: a power of two."""
 RUN = 32
 """Frames that one thread adds up before an atomic addition."""
-WINDOWS = 8
-"""Up to so many windows are stepped one by one; more of them as the whole canvas at once."""
 SOURCES = ("projection.cu", "steps.cu")
 """Read as one file, in this order."""
 REALS = {"float32": "float", "float64": "double"}
@@ -164,23 +162,32 @@ class GpuKernels:
         step = real(a), real(b), change
         self._run("residual", real, (len(projected),), *state, projected, probes, which, *where, *step, *_sides(projected))
 
-    def object_terms(self, residual: Any, probes: Any, which: Any, origin: Any, corner: Any, weight: Any, num: Any) -> None:
-        where = *_canvas(origin, num), corner, weight
-        self._run("object_terms", weight.dtype, (len(residual),), residual, probes, which, *where, num, *_sides(residual))
-
     def norm_sums(self, powers: Any, peak: Any, share: float, origin: Any, corner: Any, den: Any) -> None:
         where = *_canvas(origin, den), corner, den
         real = den.dtype.type
         self._run("norm_sums", real, (len(powers),), powers, peak, real(share), *where, *_sides(powers))
 
-    def take_step(self, num: Any, den: Any, step: float, origin: Any, corner: Any, shape: tuple[int, int], out: Any) -> None:
+    def object_step(
+        self,
+        residual: Any,
+        probes: Any,
+        which: Any,
+        origin: Any,
+        corner: Any,
+        weight: Any,
+        den: Any,
+        within: Any,
+        step: float,
+        obj: Any,
+    ) -> None:
         real = den.dtype.type
-        every = len(corner) > WINDOWS or tuple(shape) == out.shape
-        sides = out.shape if every else shape
-        blocks = (-(-sides[0] * sides[1] // self._threads),)
-        for number in [-1] if every else range(len(corner)):
-            where = corner, np.int32(number), *_canvas(origin, out), np.int32(sides[0]), np.int32(sides[1])
-            self._run("take_step", real, blocks, num, den, real(step), out, *where)
+        norm = den, *_canvas(within, den), real(step)
+        where = obj, *_canvas(origin, obj), corner, weight
+        self._run("object_step", real, (len(residual),), residual, probes, which, *where, *norm, *_sides(residual))
+
+    def take_step(self, num: Any, den: Any, step: float, out: Any) -> None:
+        real = den.dtype.type
+        self._run("take_step", real, (-(-den.size // self._threads),), num, den, real(step), out, np.int64(den.size))
 
 
 def _canvas(origin: Any, canvas: Any) -> tuple[Any, Any, Any]:

@@ -24,14 +24,20 @@ __global__ void residual(int kept, cplx* waves, cplx* projected, const cplx* pro
     if (threadIdx.x == 0) change[j] += sum / pixels;
 }
 
-__global__ void object_terms(const cplx* residual, const cplx* probes, const index* which, index top, index left,
-                             index columns, const index* corner, const real* weight, cplx* num, int height, int width) {
+__global__ void object_step(const cplx* residual, const cplx* probes, const index* which, cplx* obj, index top, index left,
+                            index columns, const index* corner, const real* weight, const real* den, index above,
+                            index beside, index across, real step, int height, int width) {
     const int j = blockIdx.x;
-    const index pixels = (index)height * width, at = first(corner, j, top, left, columns);
+    const index pixels = (index)height * width;
+    const index at = first(corner, j, top, left, columns), within = first(corner, j, above, beside, across);
     const cplx *p = probes + which[j] * pixels, *r = residual + j * pixels;
-    const real s = weight[j];
-    for (index i = threadIdx.x; i < pixels; i += blockDim.x)
-        add(num + at + i / width * columns + i % width, conj_times({s * p[i].x, s * p[i].y}, r[i]));
+    for (index i = threadIdx.x; i < pixels; i += blockDim.x) {
+        const real d = den[within + i / width * across + i % width];
+        if (!(d > 0)) continue;
+        const real s = step * weight[j] / d;
+        const cplx term = conj_times(p[i], r[i]);
+        add(obj + at + i / width * columns + i % width, {s * term.x, s * term.y});
+    }
 }
 
 __global__ void norm_sums(const real* powers, const real* peak, real share, index top, index left, index columns,
@@ -44,19 +50,11 @@ __global__ void norm_sums(const real* powers, const real* peak, real share, inde
         atomicAdd(den + at + i / width * columns + i % width, share * p[i] + flat);
 }
 
-// Block x = pixels of the window of frame j, or of the whole canvas where j < 0. Windows of one launch never overlap.
-__global__ void take_step(cplx* num, real* den, real step, cplx* out, const index* corner, int j, index top, index left,
-                          index columns, int height, int width) {
+__global__ void take_step(const cplx* num, const real* den, real step, cplx* out, index pixels) {
     const index i = blockIdx.x * (index)blockDim.x + threadIdx.x;
-    if (i >= (index)height * width) return;
-    const index at = (j < 0 ? 0 : first(corner, j, top, left, columns)) + i / width * columns + i % width;
-    const real d = den[at];
-    if (!(d > 0)) return;
-    const cplx n = num[at];
-    out[at].x += step * n.x / d;
-    out[at].y += step * n.y / d;
-    num[at] = {0, 0};
-    den[at] = 0;
+    if (i >= pixels || !(den[i] > 0)) return;
+    out[i].x += step * num[i].x / den[i];
+    out[i].y += step * num[i].y / den[i];
 }
 
 } // extern "C"

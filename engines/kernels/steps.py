@@ -47,17 +47,20 @@ def _residual(waves, projected, probes, which, obj, origin, corner, weight, a, b
 
 
 @_jit
-def _object_terms(residual, probes, which, origin, corner, weight, num):  # type: ignore[no-untyped-def]
+def _object_step(residual, probes, which, origin, corner, weight, den, within, step, gain, obj):  # type: ignore[no-untyped-def]
     for j in range(residual.shape[0]):
         view = probes[which[j]]
-        top, left, s = corner[j, 0] - origin[0], 2 * (corner[j, 1] - origin[1]), weight[j]
+        top, left = corner[j, 0] - origin[0], 2 * (corner[j, 1] - origin[1])
+        above, beside, s = corner[j, 0] - within[0], corner[j, 1] - within[1], step * weight[j]
         for y in range(residual.shape[1]):
             p, r = view[y], residual[j, y]
-            n = num[top + y, left : left + p.shape[0]]
-            for x in range(p.shape[0] // 2):
-                pr, pi = s * p[2 * x], s * p[2 * x + 1]
-                n[2 * x] += pr * r[2 * x] + pi * r[2 * x + 1]
-                n[2 * x + 1] += pr * r[2 * x + 1] - pi * r[2 * x]
+            d = den[above + y, beside : beside + gain.shape[0]]
+            o = obj[top + y, left : left + p.shape[0]]
+            for x in range(gain.shape[0]):
+                gain[x] = s / d[x] if d[x] > 0 else 0
+            for x in range(gain.shape[0]):
+                o[2 * x] += gain[x] * (p[2 * x] * r[2 * x] + p[2 * x + 1] * r[2 * x + 1])
+                o[2 * x + 1] += gain[x] * (p[2 * x] * r[2 * x + 1] - p[2 * x + 1] * r[2 * x])
 
 
 @_jit
@@ -73,20 +76,14 @@ def _norm_sums(powers, peak, share, origin, corner, den):  # type: ignore[no-unt
 
 
 @_jit
-def _take_step(num, den, step, origin, corner, height, width, out):  # type: ignore[no-untyped-def]
-    for j in range(corner.shape[0]):
-        top, left = corner[j, 0] - origin[0], corner[j, 1] - origin[1]
-        for y in range(top, top + height):
-            n, d, o = num[y, 2 * left : 2 * (left + width)], den[y, left : left + width], out[y, 2 * left : 2 * (left + width)]
-            for x in range(width):
-                lit = d[x] > 0
-                s = step / (d[x] if lit else step)
-                s = s if lit else step * 0
-                o[2 * x] += s * n[2 * x]
-                o[2 * x + 1] += s * n[2 * x + 1]
-                n[2 * x] = 0
-                n[2 * x + 1] = 0
-                d[x] = 0
+def _take_step(num, den, step, gain, out):  # type: ignore[no-untyped-def]
+    for y in range(den.shape[0]):
+        n, d, o = num[y], den[y], out[y]
+        for x in range(gain.shape[0]):
+            gain[x] = step / d[x] if d[x] > 0 else 0
+        for x in range(gain.shape[0]):
+            o[2 * x] += gain[x] * n[2 * x]
+            o[2 * x + 1] += gain[x] * n[2 * x + 1]
 
 
 def _parts(array: Any) -> Any:
@@ -112,13 +109,26 @@ def residual(
     _residual(_parts(kept), _parts(projected), _parts(probes), *where, real(a), real(b), change)
 
 
-def object_terms(residual: Any, probes: Any, which: Any, origin: Any, corner: Any, weight: Any, num: Any) -> None:
-    _object_terms(_parts(residual), _parts(probes), which, origin, corner, weight, _parts(num))
+def object_step(
+    residual: Any,
+    probes: Any,
+    which: Any,
+    origin: Any,
+    corner: Any,
+    weight: Any,
+    den: Any,
+    within: Any,
+    step: float,
+    obj: Any,
+) -> None:
+    gain, real = np.empty(residual.shape[-1], den.dtype), den.dtype.type
+    where = which, origin, corner, weight
+    _object_step(_parts(residual), _parts(probes), *where, den, within, real(step), gain, _parts(obj))
 
 
 def norm_sums(powers: Any, peak: Any, share: float, origin: Any, corner: Any, den: Any) -> None:
     _norm_sums(powers, peak, den.dtype.type(share), origin, corner, den)
 
 
-def take_step(num: Any, den: Any, step: float, origin: Any, corner: Any, shape: tuple[int, int], out: Any) -> None:
-    _take_step(_parts(num), den, den.dtype.type(step), origin, corner, *shape, _parts(out))
+def take_step(num: Any, den: Any, step: float, out: Any) -> None:
+    _take_step(_parts(num), den, den.dtype.type(step), np.empty(den.shape[-1], den.dtype), _parts(out))
