@@ -11,15 +11,18 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dm import Store, places
 
 from ptystream.engine import Context
 from ptystream.engines.tiles import TILE_BYTES
 from ptystream.model.fft import transforms
 from ptystream.reconstruction import PodTable, Reconstruction, Storage
+
+sys.path.insert(0, str(Path(__file__).parent))
+from dm import Store, places
 
 REPEATS = 7
 REACH = {"EPIE": 3.0, "SDR": 3.0}
@@ -99,10 +102,8 @@ def main(*names: str) -> int:
                     late = reach is not None and not parameters and ratio > reach
                     missed |= late
                     note = f"  should be at most {reach}" if late else ""
-                    told = parameters or "defaults"
-                    print(
-                        f"{point.name:7s} {side:4d} {modes:6d} {1e3 * spent / frames:8.3f} {ratio:8.2f}  {told}{note}", flush=True
-                    )
+                    told = f"{1e3 * spent / frames:8.3f} {ratio:8.2f}  {parameters or 'defaults'}{note}"
+                    print(f"{point.name:7s} {side:4d} {modes:6d} {told}", flush=True)
     return int(missed)
 
 
