@@ -118,7 +118,9 @@ def part_of(tile: Tile, places: Sequence[int], put: Callable[[Any], Any]) -> Til
         Pod(p.probe, p.object, p.object_layer, p.layer[chosen], p.corner[chosen], p.remainder[chosen], p.weight[chosen])
         for p in tile.pods
     ]
-    waves = None if tile.waves is None else tile.waves[:, chosen]
+    waves = tile.waves
+    if waves is not None:  # a plain index of several would leave strides behind
+        waves = waves[:, one] if len(places) == 1 else waves.take(chosen, axis=1)
     rows = tile.rows[one if len(places) == 1 else np.asarray(places)]
     index, counting = tile.index[chosen], tile.counting[: len(places)]
     return Tile(rows, tile.scan, tile.number, waves, tile.counts, tile.row[chosen], index, counting, pods)
