@@ -100,6 +100,7 @@ class StochasticEngine(TiledEngine):
         self._canvases: dict[int, Any] = {}
         self._stacks: dict[int, Any] = {}
         self._discs: dict[float, Any] = {}
+        self._told: tuple[tuple[str, ...], tuple[str, ...]] = (), ()
 
     def coefficients(self) -> tuple[float, float, float]:
         """(a, b, c) of the generalised projection."""
@@ -114,6 +115,7 @@ class StochasticEngine(TiledEngine):
         table = self.reconstruction.pods
         self._find()
         visited = np.flatnonzero(self._tile_of >= 0) if rows is None else rows[self._tile_of[rows] >= 0]
+        notes, warnings = self._news()
         errors, misfits = [], []
         local = np.zeros((table.length, 3))
         for _ in range(iterations):
@@ -130,7 +132,27 @@ class StochasticEngine(TiledEngine):
             np.array(misfits),
             len(visited),
             local if self.p.record_local_error else None,
+            notes,
+            warnings,
         )
+
+    def _news(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(notes, warnings) about the parameters, once for each set of them."""
+        told = self._parallel(), self.doubts()
+        if told == self._told:
+            return (), ()
+        self._told = told
+        return told
+
+    def _parallel(self) -> tuple[str, ...]:
+        if self.p.batch == 1:
+            return ()
+        name = type(self).__name__
+        return (f"{name} with batch {self.p.batch}: a parallel variant; the result depends on the number of frames in a batch",)
+
+    def doubts(self) -> tuple[str, ...]:
+        """What a user should hear about the parameters."""
+        return ()
 
     # ------------------------------------------------------------------ one iteration
 

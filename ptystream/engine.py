@@ -52,6 +52,8 @@ class Progress:
     """Errors per frame of the last iteration, rows as in the pod table; only with record_local_error. Shape (frame, 3)."""
     notes: tuple[str, ...] = field(default=())
     """Sentences for the log."""
+    warnings: tuple[str, ...] = field(default=())
+    """Sentences for the log that the user should act upon."""
 
 
 class Engine(Protocol):
