@@ -7,7 +7,7 @@ With the wave ψ' of the generalised projection (`projection`; no power bound) a
 
 where Σ goes over the modes that see the same pixel, each once. Maiden & Rodenburg, Ultramicroscopy 109, 1256 (2009); Pham et
 al., Opt. Express 27, 31246 (2019). With sub-pixel shifts S the probe is S P above, and what the probe gets S† of it: of |O|²
-the bilinear one, whose weights are positive and sum to one, so that D_P bounds S† |O|² S and no step overshoots.
+always the bilinear one, whose weights are positive and sum to one, so that D_P stays between 0 and the frame's largest norm.
 
 A batch of several frames sums the numerators and, pixel by pixel, the D of the frames that see it.
 """
