@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def finished(engine: Any, *, blocks: int = 1, labels: tuple[str, ...] = ("s",), 
     run = make_run(engine=engine, engines=[{"numiter": 60, **parameters}], labels=labels)
     loop = Loop(run, LoopSettings(min_frames_for_recon=20))
     bounds = np.linspace(0, BEAM.frames, blocks + 1).astype(int)
-    for first, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, stop in pairwise(bounds):
         for label in labels:
             feed(run, int(first), int(stop), label=label)
             if stop == BEAM.frames:
