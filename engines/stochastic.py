@@ -227,15 +227,13 @@ class StochasticEngine(TiledEngine):
                 else:
                     den = self._canvas(number)[layer]
                 k.norm_sums(powers, powers.max(axis=(1, 2)), updates.object_share, origin, corner, den)
-                norms.append(den)
-        for piece in pieces:
-            for _, pods in piece.object_groups:
-                den = norms.pop(0)
-                for pod in pods:
-                    obj, origin, corner, weight = piece.windows[pod]
-                    within = piece.corner if alone else origin
-                    where = *piece.seen[pod], origin, corner, weight
-                    k.object_step(piece.residual[pod], *where, den, within, updates.object_step, obj)
+                norms.append((piece, pods, den))
+        for piece, pods, den in norms:
+            for pod in pods:
+                obj, origin, corner, weight = piece.windows[pod]
+                within = piece.corner if alone else origin
+                where = *piece.seen[pod], origin, corner, weight
+                k.object_step(piece.residual[pod], *where, den, within, updates.object_step, obj)
         if not alone:
             self._clear(pieces)
 
