@@ -221,12 +221,15 @@ class StochasticEngine(TiledEngine):
                 for pod in pods:
                     stacked = self._stacked(len(piece.tile))
                     k.illumination(*piece.seen[pod], (0, 0), stacked, piece.tile.pods[pod].weight, powers.reshape(-1, shape[-1]))
-                _, origin, corner, _ = piece.windows[pods[0]]
+                peak, share = powers.max(axis=(1, 2)), updates.object_share
                 if alone:
-                    origin, corner, den = (0, 0), self._stacked(1), xp.zeros(self.shape, self.real)
+                    powers *= share
+                    powers += (1 - share) * peak
+                    den = powers[0]
                 else:
+                    _, origin, corner, _ = piece.windows[pods[0]]
                     den = self._canvas(number)[layer]
-                k.norm_sums(powers, powers.max(axis=(1, 2)), updates.object_share, origin, corner, den)
+                    k.norm_sums(powers, peak, share, origin, corner, den)
                 norms.append((piece, pods, den))
         for piece, pods, den in norms:
             for pod in pods:
@@ -277,9 +280,8 @@ class StochasticEngine(TiledEngine):
                 peak = tile.pods[pods[0]].weight ** 2 * sum(peaks[view] for view in seen)
             else:
                 peak = total.max(axis=(1, 2))
-            flat = peak.sum(keepdims=True).astype(self.real)
-            den = xp.zeros(self.shape, self.real)
-            k.norm_sums(total[:1] if own is None else own, flat, share, (0, 0), self._stacked(1), den)
+            den = xp.zeros(self.shape, self.real) if own is None else share * own[0]
+            den += (1 - share) * peak.sum(keepdims=True).astype(self.real)
             found[key] = num[0], den
         return found
 
