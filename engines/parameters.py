@@ -217,3 +217,38 @@ class ProjectionParameters(RefiningParameters, EngineParameters):
     """A switch for computing the log-likelihood error (this can impact the performance of the engine)
 
     It also gives the data misfit of probe × object, at the price of one more transform per frame."""
+
+
+class StochasticParameters(EngineParameters):
+    """Engines that visit frames one after another, in random order, and update object and probe at every frame."""
+
+    batch: int = parameter(1, lower=1, steerable=True, ours=True)
+    """Frames that are updated together
+
+    1 is the algorithm itself: each frame sees what the one before it has changed. More of them are a parallel variant of it,
+    for many cores or a GPU: the frames of a batch all start from the same probe and object, and then their updates are summed
+    and divided by the sum of their norms, pixel by pixel. Where the frames of a batch do not overlap, the object is updated as
+    with 1. The result depends on the number, and many frames in a batch converge more slowly per iteration."""
+
+    probe_update_start: int = parameter(0, lower=0)
+    """Number of iterations before probe update starts"""
+
+    subpix_start: int = parameter(0, lower=0, ours=True)
+    """Number of iterations before starting subpixel interpolation"""
+
+    subpix: Literal["linear", "fourier"] | None = parameter("linear", ours=True)
+    """Subpixel interpolation
+
+    The part of a position that is smaller than an object pixel shifts the probe: by bilinear weights ('linear') or a phase ramp
+    ('fourier', four more transforms per frame and mode); None: positions are rounded. The updates use the exact adjoint of the
+    shift."""
+
+    probe_center_tol: float | None = parameter(None, lower=0.0)
+    """Pixel radius around optical axes that the probe mass center must reside in
+
+    Looked at after each iteration; outside of it probe and object are shifted together. None: no centering."""
+
+    compute_log_likelihood: bool = parameter(True)
+    """A switch for computing the log-likelihood error (this can impact the performance of the engine)
+
+    It also gives the data misfit of probe × object as each frame finds them when it is visited."""

@@ -275,4 +275,4 @@ def poisson_expectation(xp: Any, intensity: Any, mask: Any) -> Any:
     valid = mask != 0
     mu = xp.maximum(intensity.astype(np.float64), 1e-12)
     exact = xp.where(mu < 1e-4, mu / 2, (1 + mu) * ((1 + mu) * -xp.expm1(-mu) / mu - 1))
-    return xp.where(valid, exact, 0).sum() / valid.sum()
+    return xp.where(valid, exact, 0).sum() / xp.maximum(valid.sum(), 1)

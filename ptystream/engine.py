@@ -53,6 +53,8 @@ class Progress:
     visited. Shape (frame, 3)."""
     notes: tuple[str, ...] = field(default=())
     """Sentences for the log."""
+    warnings: tuple[str, ...] = field(default=())
+    """Sentences for the log that the user should act upon."""
 
 
 class Engine(Protocol):

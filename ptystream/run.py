@@ -237,6 +237,8 @@ class Run:
         )
         for note in progress.notes:
             log.info("%s: %s", self.name, note)
+        for warning in progress.warnings:
+            log.warning("%s: %s", self.name, warning)
         return progress
 
     def _apply_average(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
