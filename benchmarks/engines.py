@@ -104,7 +104,11 @@ def main(*names: str) -> int:
         for side, frames in SIZES:
             for modes in (1, 3):
                 for count, parameters in CASES.get(point.name, USUAL):
-                    engine = started(make, frames, side, modes, 1, parameters)
+                    try:
+                        engine = started(make, frames, side, modes, 1, parameters)
+                    except ValueError as error:
+                        print(f"{point.name:7s} {side:4d} {modes:6d}  not on this problem: {error}", flush=True)
+                        continue
                     spent, ratio = paired(lambda e=engine: e.iterate(1), bare(frames, side, count * modes))  # type: ignore[misc]
                     engine.finish()
                     late = reach is not None and not parameters and ratio > reach

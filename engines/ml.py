@@ -19,14 +19,14 @@ from .conjugate import Conjugate, Fields
 from .constraints import support
 from .likelihood import Descent, Likelihood
 from .line import Taken, step_length
-from .parameters import EngineParameters
+from .parameters import EngineParameters, RefiningParameters
 from .precondition import Preconditioner
 from .smoothness import Smoothness, inner, seen
 from .tiled import TiledEngine, means
 from .tiles import Tile
 
 
-class MLParameters(EngineParameters):
+class MLParameters(RefiningParameters, EngineParameters):
     """Maximum likelihood."""
 
     name: str = parameter("ML")
@@ -189,7 +189,12 @@ class ML(TiledEngine):
         errors, misfits, local = [], [], None
         for _ in range(iterations):
             found = self._iteration(visited, here)
-            local = np.zeros((len(found.cost), 3))
+            if self.refinement.step(visited, self.curiter):
+                self.overlap.forget_light()
+                self._taken = None  # what it cost no longer says what it should
+                self._changes += 1
+            local = np.full((len(found.cost), 3), np.nan)
+            local[here] = 0
             for tile in visited:
                 local[tile.rows, 1] = found.cost[tile.rows] / np.prod(self.frames[tile.scan].shape)
             error, misfit = means(here, local, found.fits)
@@ -243,7 +248,6 @@ class ML(TiledEngine):
             curve[:3] += curvature, slope, curvature
         self._taken = Taken(cost, float(curve[1]), step_length(curve, every=every), steps)
         self._move(steps, self._taken.length)
-        # Whatever moves frames after an iteration has its place here, and sets `_taken` to None: the cost is another one then.
         return found
 
     def _taken_back(self, cost: float) -> bool:
