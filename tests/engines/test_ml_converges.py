@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from problems import BEAM, end, feed, make_scan
+from test_refinement import METHODS, Lost
 
 from ptystream.engine import Context
 from ptystream.engines.dm import DM
@@ -107,3 +108,15 @@ def test_the_prior_makes_the_object_smoother() -> None:
         for amplitude in (0.0, 0.1, 1.0)
     )
     assert rough(free) > rough(weak) > rough(strong)
+
+
+@pytest.mark.slow
+def test_offsets_of_two_pixels_are_found() -> None:
+    lost = Lost(2.0)
+    lost.weights = None
+    refine = {**METHODS["Annealing"], "start": 10, "max_shift": 6.0}
+    engine = lost.engine(ML, numiter=100, position_refinement=refine, scale_precond=True)
+    assert lost.apart(engine) == pytest.approx(2.0, abs=1e-4)
+    engine.complete()
+    engine.iterate(100)
+    assert lost.apart(engine) <= 0.4
