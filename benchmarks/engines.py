@@ -26,11 +26,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 from dm import Store, places
 
 REPEATS = 7
-REACH = {"EPIE": 3.0, "SDR": 3.0}
+REACH = {"EPIE": 3.0, "ML": 3.0, "SDR": 3.0}
 """At most so many times the transforms."""
 SIZES = ((128, 200), (256, 60))
 CASES: dict[str, list[tuple[int, dict[str, Any]]]] = {
     "EPIE": [(2, {}), (2, {"subpix": None}), (2, {"batch": 8})],
+    "ML": [
+        (4, {}),
+        (4, {"subpix": None}),
+        (4, {"subpix": None, "poly_line_coeffs": "all"}),
+        (4, {"subpix": None, "ML_type": "poisson"}),
+        (4, {"subpix": None, "ML_type": "euclid"}),
+        (4, {"subpix": None, "floating_intensities": True}),
+    ],
     "SDR": [(3, {}), (2, {"compute_log_likelihood": False})],
 }
 """For each engine transforms per frame and mode, and parameters that differ from the defaults."""
