@@ -17,6 +17,11 @@ from .subpixel import add_adjoint
 from .tiles import Tile
 
 
+DARK = 0.01
+"""Object pixels with less than this part of the typical illumination (the mean by illumination) are not believed when frames
+come."""
+
+
 class Overlap:
     """Updates of object and probe; `begin` says which tiles an iteration visits.
 
@@ -41,6 +46,19 @@ class Overlap:
     def forget(self) -> None:
         """The probes were replaced: their next change is not to be measured against the old ones."""
         self._previous.clear()
+
+    def settle(self) -> None:
+        """Frames come: object pixels that hardly any light fell on go back to `fill`.
+
+        They hold what a few photons in the probe's tails made of them, up to thousands of times the typical amplitude. No frame
+        so far minds, but a new one may have the beam's middle there.
+        """
+        xp = self.on.xp
+        for storage, lit, start in zip(self.reconstruction.objects.values(), self._lit, self._lit_from, strict=False):
+            typical = (lit * lit).sum() / xp.maximum(lit.sum(), 1e-30)
+            y, x = start[0] - storage.offset[0], start[1] - storage.offset[1]
+            known = storage.data[:, y : y + lit.shape[1], x : x + lit.shape[2]]
+            known[:] = xp.where(lit < DARK * typical, known.dtype.type(storage.fill), known)
 
     def forget_light(self) -> None:
         """Frames moved, got another dose or left: what they illuminate is to be summed anew."""

@@ -69,6 +69,7 @@ class TiledEngine:
         if not len(rows):
             return
         self.refinement.room(rows)
+        self.overlap.settle()
         table, last = self.reconstruction.pods, None
         size = max(1, self.on.tile_bytes // (table.pods * self.shape[0] * self.shape[1] * self.complex.itemsize))
         if self.tiles and len(self.tiles[-1]) < size and self._key(self.tiles[-1].rows) == self._key(rows):

@@ -456,6 +456,15 @@ def test_a_phase_ramp_converges_however_many_overlap_passes_there_are(passes: in
     assert found["fourier"] < 0.8 * found["linear"]
 
 
+def test_frames_that_come_do_not_meet_what_stray_photons_made_of_the_rim() -> None:
+    run = make_run(engines=[{"numiter": 5}])
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+    for first, stop in ((0, 20), (20, 32), (32, 44), (44, 56), (56, 68), (68, 80), (80, 92)):
+        feed(run, first, stop)
+        steps(loop, 2)
+    assert run.history()[1][:, 1].max() < 1000
+
+
 def withdraw(run: Run, *indices: int) -> None:
     """The stage had not settled at these frames, as turns out."""
     scan = run.scans["s"].buffer
