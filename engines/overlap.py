@@ -16,7 +16,6 @@ from .sight import Sight, Sums
 from .subpixel import add_adjoint
 from .tiles import Tile
 
-
 DARK = 0.01
 """Object pixels with less than this part of the typical illumination (the mean by illumination) are not believed when frames
 come."""
