@@ -100,7 +100,7 @@ class ProjectionEngine(TiledEngine):
         if self.p.compute_log_likelihood:
             for pod, view in enumerate(seen):
                 k.model(*view, *self.sight.window(tile, pod), aux[pod])
-            intensity = xp.empty(self.shape, self.real)
+            intensity = xp.empty(tile.counts.shape[-2:], self.real)
             amplitude, photon, valid = xp.zeros(count), xp.zeros(count), xp.zeros(count)
             k.misfit(self.sight.forward(tile, aux), tile.counts, tile.row, mask, limit, intensity, amplitude, photon, valid)
             local[tile.index, 1] = photon / intensity.size
