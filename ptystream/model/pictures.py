@@ -1,4 +1,4 @@
-"""Our own pictures to look at: a flower as the object, a moon as the probe. Drawn, deterministic, any size."""
+"""Our own pictures to look at: a flower and a tree as objects, a moon as the probe. Drawn, deterministic, any size."""
 
 from __future__ import annotations
 
@@ -47,3 +47,27 @@ def moon(shape: tuple[int, int], seed: int = 0) -> NDArray[np.complex128]:
     surface *= 1 + 0.25 * maria / maria.std()
     wave = disc * np.clip(surface, 0.12, 2.2)
     return np.asarray(wave * np.exp(1j * (7.0 * r**2 + 0.7 * maria / maria.std())))
+
+
+def tree(shape: tuple[int, int], seed: int = 0) -> NDArray[np.complex128]:
+    """Transmission of a bare tree, (y, x): branches that fork and thin out; matter has negative phase."""
+    random = np.random.Generator(np.random.Philox(key=[seed, 3]))
+    yy, xx = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    thickness = np.zeros(shape)
+    branches = [(0.95, 0.0, -np.pi / 2, 0.55, 0.055)]
+    for _ in range(7):
+        grown = []
+        for y, x, angle, length, width in branches:
+            y1, x1 = y + length * np.sin(angle), x + length * np.cos(angle)
+            along = ((yy - y) * (y1 - y) + (xx - x) * (x1 - x)) / length**2
+            d2 = (yy - y - np.clip(along, 0, 1) * (y1 - y)) ** 2 + (xx - x - np.clip(along, 0, 1) * (x1 - x)) ** 2
+            thickness = np.maximum(thickness, np.sqrt(np.maximum(width**2 - d2, 0)) / 0.055)
+            for side in (-1, 1):
+                turn = side * random.uniform(0.25, 0.6)
+                grown.append((y1, x1, angle + turn, length * random.uniform(0.62, 0.78), width * 0.68))
+        branches = grown
+    return np.asarray(np.exp(-(0.1 + 1.0j) * thickness))
+
+
+PICTURES = {"flower": flower, "tree": tree, "moon": moon}
+"""By the name that a `model` parameter takes."""
