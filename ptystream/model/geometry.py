@@ -98,7 +98,8 @@ class Geometry:
             return float(self.fine[0]), float(self.fine[1])
         assert self.wavelength_m is not None and self.distance_m is not None and self.detector_pixel_m is not None
         lz = self.wavelength_m * self.distance_m * self.resample
-        return lz / (pixel[0] * self.detector_pixel_m[0]), lz / (pixel[1] * self.detector_pixel_m[1])
+        y, x = (round(lz / (p * d), 9) for p, d in zip(pixel, self.detector_pixel_m, strict=True))
+        return y, x
 
     @property
     def view(self) -> tuple[int, int]:
@@ -106,14 +107,12 @@ class Geometry:
         y, x = (n + 2 * int(np.floor((c - n) / 2 + 0.5)) for n, c in zip(self.fine, self.cycle, strict=True))
         return y, x
 
-    def curvature(self, reference: Geometry | None = None) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
-        """exp(iπ y²/(λz)) and exp(iπ x²/(λz)) on the frame of the far field, without that of `reference`; 1 where lengths are
-        not known, and in the near field."""
-        pixel = self.pixel_size_m if reference is None else reference.pixel_size_m
-        y, x = (np.arange(n) - n // 2 for n in self.view)
+    def curvature(self, factor: float | None = None) -> NDArray[np.complex128]:
+        """exp(iπ (Y² + X²)/(λz)) on the frame of the far field, (y, x); with `factor` that of so many times the energy without
+        that of this one. 1 where lengths are not known, and in the near field."""
+        pixel = self.pixel_size_m
         if self.near or pixel is None or self.wavelength_m is None or self.distance_m is None:
-            return np.ones(len(y), complex), np.ones(len(x), complex)
-        inverse = 1 / (self.wavelength_m * self.distance_m)
-        if reference is not None and reference.wavelength_m is not None:
-            inverse -= 1 / (reference.wavelength_m * self.distance_m)
-        return np.exp(1j * np.pi * inverse * (y * pixel[0]) ** 2), np.exp(1j * np.pi * inverse * (x * pixel[1]) ** 2)
+            return np.ones(self.view, complex)
+        inverse = (1.0 if factor is None else factor - 1.0) / (self.wavelength_m * self.distance_m)
+        y, x = ((np.arange(n) - n // 2) * p for n, p in zip(self.view, pixel, strict=True))
+        return np.asarray(np.exp(1j * np.pi * inverse * (y[:, None] ** 2 + x**2)))

@@ -101,8 +101,7 @@ def _propagated(
         wave = np.fft.ifft2(np.fft.fft2(wave) * np.exp(2j * np.pi * way.parallel / wavelength * (cosine - 1)))
     made = previous.centred(np.asarray(wave), geometry.view)
     if parameters.model is None or way.focussed or way.parallel:  # what is modelled becomes what we hold
-        cy, cx = geometry.curvature()
-        made = made * cy[:, None] * cx
+        made = made * geometry.curvature()
     return made
 
 

@@ -95,11 +95,7 @@ def propagator(geometry: Geometry, factor: float = 1.0) -> Propagator:
     pixel the far field is one transform."""
     if geometry.near:
         return Propagator(transfer=_transfer(geometry.at(factor)), resample=geometry.resample)
-    other = geometry.at(factor)
-    before = None
-    if factor != 1.0:
-        y, x = other.curvature(geometry)
-        before = y[:, None] * x
+    before = None if factor == 1.0 else geometry.curvature(factor)
     middle = (geometry.resample - 1) / 2
     cycle = tuple(c / factor for c in geometry.cycle)
     if cycle == geometry.fine == geometry.view:
