@@ -52,21 +52,26 @@ def moon(shape: tuple[int, int], seed: int = 0) -> NDArray[np.complex128]:
 def tree(shape: tuple[int, int], seed: int = 0) -> NDArray[np.complex128]:
     """Transmission of a bare tree, (y, x): branches that fork and thin out; matter has negative phase."""
     random = np.random.Generator(np.random.Philox(key=[seed, 3]))
-    yy, xx = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    rows, columns = (np.linspace(-1, 1, n) for n in shape)
     thickness = np.zeros(shape)
     branches = [(0.95, 0.0, -np.pi / 2, 0.55, 0.055)]
     for _ in range(7):
         grown = []
         for y, x, angle, length, width in branches:
             y1, x1 = y + length * np.sin(angle), x + length * np.cos(angle)
-            along = ((yy - y) * (y1 - y) + (xx - x) * (x1 - x)) / length**2
-            d2 = (yy - y - np.clip(along, 0, 1) * (y1 - y)) ** 2 + (xx - x - np.clip(along, 0, 1) * (x1 - x)) ** 2
-            thickness = np.maximum(thickness, np.sqrt(np.maximum(width**2 - d2, 0)) / 0.055)
+            near = [
+                np.searchsorted(line, (min(a, b) - width, max(a, b) + width)) for line, a, b in ((rows, y, y1), (columns, x, x1))
+            ]
+            part = slice(*near[0]), slice(*near[1])
+            yy, xx = rows[part[0], None] - y, columns[None, part[1]] - x
+            along = np.clip((yy * (y1 - y) + xx * (x1 - x)) / length**2, 0, 1)
+            off = (yy - along * (y1 - y)) ** 2 + (xx - along * (x1 - x)) ** 2
+            thickness[part] = np.maximum(thickness[part], np.sqrt(np.maximum(width**2 - off, 0)) / 0.055)
             for side in (-1, 1):
                 turn = side * random.uniform(0.25, 0.6)
                 grown.append((y1, x1, angle + turn, length * random.uniform(0.62, 0.78), width * 0.68))
         branches = grown
-    return np.asarray(np.exp(-(0.1 + 1.0j) * thickness))
+    return np.asarray(np.exp(-(0.14 + 1.0j) * thickness))
 
 
 PICTURES = {"flower": flower, "tree": tree, "moon": moon}
