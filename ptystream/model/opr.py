@@ -29,6 +29,7 @@ class OPR(Full):
     """As Full, with layers of the probe for every frame. A new frame starts from the mean probe of those before it."""
 
     Parameters = OPRParameters
+    probe_per_frame = True
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)

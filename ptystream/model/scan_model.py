@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,9 @@ class ScanModel:
     """What the models share: everything but the starting probe and the names of storages."""
 
     Parameters: type[Branch]
+
+    probe_per_frame: ClassVar[bool] = False
+    """Whether every frame has a probe of its own, which no other scan can share."""
 
     def __init__(self, label: str, number: int, parameters: Any, geometry: Geometry, seed: int = 0) -> None:
         self.label, self.number, self.p, self.geometry, self.seed = label, number, parameters, geometry, seed

@@ -28,6 +28,8 @@ def _fault(label: str, model: ScanModel, owner: str, models: Mapping[str, ScanMo
         return f"must be the label of another scan of this run; known: {', '.join(sorted(set(models) - {label})) or 'none'}"
     if getattr(other.p.share, part) is not None:
         return f"scan {owner!r} shares its {part} itself: name the scan that it belongs to"
+    if part == "probe" and (model.probe_per_frame or other.probe_per_frame):
+        return "every frame has a probe of its own; share the object only"
     for what, value in _agreements(part):
         mine, its = value(model), value(other)
         if mine != its:

@@ -10,7 +10,9 @@ from bench import Slabs, beam, block, raster, scan, specimen
 from pydantic import ValidationError
 
 from ptystream.model.geometry import Geometry
-from ptystream.model.scan_model import BARE, MODELS, Full, Vanilla
+from ptystream.model.models import BARE, MODELS
+from ptystream.model.opr import OPR
+from ptystream.model.scan_model import Full, Vanilla
 from ptystream.model.sharing import adopted, faults
 from ptystream.reconstruction import PodTable, Reconstruction
 
@@ -192,6 +194,7 @@ def models(
             "object_dispersion",
         ),
         (models({"probe": "a"}, kind=Vanilla), "b.share.probe", "kind of model"),
+        (models({"probe": "a"}, kind=OPR), "b.share.probe", "a probe of its own"),
     ],
 )
 def test_what_cannot_be_shared_is_told(given: dict[str, Any], path: str, remedy: str) -> None:
