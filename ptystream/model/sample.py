@@ -165,8 +165,8 @@ class FullSampleParameters(SampleParameters):
     - ``None`` : `fill` everywhere
     - ``'recon'`` : load model from previous reconstruction, see `recon`
     - ``'stxm'`` : from the run's first frames, modulus from their photons and phase from their centres of mass
-    - ``'flower'``, ``'tree'``, ``'moon'`` : a drawn picture over the first frames' part of the sample; its darkness is the
-      thickness where `process` makes it one
+    - ``'flower'``, ``'tree'``, ``'moon'`` : a drawn picture over the part of the sample that the first frames see; its darkness
+      is the thickness where `process` makes it one
 
     An array (y, x) or (mode, y, x), nested list, or file 'name.npy', 'name.npz:array' or 'name.h5:/dataset', in object pixels,
     its middle at physical zero; `fill` around it. It is processed according to `process`. Any other text is an error."""

@@ -23,7 +23,7 @@ from ptystream.model.specimen import Canvas, starting_object
 from ptystream.model.spectrum import CoherenceParameters, pods
 from ptystream.model.stxm import counts, mean_frame, transmission
 from ptystream.params.base import Branch
-from ptystream.reconstruction import Dispersion, Reconstruction, Storage
+from ptystream.reconstruction import OBJECT, Dispersion, Reconstruction, Storage
 from ptystream.scan.block import Block, FrameStore
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 MAX_CANVAS_PIXELS = 1 << 28
 """An object that would become larger (2 GiB as complex64) is not grown; the frame that asks for it is refused."""
 
+MAX_PICTURE = 4096
+"""Pixels on a side of a drawn object."""
 
 FAR = 2.0**40
 """Lattice coordinates end here (object pixels), so that differences of whole numbers cannot overflow."""
@@ -63,7 +65,7 @@ class ScanModel:
         for energy in range(self.coherence.storages[0]):
             self.probe(1.0, energy, blind)
         known = blind, np.ones(blind.shape, np.bool_), (0, 0)
-        self._object(0, self.geometry.view, known)
+        self._object(0, ((0, 0), self.geometry.view), known)
 
     @property
     def pods(self) -> int:
@@ -124,15 +126,16 @@ class ScanModel:
                     f"scans.{self.label}.share.probe: {name} has {held.shape} pixels, this scan {self.geometry.view}"
                 )
         seen = self._seen(block, frames, others or {}, probes[0]) if self._wants_frames("sample") else None
-        extent = self._extent(block)
+        box = self._box(block)
         for number, name in enumerate(self.object_ids):
             if name in reconstruction.objects:
                 continue
-            factor, canvas = self._object(number, extent, seen)
+            factor, canvas = self._object(number, box, seen)
+            offset = canvas.offset if self._has_object else self._first_view(block)
             reconstruction.objects[name] = Storage(
                 canvas.data.astype(np.complex64),
                 pixel,
-                canvas.offset,
+                offset,
                 complex(self.p.sample.fill),
                 None if energy is None else energy * factor,
                 canvas.shares,
@@ -144,8 +147,36 @@ class ScanModel:
         self._disperse(reconstruction)
         return decided
 
+    @property
+    def _has_object(self) -> bool:
+        """Whether the object begins as something that has a place."""
+        return getattr(self.p.sample, "model", None) is not None
+
+    def anchor(self, reconstruction: Reconstruction, block: Block) -> None:
+        """Begin the canvas anew where these frames are: those that it was made for have all been withdrawn."""
+        table = reconstruction.pods
+        shared = table.frame[np.isin(table.address[:, 0, OBJECT], self._objects), 0] != self.number
+        if self._has_object or shared.any():
+            return
+        for name in self.object_ids:
+            storage = reconstruction.objects[name]
+            data = np.full_like(storage.data, storage.fill, shape=(len(storage.data), *self.geometry.view))
+            for layer, share in zip(data, storage.shares, strict=False):
+                layer *= share
+            storage.data, storage.offset = data, self._first_view(block)
+
+    def _first_view(self, block: Block) -> tuple[int, int]:
+        """Corner of the view in the middle of a block. The lattice is anchored at physical zero, but the canvas begins where
+        the frames are: a stage may read anything at the sample."""
+        corner, _ = self._corner(self._where(block.positions_m))
+        y, x = np.sort(corner, axis=0)[len(corner) // 2].tolist()
+        return y, x
+
     def _object(
-        self, energy: int, extent: tuple[int, int], seen: tuple[NDArray[np.complex128], NDArray[np.bool_], tuple[int, int]] | None
+        self,
+        energy: int,
+        box: tuple[tuple[int, int], tuple[int, int]],
+        seen: tuple[NDArray[np.complex128], NDArray[np.bool_], tuple[int, int]] | None,
     ) -> tuple[float, Canvas]:
         """(energy relative to the geometry's, the starting object) of a storage."""
         factor = self.coherence.energies[energy] if len(self.object_ids) > 1 else 1.0
@@ -153,7 +184,7 @@ class ScanModel:
             self.p.sample,
             self.geometry,
             self.coherence.modes[1],
-            extent=extent,
+            box=box,
             label=self.p.share.object or self.label,
             seed=self.seed,
             factor=factor,
@@ -186,18 +217,25 @@ class ScanModel:
                 log.warning("%s: sample.stxm.label: scan %r %s: using the own frames", self.label, label, why)
             else:
                 block, frames = other
-        corner, _ = self._corner(self._where(block.positions_m))
+        block, corner = self._near(block)
         y, x = (c / self.geometry.resample for c in self.geometry.cycle)
         return transmission(block, frames, corner, probe, not self.geometry.near, (y, x))
 
-    def _extent(self, block: Block) -> tuple[int, int]:
-        """Pixels (y, x), about physical zero, that the first frames see; no more than a canvas may have."""
+    def _near(self, block: Block) -> tuple[Block, NDArray[np.int64]]:
+        """The frames of a block, and the corners of their views, that fit together on a canvas of `MAX_PICTURE` squared."""
         corner, _ = self._corner(self._where(block.positions_m))
-        if not len(corner):
-            return self.geometry.view
-        reach = np.maximum(np.abs(corner), np.abs(corner + self.geometry.view)).max(axis=0) * 2
-        y, x = np.minimum(reach, math.isqrt(MAX_CANVAS_PIXELS)).tolist()
-        return int(y), int(x)
+        first = Storage(np.zeros((1, *self.geometry.view), np.complex64), None, self._first_view(block))
+        fits = self._fits(first, corner, MAX_PICTURE**2)
+        parts = (getattr(block, name)[fits] for name in ("slots", "indices", "positions_m", "dose", "arrival_ns"))
+        return Block(block.scan, *parts), corner[fits]
+
+    def _box(self, block: Block) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(pixel in the middle, (y, x) pixels) of what the first frames see, at most `MAX_PICTURE` of them on a side."""
+        _, corner = self._near(block)
+        low, high = corner.min(axis=0), corner.max(axis=0) + self.geometry.view
+        y, x = np.minimum(high - low, MAX_PICTURE).tolist()
+        row, column = ((low + high) // 2).tolist()
+        return (row, column), (y, x)
 
     def _disperse(self, reconstruction: Reconstruction) -> None:
         """Tell which storages are linear in the energy."""
@@ -280,13 +318,14 @@ class ScanModel:
         remainder = np.clip(pixels - nearest, -0.5, np.nextafter(0.5, 0))
         return nearest.astype(np.int64) - np.array([n // 2 for n in self.geometry.view]), remainder
 
-    def _fits(self, storage: Storage, corner: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether each view finds room on a canvas within the limit, together with those before it."""
+    def _fits(self, storage: Storage, corner: NDArray[np.int64], most: int | None = None) -> NDArray[np.bool_]:
+        """Whether each view finds room on a canvas of at most `most` pixels, together with those before it."""
+        most = MAX_CANVAS_PIXELS if most is None else most
         low, high = np.array(storage.offset), np.add(storage.offset, storage.shape)
         layers = len(storage.data) * len(self.object_ids)
 
         def small(low: NDArray[np.int64], high: NDArray[np.int64]) -> bool:
-            return bool(math.prod((high - low).tolist()) * layers <= MAX_CANVAS_PIXELS)
+            return bool(math.prod((high - low).tolist()) * layers <= most)
 
         ends = corner + self.geometry.view
         if not len(corner) or small(np.minimum(low, corner.min(axis=0)), np.maximum(high, ends.max(axis=0))):

@@ -31,16 +31,17 @@ def starting_object(
     geometry: Geometry,
     modes: int,
     *,
-    extent: tuple[int, int],
+    box: tuple[tuple[int, int], tuple[int, int]],
     label: str,
     seed: int = 0,
     factor: float = 1.0,
     seen: tuple[NDArray[np.complex128], NDArray[np.bool_], tuple[int, int]] | None = None,
 ) -> Canvas:
-    """The object that a run begins with. `extent`: (y, x) pixels that pictures are drawn on; `seen`: transmission of the
-    frames, where it is known, and its offset, for 'stxm'; `factor`: energy relative to the geometry's.
+    """The object that a run begins with.
 
-    Raises `ValueError` for what does not fit the geometry.
+    `box`: (lattice coordinates of the middle, (y, x) pixels) of pictures; `seen`: transmission of the frames, where it is
+    known, and its offset, for 'stxm'; `factor`: energy relative to the geometry's. Raises `ValueError` for what does not fit
+    the geometry.
     """
     fill = complex(parameters.fill)
     if not isinstance(parameters, FullSampleParameters):
@@ -57,9 +58,12 @@ def starting_object(
             raise ValueError("sample.model: 'stxm': needs frames")
         canvas = Canvas(np.where(seen[1], seen[0], fill)[None], seen[2])
     else:
-        picture = PICTURES[model](extent, seed) if isinstance(model, str) else np.asarray(model)
+        drawn = isinstance(model, str)
+        picture = PICTURES[model](box[1], seed) if isinstance(model, str) else np.asarray(model)
         layers = picture.reshape(-1, *picture.shape[-2:]) if picture.ndim >= 2 else picture.reshape(1, 1, -1)
-        canvas = _processed(parameters.process, layers, geometry, factor, drawn=isinstance(model, str))
+        canvas = _processed(parameters.process, layers, geometry, factor, drawn=drawn)
+        if drawn:
+            canvas = Canvas(canvas.data, (canvas.offset[0] + box[0][0], canvas.offset[1] + box[0][1]))
     return _diverse(canvas, modes, parameters.diversity, geometry.pixel_size_m, seed)
 
 

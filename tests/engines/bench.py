@@ -130,6 +130,7 @@ def begin(
     precision: str = "single",
     threads: int = 1,
     first: int | None = None,
+    where: str = "cpu",
     scan_parameters: dict[str, Any] | None = None,
     **engine: Any,
 ) -> DM:
@@ -139,9 +140,9 @@ def begin(
     part = block(geometry, places[: first or len(places)])
     decided = model.start(made, part, store)
     model.place(made, part)
-    dm = DM(DM.Parameters(subpix=None, **engine))
+    dm = DM(DM.Parameters(**({"subpix": None} | engine)))
     photons = {"mean_photons": decided["mean_photons"], "brightest_photons": decided["brightest_photons"]}
-    dm.start(made, {0: store}, Context(precision=precision, threads=threads, **photons))
+    dm.start(made, {0: store}, Context(device=where, precision=precision, threads=threads, **photons))
     dm.model = model
     return dm
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from bench import Slabs, arrive, beam, begin, block, difference, raster, scan, specimen
+from cuda import COMPILER
+from device import device
 
 from ptystream.engine import Context
+from ptystream.engines import backend
 from ptystream.engines.dm import DM
 from ptystream.model.geometry import Geometry
 from ptystream.model.scan_model import Full
@@ -147,6 +151,29 @@ def test_single_precision_and_threads_with_everything_at_once() -> None:
         np.testing.assert_array_equal(held[0][1], other[1])
     double = begin(geometry, places, counts, precision="double", scan_parameters=given)
     np.testing.assert_allclose(double.iterate(3).errors, held[0][0], rtol=2e-3)
+
+
+@pytest.mark.parametrize("subpix", [None, "linear", "fourier"])
+def test_a_device_does_the_same(
+    subpix: str | None, monkeypatch: pytest.MonkeyPatch, require: Callable[[str, bool], None]
+) -> None:
+    require("c++", COMPILER is not None)
+    monkeypatch.setitem(backend.BACKENDS, "gpu", device)
+    for geometry, coherence in (
+        (Geometry((16, 16), 7.2, 2.0, (1e-4, 1e-4), resample=2), {"energies": (1.0, 0.9, 1.1), "probe_dispersion": "linear"}),
+        (Geometry((24, 24), 7.2, 0.002, (2e-7, 2e-7), near=True), {"energies": (1.0, 1.1), "object_dispersion": "linear"}),
+    ):
+        probe, places = beam(geometry.view, 10), raster(5, 4)
+        counts = scan(geometry, places, [probe], [OBJECT], noise=5)
+        given = {"illumination": rough(probe), "coherence": coherence}
+        engine = {"subpix": subpix, "probe_update_start": 1}
+        a, b = (
+            begin(geometry, places, counts, precision="double", where=where, scan_parameters=given, **engine)
+            for where in ("cpu", "gpu")
+        )
+        np.testing.assert_allclose(a.iterate(3).errors, b.iterate(3).errors, rtol=1e-8)
+        for name, storage in a.snapshot().probes.items():
+            np.testing.assert_allclose(b.snapshot().probes[name].data, storage.data, rtol=1e-6, atol=1e-6)
 
 
 def chromatic(kind: str | None, iterations: int = 80) -> tuple[float, float, DM]:

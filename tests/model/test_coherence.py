@@ -151,6 +151,21 @@ def test_a_first_picture_of_the_sample_shows_its_phase() -> None:
     assert np.abs(blind.objects["SaG00"].data).std() == 0
 
 
+@pytest.mark.parametrize("model", ["stxm", "flower"])
+def test_a_stray_position_among_the_first_frames_takes_no_memory(model: str) -> None:
+    full = Full("a", 0, Full.Parameters(sample={"model": model}), FAR)
+    places = np.concatenate([PLACES + 5000, [[9e8, -9e8]]])
+    counts = np.concatenate([COUNTS, COUNTS[:1]])
+    made = Reconstruction({}, {}, PodTable(1))
+    full.start(made, block(FAR, places), Slabs(counts))
+    _, refused = full.place(made, block(FAR, places))
+    assert refused.tolist() == [len(PLACES)]
+    held = made.objects["SaG00"]
+    assert max(held.shape) < 200
+    assert 4900 < held.offset[0] < 5000
+    assert np.abs(held.data).std() > 0
+
+
 def test_a_first_picture_may_come_from_another_scan(caplog: pytest.LogCaptureFixture) -> None:
     weaker = Slabs(COUNTS * np.linspace(0.1, 1, len(COUNTS))[:, None, None])
     held = []
@@ -162,6 +177,18 @@ def test_a_first_picture_may_come_from_another_scan(caplog: pytest.LogCaptureFix
     assert np.abs(held[0] - held[1]).max() > 0.1
     np.testing.assert_array_equal(held[0], held[2])
     assert "'c' has not begun" in caplog.text
+
+
+def test_a_canvas_begins_anew_where_all_its_frames_were_withdrawn() -> None:
+    for given, moves in (({"coherence": {"num_object_modes": 2}}, True), ({"sample": {"model": np.ones((9, 9))}}, False)):
+        made, model, _ = started(given)
+        made.objects["SaG00"].data[:] = 9
+        before = made.objects["SaG00"].offset
+        model.anchor(made, block(FAR, PLACES + 3000))
+        held = made.objects["SaG00"]
+        assert (held.offset[0] > 2900) == moves == (held.offset != before)
+        if moves:
+            np.testing.assert_allclose(np.abs(held.data[:, 0, 0]) ** 2, np.array([1, 0.1]) / 1.1, rtol=1e-5)
 
 
 def test_new_pixels_of_each_object_mode_get_their_share_of_the_fill() -> None:

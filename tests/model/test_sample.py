@@ -25,7 +25,7 @@ WEDGE = np.tile(np.linspace(0, 2.0, 50), (40, 1))
 
 def made(given: dict[str, Any] | None = None, modes: int = 1, geometry: Geometry = FAR, **more: Any) -> Canvas:
     p = FullSampleParameters(**(given or {}))
-    return starting_object(p, geometry, modes, **({"extent": (60, 70), "label": "a"} | more))
+    return starting_object(p, geometry, modes, **({"box": ((100, -30), (60, 70)), "label": "a"} | more))
 
 
 def test_fill_is_everywhere_and_around() -> None:
@@ -125,6 +125,7 @@ def test_modes_get_power_noise_and_shift() -> None:
 def test_a_picture_covers_the_first_frames_and_may_be_matter(name: str) -> None:
     canvas = made({"model": name})
     assert canvas.data.shape == (1, 60, 70)
+    assert canvas.offset == (70, -65)
     assert np.angle(canvas.data).std() > 0.05
     process = {"formula": "Si", "density": None, "thickness": 5e-6, "smoothing": 0}
     matter = made({"model": name, "process": process}).data
