@@ -110,9 +110,7 @@ class ProjectionEngine(TiledEngine):
                 fits[int(tile.rows[-1]), 2] = poisson_expectation(xp, intensity, mask)
         for pod, view in enumerate(seen):
             k.form(tile.waves[pod], *view, *self.sight.window(tile, pod), c, aux[pod])
-        f = self.sight.forward(tile, aux)
-        k.modulus(f, tile.counts, tile.row, mask, limit, bound, EPSILON, error)
-        f = self.sight.backward(tile, f)
+        f = self.sight.through(tile, aux, lambda f: k.modulus(f, tile.counts, tile.row, mask, limit, bound, EPSILON, error))
         for pod, view in enumerate(seen):
             into = None if sums is None else self.sight.of_object(sums, tile, pod)
             k.update(tile.waves[pod], f[pod], *view, *self.sight.window(tile, pod), a, b, change, into)

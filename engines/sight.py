@@ -3,6 +3,7 @@ waves reach the detector and come back."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,23 @@ class Sight:
             return self.on.ifft2(waves)
         waves = _joined(waves, ways[0][0].resample)
         return self._whole([way.backward(waves[first:stop], self.on.fft2, self.on.ifft2) for way, first, stop in ways])
+
+    def through(self, tile: Tile, waves: Any, change: Callable[[Any], None]) -> Any:
+        """Exit waves after `change` was done to them on the detector, in place; may overwrite `waves`.
+
+        What no detector pixel sees of a wave, because its energy or resolution leads beyond, stays as it is: together with
+        `change` as a projection this is a projection too. (Going there and back alone would set it to nothing.)
+        """
+        ways = self._ways_of(tile)
+        if ways is None or all(way.zoom is None for way, _, _ in ways):
+            waves = self.forward(tile, waves)
+            change(waves)
+            return self.backward(tile, waves)
+        before = self.forward(tile, waves.copy())
+        after = before.copy()
+        change(after)
+        after -= before
+        return waves + self.backward(tile, after)
 
     def _ways_of(self, tile: Tile) -> list[tuple[Propagator, int, int]] | None:
         """(propagator, first pod, pod after the last) of a tile; None where all is the plain transform."""

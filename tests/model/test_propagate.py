@@ -83,6 +83,25 @@ def test_there_and_back_is_an_orthogonal_projection(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SETUPS)
+def test_a_change_on_the_detector_leaves_what_is_not_seen_there(name: str) -> None:
+    """Doing it twice is doing it once: with a projection on the detector the whole is one."""
+    geometry, factor = SETUPS[name]
+    sight, tile = sight_of([propagator(geometry), propagator(geometry, factor)], geometry.view)
+    waves = random((2, 2, *geometry.view))
+    np.testing.assert_allclose(sight.through(tile, waves.copy(), lambda f: None), waves, atol=1e-12)
+
+    def measured(f: np.ndarray) -> None:
+        f[:] = sight.forward(tile, aim.copy())
+
+    aim = random(waves.shape, 4)
+    once = sight.through(tile, waves.copy(), measured)
+    np.testing.assert_allclose(sight.through(tile, once.copy(), measured), once, atol=1e-11)
+    np.testing.assert_allclose(sight.forward(tile, once.copy()), sight.forward(tile, aim.copy()), atol=1e-11)
+    if factor == 1.0 and name in EXACT:
+        np.testing.assert_allclose(once, aim, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", SETUPS)
 def test_the_detector_sees_what_sums_in_metres_say(name: str) -> None:
     geometry, factor = SETUPS[name]
     width = {True: 0.4, False: 0.3}[geometry.near] * min(geometry.view)
