@@ -245,6 +245,14 @@ class Refinement:
                 pixel.min(),
                 unit,
             )
+        elif self.p.amplitude < 0.01 * pixel.min():
+            log.warning(
+                "position_refinement.amplitude: %g %s is less than a hundredth of an object pixel (%g %s): hardly a move",
+                self.p.amplitude,
+                unit,
+                pixel.min(),
+                unit,
+            )
         elif self.p.method == "GridSearch" and (distance > REACH * pixel * (0.5 if self.sight.subpix else 1)).any():
             log.warning(
                 "position_refinement.amplitude: %g %s is %d object pixels: GridSearch leaves places out; choose a few pixels",

@@ -200,6 +200,9 @@ def test_whole_pixels_where_subpix_is_off_and_a_warning_where_nothing_can_move(c
         still = refined(q, refine={**FIRST, "amplitude": 0.9}, subpix=None, iterations=3)
     assert caplog.text.count("subpix is off: nothing will move") == 1
     np.testing.assert_allclose(places(still)[:, 0], measured(q), atol=1e-6)
+    with caplog.at_level(logging.WARNING):
+        refined(q, refine=True, subpix="linear", iterations=3)
+    assert caplog.text.count("1e-06 pixels is less than a hundredth of an object pixel") == 1
     late = refined(q, refine={**FIRST, "amplitude": 1.5}, subpix="linear", subpix_start=50, iterations=2)
     moved = places(late)[:, 0] - measured(q)
     np.testing.assert_allclose(moved, np.rint(moved), atol=1e-6)
