@@ -18,6 +18,7 @@ from ptystream.scan.block import FrameStore
 
 from .backend import BACKENDS, Backend
 from .overlap import Overlap
+from .refinement import Refinement
 from .sight import Sight
 from .tiles import Key, Tile, key_of, pods_of, runs
 
@@ -57,6 +58,9 @@ class TiledEngine:
         self._masks: dict[int, Any] = {}
         self._mean: dict[str, tuple[int, Any]] | None = None
         self._decided: tuple[float, float] | None = None
+        self.refinement = Refinement(self.on, self.sight, frames, self._mask, context.seed)
+        self.refinement.completed = (state or {}).get("completed")
+        self.refinement.configure(self.p)
         self.extend(np.arange(reconstruction.pods.length))
 
     def extend(self, rows: NDArray[np.int64]) -> None:
@@ -64,6 +68,7 @@ class TiledEngine:
         self._adopt()
         if not len(rows):
             return
+        self.refinement.room(rows)
         table, last = self.reconstruction.pods, None
         pixels = max(storage.shape[0] * storage.shape[1] for storage in self.reconstruction.probes.values())
         size = max(1, self.on.tile_bytes // (table.pods * pixels * self.complex.itemsize))
@@ -86,6 +91,8 @@ class TiledEngine:
             return
         if what in ("position", "dose", "withdrawn"):
             self.overlap.forget_light()
+        if what == "position":
+            self.refinement.room(rows)
         low, high = int(rows.min()), int(rows.max())
         kept = []
         for tile in self.tiles:  # their rows grow, so most are passed over by a glance
@@ -120,6 +127,11 @@ class TiledEngine:
     def configure(self, parameters: Any) -> None:
         """See `ptystream.engine.Engine.configure`."""
         self.p = parameters
+        self.refinement.configure(parameters)
+
+    def complete(self) -> None:
+        """See `ptystream.engine.Engine.complete`."""
+        self.refinement.complete(self.curiter)
 
     def average(self) -> None:
         """See `ptystream.engine.Engine.average`."""
@@ -148,7 +160,7 @@ class TiledEngine:
 
     def state(self) -> Mapping[str, Any]:
         """See `ptystream.engine.Engine.state`: waves are rebuilt as P·O."""
-        return {"iteration": self.curiter}
+        return {"iteration": self.curiter, "completed": self.refinement.completed}
 
     def finish(self) -> None:
         """See `ptystream.engine.Engine.finish`."""
@@ -266,4 +278,4 @@ def poisson_expectation(xp: Any, intensity: Any, mask: Any) -> Any:
     valid = mask != 0
     mu = xp.maximum(intensity.astype(np.float64), 1e-12)
     exact = xp.where(mu < 1e-4, mu / 2, (1 + mu) * ((1 + mu) * -xp.expm1(-mu) / mu - 1))
-    return xp.where(valid, exact, 0).sum() / valid.sum()
+    return xp.where(valid, exact, 0).sum() / xp.maximum(valid.sum(), 1)

@@ -197,6 +197,8 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
         versions={"ptystream": __version__, "numpy": np.__version__, "python": platform.python_version()},
         coverage=snapshot.coverage,
         last=last,
+        refined_m=run.refined(),
+        error_local=run.local_errors(),
         started=run.started,
     )
 

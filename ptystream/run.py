@@ -87,6 +87,8 @@ class Run:
         self.iter_info: list[dict[str, Any]] = []
         self.errors: list[NDArray[np.float64]] = []
         self.misfit: list[NDArray[np.float64]] = []
+        self.local: NDArray[np.float64] | None = None
+        """Errors of every row in the last iteration, where an engine records them."""
         self.rows_used = 0
         """Rows of the pod table that were there at the last iteration."""
         self.newest_arrival_ns: int | None = None
@@ -202,6 +204,8 @@ class Run:
         self.engine.start(self.reconstruction, self._stores, context)
         if self._withdrawn:
             self.engine.revise(np.array(sorted(self._withdrawn), np.int64), "withdrawn")
+        if self.complete:
+            self.engine.complete()
         self.averaging, self.last = False, None
         self.state = "running"
 
@@ -219,6 +223,7 @@ class Run:
             self.taken_ns, self.used_ns = self._taken_ns, time.time_ns()
         self.errors.append(progress.errors)
         self.misfit.append(progress.misfit)
+        self.local = progress.local
         self.iter_info.append(
             {
                 "iteration": progress.iteration,
@@ -233,6 +238,8 @@ class Run:
         )
         for note in progress.notes:
             log.info("%s: %s", self.name, note)
+        for warning in progress.warnings:
+            log.warning("%s: %s", self.name, warning)
         return progress
 
     def _apply_average(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
@@ -253,6 +260,8 @@ class Run:
 
     def _apply_end(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         self.scans[entry["scan"]].ended = True
+        if self.complete and self.engine is not None:
+            self.engine.complete()
 
     # ------------------------------------------------------------------ what the loop asks
 
@@ -316,10 +325,7 @@ class Run:
                 if name in self._coverage:
                     coverage[name] = self._coverage[name]
                 objects[name] = Image(storage.data, storage.pixel_size_m, storage.offset)
-            pods = self.reconstruction.pods
-            corners = pods.address[:, 0, ROW : COLUMN + 1].astype(np.float32) + pods.remainder[:, 0]
-            half = np.array([[side // 2 for side in s.shape] for s in now_held.probes.values()], np.float32)
-            positions = (corners + half[pods.address[:, 0, PROBE]])[self.rows()]
+            positions = self.positions()[self.rows()].astype(np.float32)
         errors, misfit = self.history()
         self._snapshots += 1
         return Snapshot(
@@ -340,6 +346,39 @@ class Run:
             newest_frame_ns=self.newest_arrival_ns,
             rates=dict(rates),
         )
+
+    def positions(self) -> NDArray[np.float64]:
+        """Where every row of the pod table is now, refined or as measured, lattice pixels (y, x). Shape (row, 2)."""
+        assert self.reconstruction is not None
+        pods = self.reconstruction.pods
+        half = np.array([[n // 2 for n in probe.shape] for probe in self.reconstruction.probes.values()])
+        corner = pods.address[:, 0, ROW : COLUMN + 1] + pods.remainder[:, 0].astype(float)
+        return np.asarray(corner + half[pods.address[:, 0, PROBE]])
+
+    def refined(self) -> dict[str, NDArray[np.float64]]:
+        """Coordinates of the frames that see each object, metres (pixels where there is none), if an engine was to record
+        them. Shape (frame, 2)."""
+        wanted = [getattr(entry.parameters, "position_refinement", None) for entry in self.engines]
+        if self.reconstruction is None or not any(given is not None and given.record for given in wanted):
+            return {}
+        rows, places, seen = self.rows(), self.positions(), self.reconstruction.pods.address[:, 0, OBJECT]
+        return {
+            name: places[rows[seen[rows] == number]] * np.asarray(storage.pixel_size_m or (1.0, 1.0))
+            for number, (name, storage) in enumerate(self.reconstruction.objects.items())
+        }
+
+    def local_errors(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """By scan, for the frames of the last iteration: `index` (frame,) and `error` [fourier, photon, exit] (frame, 3)."""
+        if self.reconstruction is None or self.local is None:
+            return {}
+        pods, rows = self.reconstruction.pods, self.rows()
+        rows = rows[rows < len(self.local)]
+        rows = rows[~np.isnan(self.local[rows]).all(axis=1)]
+        found = {}
+        for label, scan in self.scans.items():
+            own = rows[pods.frame[rows, 0] == scan.number]
+            found[label] = {"index": pods.index[own].copy(), "error": self.local[own]}
+        return found
 
     def _see_coverage(self) -> None:
         assert self.engine is not None

@@ -13,7 +13,7 @@ engine   label, name, parameters                            an engine starts
 iterate  iterations, rows (or None)                         iterations over these rows of the pod table (None: all)
 average  –                                                  the mean of the iterates begins
 finish   –                                                  the engine ended and wrote its result
-end      scan, reason                                       the scan was complete
+end      scan, reason                                       the scan was complete; with the last the engine is told so
 ======== ================================================== ==========================================================
 
 Where an acquisition is fed again, positions and doses are from the start what they became; `Schedule.to_repeat` tells

@@ -23,7 +23,7 @@ from ptystream.model.specimen import Canvas, starting_object
 from ptystream.model.spectrum import CoherenceParameters, pods
 from ptystream.model.stxm import counts, mean_frame, transmission
 from ptystream.params.base import Branch
-from ptystream.reconstruction import OBJECT, Dispersion, Reconstruction, Storage
+from ptystream.reconstruction import OBJECT, Dispersion, Reconstruction, Storage, nearest
 from ptystream.scan.block import Block, FrameStore
 
 log = logging.getLogger(__name__)
@@ -281,7 +281,7 @@ class ScanModel:
         weight = (np.sqrt(block.dose[fits])[:, None] * self._amplitude).astype(np.float32)
         part = np.repeat(remainder[fits][:, None], self.pods, axis=1).astype(np.float32)
         frame = np.stack([np.full(count, self.number), block.slots[fits]], axis=1)
-        rows = reconstruction.pods.append(address, part, weight, frame)
+        rows = reconstruction.pods.append(address, part, weight, frame, block.indices[fits])
         self._rows.update(zip(block.slots[fits].tolist(), rows.tolist(), strict=True))
         return rows, block.slots[~fits]
 
@@ -297,6 +297,7 @@ class ScanModel:
         self._grow(reconstruction, corner[0], corner[0] + self.geometry.view)
         reconstruction.pods.address[row, : self.pods, 4:] = corner[0]
         reconstruction.pods.remainder[row, : self.pods] = remainder[0]
+        reconstruction.pods.moved[row] = 0
         return True
 
     def weigh(self, reconstruction: Reconstruction, row: int, dose: float) -> None:
@@ -313,10 +314,9 @@ class ScanModel:
         return np.broadcast_to(np.arange(self.modes[0]), (count, self.modes[0]))
 
     def _corner(self, pixels: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """First pixel of each view and the remainder in [-1/2, 1/2); halves are rounded up, as ptypy does."""
-        nearest = np.clip(np.floor(pixels + 0.5 + 1e-5), -FAR, FAR)
-        remainder = np.clip(pixels - nearest, -0.5, np.nextafter(0.5, 0))
-        return nearest.astype(np.int64) - np.array([n // 2 for n in self.geometry.view]), remainder
+        """First pixel of each view and the remainder in [-1/2, 1/2)."""
+        whole, remainder = nearest(np.clip(pixels, -FAR, FAR))
+        return whole.astype(np.int64) - np.array([n // 2 for n in self.geometry.view]), remainder
 
     def _fits(self, storage: Storage, corner: NDArray[np.int64], most: int | None = None) -> NDArray[np.bool_]:
         """Whether each view finds room on a canvas of at most `most` pixels, together with those before it."""

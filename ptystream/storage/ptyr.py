@@ -51,6 +51,10 @@ class Result:
     coverage: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     last: Mapping[str, Mapping[str, Storage]] = field(default_factory=dict)
     """{'probe': …, 'object': …} of the last iterate."""
+    refined_m: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Where position refinement is to be recorded: coordinates of the frames that see each object, (frame, 2)."""
+    error_local: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    """Where local errors are recorded: by scan the `index` of each frame, (frame,), and its `error`, (frame, 3)."""
     started: float = 0.0
     """Seconds since the epoch."""
 
@@ -110,6 +114,8 @@ def _result(content: Mapping[str, Any], ours: Mapping[str, Any]) -> Result:
         versions=ours["versions"],
         coverage=ours["coverage"],
         last={part: storages(part, held) for part, held in ours["last"].items()},
+        refined_m=content.get("positions", {}),
+        error_local=content["runtime"].get("error_local", {}),
         started=float(ours["started"]),
     )
 
@@ -117,6 +123,8 @@ def _result(content: Mapping[str, Any], ours: Mapping[str, Any]) -> Result:
 def _content(result: Result) -> h5.Param:
     now, began = time.asctime(), time.asctime(time.localtime(result.started))
     infos = [{**info, "error": np.asarray(info["error"], float)} for info in result.iter_info]
+    local = {"error_local": result.error_local} if result.error_local else {}
+    refined = {"positions": dict(result.refined_m)} if result.refined_m else {}
     return h5.Param(
         probe={k: _node(k, s, n, probe=True) for n, (k, s) in enumerate(result.probe.items())},
         obj={k: _node(k, s, n, probe=False) for n, (k, s) in enumerate(result.object.items())},
@@ -130,7 +138,9 @@ def _content(result: Result) -> h5.Param:
             last_save=int(infos[-1]["iterations"]) if infos else 0,
             last_plot=0,
             iter_info=infos,
+            **local,
         ),
+        **refined,
     )
 
 
