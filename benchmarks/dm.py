@@ -38,7 +38,7 @@ PEER_PACKAGES = ("ptychi==2.2.0", "torch==2.13.0")
 class Store:
     """Poisson counts in one slab."""
 
-    limit = 65535.0
+    limit, weights = 65535.0, None
 
     def __init__(self, frames: int, side: int) -> None:
         self.slab_frames, self.shape, self.dtype = frames, (side, side), np.dtype("u2")

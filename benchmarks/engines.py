@@ -7,6 +7,7 @@ the pairs. `EPIE` takes its misfit from the wave that it projects anyway: two tr
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -25,11 +26,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 from dm import Store, places
 
 REPEATS = 7
-REACH = {"EPIE": 3.0, "SDR": 3.0}
+REACH = {"EPIE": 3.0, "ML": 3.0, "SDR": 3.0}
 """At most so many times the transforms."""
 SIZES = ((128, 200), (256, 60))
 CASES: dict[str, list[tuple[int, dict[str, Any]]]] = {
     "EPIE": [(2, {}), (2, {"subpix": None}), (2, {"batch": 8})],
+    "ML": [
+        (4, {}),
+        (4, {"subpix": None}),
+        (4, {"subpix": None, "poly_line_coeffs": "all"}),
+        (4, {"subpix": None, "ML_type": "poisson"}),
+        (4, {"subpix": None, "ML_type": "euclid"}),
+        (4, {"subpix": None, "floating_intensities": True}),
+    ],
     "SDR": [(3, {}), (2, {"compute_log_likelihood": False})],
 }
 """For each engine transforms per frame and mode, and parameters that differ from the defaults."""
@@ -85,6 +94,23 @@ def paired(one: Callable[[], Any], other: Callable[[], Any]) -> tuple[float, flo
     return float(np.median(spent)), float(np.median(ratios))
 
 
+def batches(make: Any, frames: int = 200, side: int = 128) -> None:
+    """Print what batches make of several cores: ms per frame and iteration on the clock, fastest of the repeats."""
+    cores = len(os.sched_getaffinity(0))
+    for batch in (1, 8, 32):
+        spent = []
+        for threads in sorted({1, cores}):
+            engine = started(make, frames, side, 1, threads, {"batch": batch})
+            times = []
+            for _ in range(REPEATS):
+                began = time.perf_counter()
+                engine.iterate(1)
+                times.append(time.perf_counter() - began)
+            engine.finish()
+            spent.append(f"{1e3 * min(times) / frames:.3f} on {threads}")
+        print(f"{make.__name__:7s} {side:4d}      1  batch {batch:3d}, ms on cores: {', '.join(spent)}", flush=True)
+
+
 def main(*names: str) -> int:
     """Print the table; 1 where an engine with its defaults is further from its transforms than it should be."""
     missed = False
@@ -108,6 +134,8 @@ def main(*names: str) -> int:
                     note = f"  should be at most {reach}" if late else ""
                     told = f"{1e3 * spent / frames:8.3f} {ratio:8.2f}  {parameters or 'defaults'}{note}"
                     print(f"{point.name:7s} {side:4d} {modes:6d} {told}", flush=True)
+        if "batch" in make.Parameters.model_fields:
+            batches(make)
     return int(missed)
 
 

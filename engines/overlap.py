@@ -75,9 +75,15 @@ class Overlap:
         for storage in self.reconstruction.objects.values():
             if self.p.clip_object is not None:
                 clip(xp, storage.data, *self.p.clip_object)
+        age = self._lit_age + sum(map(len, self.visited)) if self.resting else 0
+        self.remember(lit)
+        self._lit_age = age
+
+    def remember(self, lit: list[Any]) -> None:
+        """An update of the objects saw this illumination Σ w² |P|², (layer, y, x) of each, by all rows there are."""
         self._lit, self._lit_from = lit, [o.offset for o in self.reconstruction.objects.values()]
         self._lit_rows = self.reconstruction.pods.length
-        self._lit_age = self._lit_age + sum(map(len, self.visited)) if self.resting else 0
+        self._lit_age = 0
 
     def _resting(self, visited: Sequence[Any]) -> list[Any]:
         """Illumination by the tiles that rest, from what is remembered of all and what those `visited` illuminate now."""

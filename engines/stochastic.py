@@ -14,9 +14,8 @@ A batch of several frames sums the numerators and, pixel by pixel, the D of the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,21 +24,20 @@ from numpy.typing import NDArray
 from ptystream.engine import Progress
 from ptystream.reconstruction import COLUMN, PROBE_LAYER, ROW
 
+from .brightest import Brightest
 from .constraints import center, disc, support
 from .order import random_order
 from .parameters import StochasticParameters
+from .pieces import Key, Piece, Seen, grouped, layers_seen
+from .scores import Scores
 from .subpixel import add_adjoint
-from .tiled import EPSILON, TiledEngine, means, poisson_expectation
-from .tiles import Pod, Tile, part_of
+from .tiled import EPSILON, TiledEngine, poisson_expectation
+from .tiles import Pod, part_of
 
 EXPECT_EVERY = 64
 """The Poisson expectation of the misfit hardly differs from frame to frame: one piece of so many is asked."""
 
 T = TypeVar("T")
-Key = tuple[int, int]
-"""(number of a probe or an object, layer)."""
-Seen = tuple[int, tuple[int, ...]]
-"""(number of an object, layers)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,42 +51,6 @@ class Updates:
     probe_share: float
     global_object: bool = False
     """Whether the largest norm of the probe's update is looked for in the whole object."""
-
-
-@dataclass(slots=True)
-class Piece:
-    """Frames of one batch that lie in one tile and see the same layers."""
-
-    tile: Tile
-    """Of these frames alone."""
-    whole: Tile
-    """The tile that they are part of."""
-    places: list[int]
-    """Where in it."""
-    corner: tuple[int, int]
-    """Lattice coordinates of the first frame's first object pixel."""
-    score: slice
-    """Where the errors of its frames go."""
-    probe_groups: list[tuple[Key, list[int]]]
-    """For each probe layer the pods that see it."""
-    object_groups: list[tuple[Key, list[int]]]
-    seen: list[tuple[Any, Any]] = field(default_factory=list)
-    """Probe views of each pod, as of `Sight.probes`."""
-    windows: list[tuple[Any, tuple[int, int], Any, Any]] = field(default_factory=list)
-    """What each pod sees of the object, as of `Sight.window`."""
-    residual: Any = None
-    """r. Shape (pod, frame, y, x)."""
-
-
-class Scores:
-    """What an iteration measures, in the order in which frames are visited. Arrays (frame,)."""
-
-    def __init__(self, xp: Any, count: int) -> None:
-        self.rows = np.zeros(count, np.int64)
-        """Of the pod table; on the host. The others lie on the device, float64."""
-        self.fourier, self.change, self.amplitude, self.photon, self.valid = (xp.zeros(count) for _ in range(5))
-        self.expected: dict[int, Any] = {}
-        """The Poisson expectation where it was asked, by place in the order."""
 
 
 class StochasticEngine(TiledEngine):
@@ -164,6 +126,7 @@ class StochasticEngine(TiledEngine):
         if do_probe:
             for storage in self.reconstruction.probes.values():
                 storage.data = support(self.on, storage.data, p)
+        self._brightest = Brightest(self.on, self.reconstruction, self.shape)
         scores = Scores(self.on.xp, len(order))
         for first in range(0, len(order), p.batch):
             pieces = self._pieces(order[first : first + p.batch], first)
@@ -174,7 +137,9 @@ class StochasticEngine(TiledEngine):
                 self._update_probe(pieces, updates)
         if p.probe_center_tol is not None:
             center(self.on, self.reconstruction, self.tiles, p.probe_center_tol)
-        return self._measured(scores, local)
+        height, width = next(iter(self.frames.values())).shape
+        pixels = height * width
+        return scores.means(self.on.get, pixels, local, fits=p.compute_log_likelihood)
 
     def _project(self, piece: Piece, scores: Scores) -> None:
         """The waves of a piece, their errors, and r."""
@@ -248,7 +213,7 @@ class StochasticEngine(TiledEngine):
     def _update_probe(self, pieces: Sequence[Piece], updates: Updates) -> None:
         p, probes = self.p, list(self.reconstruction.probes.values())
         sums: dict[Key, tuple[Any, Any]] = {}
-        peaks = self._global_peaks(pieces) if updates.global_object else {}
+        peaks = self._brightest.peaks(pieces) if updates.global_object else {}
         for found in self._each(pieces, lambda piece: self._probe_sums(piece, updates, peaks)):
             for key, (num, den) in found.items():
                 if key in sums:
@@ -281,7 +246,7 @@ class StochasticEngine(TiledEngine):
                 if share > 0:
                     own = self._unshifted(powers, tile.pods[number], zero, own)
             if updates.global_object:
-                seen = _layers(tile, pods)
+                seen = layers_seen(tile, pods)
                 peak = tile.pods[pods[0]].weight ** 2 * sum(peaks[view] for view in seen)
             else:
                 peak = total.max(axis=(1, 2))
@@ -304,27 +269,6 @@ class StochasticEngine(TiledEngine):
             self.on.kernels.add_shifted(stack, zero, -pod.remainder, total)
         return total
 
-    def _global_peaks(self, pieces: Sequence[Piece]) -> dict[Seen, float]:
-        """The largest Σ|O|² of each whole object, over those of its layers that the pods of a group see."""
-        objects = list(self.reconstruction.objects.values())
-        wanted = {view for piece in pieces for _, pods in piece.probe_groups for view in _layers(piece.tile, pods)}
-        peaks = {}
-        for number, layers in wanted:
-            power = sum(self.on.xp.abs(objects[number].data[layer]) ** 2 for layer in layers)
-            peaks[number, layers] = float(power.max())
-        return peaks
-
-    def _measured(self, scores: Scores, local: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean errors and misfit of an iteration; each frame's errors go into `local`."""
-        order, fits = scores.rows, np.full((len(local), 3), np.nan)
-        amplitude, photon, valid = (self.on.get(v) for v in (scores.amplitude, scores.photon, scores.valid))
-        pixels = math.prod(next(iter(self.frames.values())).shape)
-        local[order] = np.stack([self.on.get(scores.fourier), photon / pixels, self.on.get(scores.change)], axis=1)
-        fits[order, 0], fits[order, 1] = amplitude / np.maximum(valid, 1), photon / np.maximum(valid, 1)
-        for place, value in scores.expected.items():
-            fits[order[place], 2] = float(value)
-        return means(order, local, fits if self.p.compute_log_likelihood else None)
-
     # ------------------------------------------------------------------ what a batch needs
 
     def _find(self) -> None:
@@ -346,7 +290,7 @@ class StochasticEngine(TiledEngine):
         for (number, layers), places in found.items():
             whole = self.tiles[number]
             part = part_of(whole, places, self.on.put)
-            probe_groups, object_groups = _grouped(whole, layers)
+            probe_groups, object_groups = grouped(whole, layers)
             y, x = table.address[part.rows[0], 0, ROW : COLUMN + 1].tolist()
             score = slice(first, first + len(places))
             pieces.append(Piece(part, whole, places, (y, x), score, probe_groups, object_groups))
@@ -394,21 +338,3 @@ class StochasticEngine(TiledEngine):
         if fraction not in self._discs:
             self._discs[fraction] = self.on.put(disc(self.shape, fraction, self.real))
         return self._discs[fraction]
-
-
-def _grouped(tile: Tile, layers: tuple[int, ...]) -> tuple[list[tuple[Key, list[int]]], list[tuple[Key, list[int]]]]:
-    """The pods that see each probe layer, and those that see each object layer."""
-    probes: dict[Key, list[int]] = {}
-    objects: dict[Key, list[int]] = {}
-    for number, (pod, layer) in enumerate(zip(tile.pods, layers, strict=True)):
-        probes.setdefault((pod.probe, layer), []).append(number)
-        objects.setdefault((pod.object, pod.object_layer), []).append(number)
-    return list(probes.items()), list(objects.items())
-
-
-def _layers(tile: Tile, pods: Sequence[int]) -> list[Seen]:
-    """For each object that these pods see its number and the layers."""
-    seen: dict[int, list[int]] = {}
-    for number in pods:
-        seen.setdefault(tile.pods[number].object, []).append(tile.pods[number].object_layer)
-    return [(number, tuple(layers)) for number, layers in seen.items()]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ptystream import __version__
 from ptystream.device import choose
@@ -223,6 +224,7 @@ class _Sample:
     def __init__(self, shape: tuple[int, int], dtype: str) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.mask = np.ones(shape, np.uint8)
+        self.weights: NDArray[np.float32] | None = None
         self._slab = np.ones((2, *shape), dtype)
 
     def slab(self, number: int) -> Any:

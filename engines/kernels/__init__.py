@@ -13,6 +13,9 @@ They work on one tile: some frames of one scan. Arrays live where the form runs 
     mask                    (y, x) uint8: 1 where a pixel is valid in every frame; counts >= limit and NaN are not
     layer                   (frame,) int64: the layer that a frame adds to
     remainder               (frame, 2) real: d of the shift S_d, pixels, on a periodic frame
+    trust                   (y, x) real: statistical weight of a pixel; 0 where it is invalid in every frame
+    kind, level             the likelihood (0 'gaussian', 1 'poisson', 2 'euclid'), and R: R I are counts
+    scale                   (frame,) real: factor c on the modelled intensities of a frame
 
 Sums are added to what is there. Errors and sums over pixels are float64, (frame,).
 """
@@ -123,3 +126,47 @@ class Kernels(Protocol):
 
     def take_step(self, num: Any, den: Any, step: float, out: Any) -> None:
         """out += step num / den where den > 0; all (y, x)."""
+
+    # The likelihood l(M) of a pixel with modelled intensity M = c Σ_pods |f|² and measured I, weight w = R trust:
+    #   gaussian  w (M - I)²/(1/R + I)      poisson  w [M - I - I ln(M/I)]      euclid  w (√M - √I)²
+    # poisson and euclid with M + 1e-6 for M. Invalid pixels count nothing.
+
+    def likelihood(
+        self,
+        f: Any,
+        counts: Any,
+        row: Any,
+        trust: Any,
+        limit: float,
+        kind: int,
+        level: float,
+        floating: bool,
+        scale: Any,
+        cost: Any,
+    ) -> None:
+        """cost = Σ l of each frame; f *= ∂l/∂Σ|f|², in place, so that `f` becomes the cost's derivative by conj(f).
+
+        `floating`: first set `scale` to the factor that makes a frame's cost smallest: Σ v M I/Σ v M² with
+        v = w/(1/R + I), Σ w I/Σ w M, (Σ w √(M I)/Σ w M)².
+        """
+
+    def line(
+        self,
+        f: Any,
+        a: Any,
+        b: Any,
+        counts: Any,
+        row: Any,
+        trust: Any,
+        limit: float,
+        kind: int,
+        level: float,
+        scale: Any,
+        every: bool,
+        coefficients: Any,
+    ) -> None:
+        """Σ l of each frame for M = c Σ_pods |f + t a + t² b|² as a polynomial in t; coefficients: (frame, 9) float64.
+
+        l is expanded to second order in the change of M, which is exact for 'gaussian'. [k] = coefficient of t^k, up to
+        8 with `every` and otherwise up to 2; [0] = Σ l''/2 (dM/dt)², the part of [2] that is never negative. `b` None: 0.
+        """

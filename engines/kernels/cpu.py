@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
-from numpy.typing import NDArray
 
+from .compiled import jit as _jit
+from .compiled import parts as _parts
+from .cpu_likelihood import likelihood, line
 from .steps import norm_sums, object_step, residual, take_step
 
 __all__ = [
     "add_shifted",
     "form",
     "illumination",
+    "likelihood",
+    "line",
     "misfit",
     "model",
     "modulus",
@@ -31,9 +34,6 @@ __all__ = [
     "take_step",
     "update",
 ]
-
-# Reordering is allowed, ignoring infinities is not: an infinite count marks an invalid pixel.
-_jit = numba.njit(nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz", "afn"}, error_model="numpy", cache=True)
 
 
 @_jit
@@ -255,11 +255,6 @@ def _shifted_views(probes, layer, remainder, out):  # type: ignore[no-untyped-de
     for j in range(out.shape[0]):
         out[j] = 0
         _add_shifted(probes[layer[j]], 2, remainder[j, 0], remainder[j, 1], out[j])
-
-
-def _parts(array: NDArray[Any]) -> NDArray[Any]:
-    """A contiguous complex array as its real parts: the last axis doubles."""
-    return array.view(array.real.dtype)
 
 
 # The contract of what follows is written once, in `Kernels`.

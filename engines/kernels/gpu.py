@@ -13,8 +13,8 @@ THREADS = 256
 """Threads of a block: a power of two."""
 RUN = 32
 """Frames that one thread adds up before an atomic addition."""
-SOURCES = ("projection.cu", "steps.cu")
-"""Read as one file, in this order."""
+SOURCES = "projection.cu", "steps.cu", "likelihood.cu"
+"""Read as one file, in this order: later ones use what earlier ones define."""
 REALS = {"float32": "float", "float64": "double"}
 COUNTS = {
     "uint8": "unsigned char",
@@ -30,7 +30,7 @@ Launch = Callable[[tuple[int, ...], tuple[int, ...], tuple[Any, ...]], None]
 
 def source() -> str:
     """The CUDA source of all kernels."""
-    return "".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in SOURCES)
+    return "\n".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in SOURCES)
 
 
 def options(real: str, count: str) -> tuple[str, ...]:
@@ -188,6 +188,48 @@ class GpuKernels:
     def take_step(self, num: Any, den: Any, step: float, out: Any) -> None:
         real = den.dtype.type
         self._run("take_step", real, (-(-den.size // self._threads),), num, den, real(step), out, np.int64(den.size))
+
+    def likelihood(
+        self,
+        f: Any,
+        counts: Any,
+        row: Any,
+        trust: Any,
+        limit: float,
+        kind: int,
+        level: float,
+        floating: bool,
+        scale: Any,
+        cost: Any,
+    ) -> None:
+        real = trust.dtype.type
+        data = counts, row, trust, real(limit), np.int32(kind), real(level), np.int32(floating), scale, cost
+        self._run("likelihood", real, (f.shape[1],), f, *data, *_stack(f), count=counts.dtype.name)
+
+    def line(
+        self,
+        f: Any,
+        a: Any,
+        b: Any,
+        counts: Any,
+        row: Any,
+        trust: Any,
+        limit: float,
+        kind: int,
+        level: float,
+        scale: Any,
+        every: bool,
+        coefficients: Any,
+    ) -> None:
+        real = trust.dtype.type
+        waves = f, a, a if b is None else b, np.int32(b is not None)
+        data = counts, row, trust, real(limit), np.int32(kind), real(level), scale, np.int32(every), coefficients
+        self._run("line", real, (f.shape[1],), *waves, *data, *_stack(f), count=counts.dtype.name)
+
+
+def _stack(f: Any) -> tuple[Any, Any, Any]:
+    """(pods, frames, pixels)."""
+    return np.int32(f.shape[0]), np.int32(f.shape[1]), np.int64(f.shape[2] * f.shape[3])
 
 
 def _canvas(origin: Any, canvas: Any) -> tuple[Any, Any, Any]:

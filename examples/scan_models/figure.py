@@ -34,7 +34,7 @@ OBJECT = gaussian_filter(flower((150, 150)).real, 0.7) + 1j * gaussian_filter(fl
 class Slabs:
     """Frames (frame, y, x) as a scan keeps them."""
 
-    limit = np.inf
+    limit, weights = np.inf, None
 
     def __init__(self, counts: np.ndarray) -> None:
         self.slab_frames, self.shape, self.dtype = len(counts), counts.shape[1:], np.dtype("f4")

@@ -32,10 +32,13 @@ class Slabs:
         max_bytes: int,
         pool: Executor | None = None,
         slab_frames: int | None = None,
+        weights: NDArray[np.float32] | None = None,
     ) -> None:
+        if weights is not None and weights.shape != shape:
+            raise ValueError(f"weights of shape {weights.shape}: must have that of a frame, {shape}")
         if dtype.name not in DTYPES:
             raise ValueError(f"slab dtype {dtype.name}: must be one of {', '.join(DTYPES)}")
-        self.shape, self.dtype, self.mask = shape, dtype, mask
+        self.shape, self.dtype, self.mask, self.weights = shape, dtype, mask, weights
         self.limit = float(np.iinfo(dtype).max) if dtype.kind in "ui" else float("inf")
         self.frame_bytes = int(np.prod(shape)) * dtype.itemsize
         self.slab_frames = slab_frames or max(1, SLAB_BYTES // self.frame_bytes)

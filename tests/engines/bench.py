@@ -20,7 +20,7 @@ from ptystream.scan.block import Block
 class Slabs:
     """Counts (frame, y, x) as a frame store."""
 
-    slab_frames, limit = 16, np.inf
+    slab_frames, limit, weights = 16, np.inf, None
 
     def __init__(self, counts: np.ndarray) -> None:
         self.shape, self.dtype = counts.shape[1:], np.dtype("f4")

@@ -15,6 +15,8 @@ from device import device
 from ptystream.engine import Context
 from ptystream.engines import backend
 from ptystream.engines.dm import DM
+from ptystream.engines.epie import EPIE
+from ptystream.engines.ml import ML
 from ptystream.model.geometry import Geometry
 from ptystream.model.scan_model import Full
 from ptystream.reconstruction import PodTable, Reconstruction
@@ -286,3 +288,22 @@ def test_scans_of_one_run_may_have_different_frames() -> None:
     dm.iterate(60)
     assert difference(dm, OBJECT, "SaG00") < 0.06
     assert difference(dm, OBJECT, "SbG00") < 0.1
+
+
+@pytest.mark.parametrize("engine", [ML, EPIE])
+def test_other_engines_go_the_same_ways(engine: Any) -> None:
+    geometry = Geometry((16, 16), 7.2, 2.0, (1e-4, 1e-4), resample=2)
+    factors, shares = (1.0, 0.9), np.array([0.6, 0.4])
+    probe, places = beam(geometry.view, 14), raster(6, 4)
+    counts = scan(geometry, places, [probe * np.sqrt(s) for s in shares], [OBJECT] * 2, factors, noise=5)
+    coherence = {"energies": factors, "spectrum": tuple(shares)}
+    model = Full("a", 0, Full.Parameters(illumination=rough(probe), coherence=coherence), geometry)
+    made, store = Reconstruction({}, {}, PodTable(model.pods)), Slabs(counts)
+    decided = model.start(made, block(geometry, places), store)
+    model.place(made, block(geometry, places))
+    made_of = engine(engine.Parameters())
+    photons = {"mean_photons": decided["mean_photons"], "brightest_photons": decided["brightest_photons"]}
+    made_of.start(made, {0: store}, Context(**photons))
+    misfit = made_of.iterate(20).misfit
+    assert misfit[-1, 0] < 0.05 * misfit[0, 0]
+    assert difference(made_of, OBJECT) < 0.06

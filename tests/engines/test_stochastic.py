@@ -12,6 +12,7 @@ from test_dm import FRAMES, Store, add
 from test_dm import problem as dm_problem
 
 from ptystream.engine import Context
+from ptystream.engines.brightest import Brightest
 from ptystream.engines.epie import EPIE
 from ptystream.engines.order import random_order
 from ptystream.engines.sdr import SDR
@@ -356,3 +357,23 @@ def test_coverage_is_the_illumination_of_the_frames(name: str) -> None:
     for (y, x), weight in zip(q.corner, q.weight, strict=True):
         wanted[y : y + 15, x : x + 15] += weight**2 * (np.abs(q.probe) ** 2).sum(axis=0)
     np.testing.assert_allclose(engine.snapshot(("coverage",)).objects["o"].data[0].real, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_brightest_pixel_is_found_wherever_it_goes(batch: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held against a search of the whole object for every batch; it lies now inside, now outside of the windows."""
+    q = dm_problem(2, 2, seed, frames=30)
+    engine = start("EPIE", q, batch=batch, object_norm_is_global=True)
+    ask, seen = Brightest.peaks, []
+
+    def compare(self: Brightest, pieces: Any) -> Any:
+        found = ask(self, pieces)
+        power = (np.abs(engine.reconstruction.objects["o"].data) ** 2).sum(axis=0)
+        assert found == {(0, (0, 1)): pytest.approx(power.max(), rel=1e-12)}
+        seen.append(int(power.argmax()))
+        return found
+
+    monkeypatch.setattr(Brightest, "peaks", compare)
+    engine.iterate(2)
+    assert len(set(seen)) > 1

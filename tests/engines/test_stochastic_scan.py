@@ -83,7 +83,7 @@ def test_two_scans_on_objects_and_probes_of_their_own() -> None:
 
 def test_the_defaults_of_sdr_diverge_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        errors = misfit(finished(SDR, numiter=40))
+        errors = misfit(finished(SDR, numiter=80))
     assert errors[-1] > 10 * errors[0]
     told = [record for record in caplog.records if "sigma 1 and tau 1" in record.message]
     assert [record.levelname for record in told] == ["WARNING"]

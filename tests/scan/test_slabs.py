@@ -76,3 +76,12 @@ def test_other_dtypes_are_refused_and_slabs_have_about_the_size_aimed_at() -> No
     with pytest.raises(ValueError, match="float64"):
         slabs("float64")
     assert slabs(slab_frames=None).slab_frames == SLAB_BYTES // 128
+
+
+def test_weights_belong_to_the_store_and_have_the_shape_of_a_frame() -> None:
+    assert slabs().weights is None
+    weights = np.full((8, 8), 0.5, np.float32)
+    store = Slabs((8, 8), np.dtype("uint16"), MASK, max_bytes=1 << 20, weights=weights)
+    assert store.weights is weights
+    with pytest.raises(ValueError, match="must have that of a frame"):
+        Slabs((8, 8), np.dtype("uint16"), MASK, max_bytes=1 << 20, weights=weights[:4])

@@ -8,6 +8,7 @@
 #include <vector>
 
 using std::fabs;
+using std::log;
 using std::sqrt;
 
 #define __global__ static

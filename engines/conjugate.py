@@ -1,0 +1,95 @@
+"""Conjugate directions: Polak & Ribière's, with a preconditioner, for a cost that may change between iterations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ptystream.reconstruction import Storage
+
+from .smoothness import inner
+
+Fields = Mapping[str, Any]
+"""Name of a storage: its array."""
+
+
+class Halves(Protocol):
+    """A preconditioner."""
+
+    def half(self, gradient: Fields) -> dict[str, Any]:
+        """W g."""
+
+    def other_half(self, gradient: Fields) -> dict[str, Any]:
+        """W† g."""
+
+    def scales(self, gradient: Fields) -> Mapping[str, float]:
+        """s from W g."""
+
+
+class Conjugate:
+    """The direction of the last iteration and the gradient it came from.
+
+    With half a preconditioner W and g' = W g, the direction is h ← β h - s W† g' with β = max(0, Σ s Re<g', g' - g'_old> /
+    Σ s |g'_old|²): conjugate gradients of the cost in the variables where W† W and s are the identity.
+    """
+
+    def __init__(self, xp: Any) -> None:
+        self.xp = xp
+        self._old: dict[str, tuple[Any, tuple[int, int]]] = {}
+        self._direction: dict[str, tuple[Any, tuple[int, int]]] = {}
+
+    def forget(self) -> None:
+        """The next direction is the gradient's."""
+        self._old.clear()
+        self._direction.clear()
+
+    def rescale(self, name: str, factor: Any) -> None:
+        """A storage was multiplied by `factor`, and the cost with it stayed as it was."""
+        for held, by in ((self._old, 1 / factor), (self._direction, factor)):
+            if name in held:
+                field, start = held[name]
+                held[name] = field * field.real.dtype.type(by), start
+
+    def turn(self, gradient: Fields, precondition: Halves, storages: Mapping[str, Storage], share: float) -> dict[str, Any]:
+        """The new direction at `gradient`.
+
+        `share`, in [0, 1], is how far the cost is the one of the last iteration: β is multiplied by it, since the old
+        direction knows only that part of the data. A direction that does not lead down is given up for the gradient's.
+        """
+        conditioned = precondition.half(gradient)
+        s = precondition.scales(conditioned)
+        steep = {name: field.real.dtype.type(-s[name]) * field for name, field in precondition.other_half(conditioned).items()}
+        beta = self._beta(conditioned, s, storages) * share
+        direction = steep
+        if beta > 0:
+            direction = {
+                name: field + field.real.dtype.type(beta) * self._placed(self._direction, name, field, storages)
+                for name, field in steep.items()
+            }
+            if sum(inner(gradient[name], field) for name, field in direction.items()) >= 0:
+                direction = steep
+        self._old = {name: (field, storages[name].offset) for name, field in conditioned.items()}
+        self._direction = {name: (field, storages[name].offset) for name, field in direction.items()}
+        return direction
+
+    def _beta(self, conditioned: Fields, s: Mapping[str, float], storages: Mapping[str, Storage]) -> float:
+        above = below = 0.0
+        for name, field in conditioned.items():
+            old = self._placed(self._old, name, field, storages)
+            above += s[name] * (inner(field, field) - inner(field, old))
+            below += s[name] * inner(old, old)
+        return max(0.0, above / below) if below > 0 else 0.0
+
+    def _placed(
+        self, held: Mapping[str, tuple[Any, tuple[int, int]]], name: str, like: Any, storages: Mapping[str, Storage]
+    ) -> Any:
+        """What is held under that name on the canvas of today, 0 where it is new."""
+        if name not in held:
+            return self.xp.zeros_like(like)
+        field, start = held[name]
+        y, x = (then - now for then, now in zip(start, storages[name].offset, strict=True))
+        if field.shape == like.shape and not (y or x):
+            return field
+        placed = self.xp.zeros_like(like)
+        placed[: len(field), y : y + field.shape[1], x : x + field.shape[2]] = field
+        return placed
