@@ -12,6 +12,7 @@ from ptystream.reconstruction import Reconstruction, Storage
 
 from .backend import Backend
 from .constraints import clip, smoothed, support
+from .dispersion import disperse
 from .sight import Sight, Sums
 from .subpixel import add_adjoint
 from .tiles import Tile
@@ -86,6 +87,9 @@ class Overlap:
             num += inertia * smoothed(self.on, storage.data, self.p.obj_smooth_std)
             den += inertia
             storage.data = _quotient(xp, num, den, storage.data, inertia)
+        found = [(storage.data, den) for storage, (_, den) in zip(self.reconstruction.objects.values(), totals, strict=True)]
+        disperse(xp, self.reconstruction.object_dispersion, list(self.reconstruction.objects), found)
+        for storage in self.reconstruction.objects.values():
             if self.p.clip_object is not None:
                 clip(xp, storage.data, *self.p.clip_object)
         age = self._lit_age + sum(map(len, self.visited)) if self.resting else 0
@@ -124,8 +128,8 @@ class Overlap:
             objects = self.reconstruction.objects.values()
             self._trusted = [trusted(xp, o.data, lit) for o, lit in zip(objects, self.seen(self.visited), strict=True)]
         parts = self._probe_sums()
-        changes = []
-        for number, (name, storage) in enumerate(self.reconstruction.probes.items()):
+        found = []
+        for number, storage in enumerate(self.reconstruction.probes.values()):
             num, den = _total(parts, number)
             views, others = (
                 sum(len(t) for t in tiles for pod in t.pods if pod.probe == number) for tiles in (self.visited, self.resting)
@@ -140,8 +144,11 @@ class Overlap:
             else:
                 num += (held if self.sight.subpix is None else den) * storage.data
                 data = _quotient(xp, num, den, storage.data, pull)
-            data = self.constrain(storage, data)
-            storage.data = support(self.on, data, self.p)
+            found.append((data, den))
+        disperse(xp, self.reconstruction.probe_dispersion, list(self.reconstruction.probes), found)
+        changes = []
+        for (data, _), (name, storage) in zip(found, self.reconstruction.probes.items(), strict=True):
+            storage.data = support(self.on, self.constrain(storage, data), self.p)
             before = self._previous.get(name)
             step = storage.data if before is None else storage.data[: len(before)] - before
             changes.append(xp.vdot(step, step).real / xp.maximum(xp.vdot(storage.data, storage.data).real, 1e-30))
@@ -158,7 +165,7 @@ class Overlap:
             for tile in share:
                 for k, pod in enumerate(tile.pods):
                     if pod.probe == number:
-                        moved = xp.empty((len(tile), *self.sight.shape), self.sight.complex)
+                        moved = xp.empty((len(tile), *self.sight.view(tile)), self.sight.complex)
                         half, where = self._trusted[pod.object][0][pod.object_layer], self.sight.window(tile, k)[1:]
                         self.on.kernels.model(*self.sight.probes(tile, k, change), half, *where, moved)
                         total += xp.vdot(moved, moved).real

@@ -104,7 +104,7 @@ class ProjectionEngine(TiledEngine):
         if self.p.compute_log_likelihood:
             for pod, view in enumerate(seen):
                 k.model(*view, *self.sight.window(tile, pod), aux[pod])
-            intensity = xp.empty(self.shape, self.real)
+            intensity = xp.empty(tile.counts.shape[-2:], self.real)
             amplitude, photon, valid = xp.zeros(count), xp.zeros(count), xp.zeros(count)
             k.misfit(self.sight.forward(tile, aux), tile.counts, tile.row, mask, limit, intensity, amplitude, photon, valid)
             local[tile.index, 1] = photon / intensity.size
@@ -114,9 +114,7 @@ class ProjectionEngine(TiledEngine):
                 fits[int(tile.rows[-1]), 2] = poisson_expectation(xp, intensity, mask)
         for pod, view in enumerate(seen):
             k.form(tile.waves[pod], *view, *self.sight.window(tile, pod), c, aux[pod])
-        f = self.sight.forward(tile, aux)
-        k.modulus(f, tile.counts, tile.row, mask, limit, bound, EPSILON, error)
-        f = self.sight.backward(tile, f)
+        f = self.sight.through(tile, aux, lambda f: k.modulus(f, tile.counts, tile.row, mask, limit, bound, EPSILON, error))
         for pod, view in enumerate(seen):
             into = None if sums is None else self.sight.of_object(sums, tile, pod)
             k.update(tile.waves[pod], f[pod], *view, *self.sight.window(tile, pod), a, b, change, into)

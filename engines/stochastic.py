@@ -137,7 +137,8 @@ class StochasticEngine(TiledEngine):
                 self._update_probe(pieces, updates)
         if p.probe_center_tol is not None:
             center(self.on, self.reconstruction, self.tiles, p.probe_center_tol)
-        pixels = self.shape[0] * self.shape[1]
+        height, width = next(iter(self.frames.values())).shape
+        pixels = height * width
         return scores.means(self.on.get, pixels, local, fits=p.compute_log_likelihood)
 
     def _project(self, piece: Piece, scores: Scores) -> None:
@@ -151,23 +152,27 @@ class StochasticEngine(TiledEngine):
         waves = xp.empty((len(tile.pods), len(tile), *self.shape), self.complex)
 
         def misfit(f: Any) -> None:
-            intensity = xp.empty(self.shape, self.real)
+            intensity = xp.empty(tile.counts.shape[-2:], self.real)
             k.misfit(f, tile.counts, tile.row, mask, limit, intensity, scores.amplitude[at], scores.photon[at], scores.valid[at])
             if at.start % EXPECT_EVERY == 0:
                 scores.expected[at.stop - 1] = poisson_expectation(xp, intensity, mask)
 
-        if p.compute_log_likelihood or tile.waves is None:
+        if p.compute_log_likelihood and tile.waves is not None:
             for pod, window in enumerate(windows):
                 k.model(*piece.seen[pod], *window, waves[pod])
-            f = self.sight.forward(tile, waves)
-            if p.compute_log_likelihood:
-                misfit(f)
-        if tile.waves is not None:
-            for pod, window in enumerate(windows):
+            misfit(self.sight.forward(tile, waves))
+        for pod, window in enumerate(windows):
+            if tile.waves is None:
+                k.model(*piece.seen[pod], *window, waves[pod])
+            else:
                 k.form(tile.waves[pod], *piece.seen[pod], *window, c, waves[pod])
-            f = self.sight.forward(tile, waves)
-        k.modulus(f, tile.counts, tile.row, mask, limit, -1.0, EPSILON, scores.fourier[at])
-        f = self.sight.backward(tile, f)
+
+        def measured(f: Any) -> None:
+            if p.compute_log_likelihood and tile.waves is None:
+                misfit(f)
+            k.modulus(f, tile.counts, tile.row, mask, limit, -1.0, EPSILON, scores.fourier[at])
+
+        f = self.sight.through(tile, waves, measured)
         for pod, window in enumerate(windows):
             state = None if tile.waves is None else tile.waves[pod]
             k.residual(state, f[pod], *piece.seen[pod], *window, a, b, scores.change[at])

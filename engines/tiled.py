@@ -71,7 +71,8 @@ class TiledEngine:
         self.refinement.room(rows)
         self.overlap.settle()
         table, last = self.reconstruction.pods, None
-        size = max(1, self.on.tile_bytes // (table.pods * self.shape[0] * self.shape[1] * self.complex.itemsize))
+        pixels = max(storage.shape[0] * storage.shape[1] for storage in self.reconstruction.probes.values())
+        size = max(1, self.on.tile_bytes // (table.pods * pixels * self.complex.itemsize))
         if self.tiles and len(self.tiles[-1]) < size and self._key(self.tiles[-1].rows) == self._key(rows):
             last = self.tiles.pop()
             rows = np.concatenate([last.rows, rows])
@@ -182,8 +183,9 @@ class TiledEngine:
         counts, row = store.slab(number), table.frame[rows, 1] % store.slab_frames
         if self.on.resident:
             counts, row = self.on.put(counts[row]), np.arange(len(rows))
-        waves = self.on.xp.empty((table.pods, len(rows), *self.shape), self.complex) if self.keeps_waves else None
         pods = pods_of(table, rows, self.real, self.on.put)
+        shape = list(self.reconstruction.probes.values())[pods[0].probe].shape
+        waves = self.on.xp.empty((len(pods), len(rows), *shape), self.complex) if self.keeps_waves else None
         row, index, counting = (self.on.put(v) for v in (row, rows, np.arange(len(rows))))
         return Tile(rows, scan, number, waves, counts, row, index, counting, pods)
 
@@ -211,7 +213,8 @@ class TiledEngine:
     def _photons(self) -> tuple[float, float]:
         """Photons per pixel of a mean frame and of the brightest: the run's decision, or taken once from the frames here."""
         if self._decided is None:
-            pixels = self.shape[0] * self.shape[1]
+            height, width = next(iter(self.frames.values())).shape
+            pixels = height * width
             mean, brightest = self.context.mean_photons, self.context.brightest_photons
             if mean is None or brightest is None:
                 totals = self._totals()

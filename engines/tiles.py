@@ -73,7 +73,7 @@ def key_of(table: PodTable, row: int, frames: Mapping[int, FrameStore]) -> Key:
     """What the frames of a tile have in common."""
     scan, slot = (int(v) for v in table.frame[row])
     seen = table.address[row][:, [PROBE, OBJECT, OBJECT_LAYER]]
-    return scan, slot // frames[scan].slab_frames, tuple(map(tuple, seen.tolist()))
+    return scan, slot // frames[scan].slab_frames, tuple(tuple(pod) for pod in seen.tolist() if pod[0] >= 0)
 
 
 def runs(
@@ -95,6 +95,8 @@ def pods_of(table: PodTable, rows: NDArray[np.int64], real: np.dtype[Any], put: 
     for k in range(table.pods):
         address = table.address[rows, k]
         probe, obj, layer = (int(v) for v in address[0, [PROBE, OBJECT, OBJECT_LAYER]])
+        if probe < 0:
+            break
         pods.append(
             Pod(
                 probe,

@@ -19,7 +19,9 @@ from ptystream.engine import Context
 from ptystream.epochs import EpochMap
 from ptystream.ingest import Tap
 from ptystream.loop import LoopSettings
-from ptystream.model.geometry import Geometry
+from ptystream.model import sharing
+from ptystream.model.geometry import Geometry, GeometryError
+from ptystream.model.scan_model import ScanModel
 from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, ScanConfiguration
 from ptystream.reconstruction import PodTable, Reconstruction
@@ -44,7 +46,8 @@ def make_plan(
     pool = ThreadPoolExecutor(max(1, min(threads, 4)), "decode")
     channels, entries = [], []
     settings = LoopSettings(root.frames_per_block, root.min_frames_for_recon, root.live.latency, root.live.restart_probe)
-    for number, scan in enumerate(configuration.scans):
+    models = models_of(configuration)
+    for scan in configuration.scans:
         sources = {"data": scan.data} | ({"positions": scan.positions} if scan.positions is not None else {})
         for kind, source in sources.items():
             name = f"{scan.label}/{kind}"
@@ -52,7 +55,7 @@ def make_plan(
             given = (transports or {}).get(name)
             channels.append(Channel(name, given or source.plugin.transport(source.parameters, name, decoder), decoder))
         epochs = EpochMap(root.live.epochs, list(sources))
-        entries.append(ScanEntry(scan.label, _maker(scan, number, settings, pool, root.seed), epochs))
+        entries.append(ScanEntry(scan.label, _maker(scan, models[scan.label], settings, pool), epochs))
     device, reason = choose(root.device, threads)
     context = Context(
         device=device, threads=threads, seed=root.seed, precision=root.data_type, fft=configuration.scans[0].parameters.ffttype
@@ -76,22 +79,43 @@ def make_plan(
 
 def geometry_of(scan: ScanConfiguration) -> Geometry:
     """Geometry of an entry of `scans`; in object pixels where its positions are. Raises `ConfigurationError`."""
-    p = scan.data.parameters
+    p, model = scan.data.parameters, scan.parameters
     side = p.shape if isinstance(p.shape, int) else None if p.shape is None else min(p.shape)
     if side is None:
         raise ConfigurationError([Fault(f"scans.{scan.label}.data.shape", None, "give the side of the cropped frame in pixels")])
     side //= p.rebin or 1
-    if scan.positions is not None and scan.positions.parameters.unit == "px":
-        return Geometry((side, side))
-    if not (p.energy and p.distance and p.psize):
-        return Geometry((side, side))
-    y, x = np.broadcast_to(np.asarray(p.psize, float), 2) * (p.rebin or 1)
-    return Geometry((side, side), p.energy, p.distance, (float(y), float(x)))
+    pixels = scan.positions is not None and scan.positions.parameters.unit == "px"
+    known = not pixels and bool(p.energy and p.distance and p.psize)
+    y, x = np.broadcast_to(np.asarray(p.psize or 0.0, float), 2) * (p.rebin or 1)
+    near, resolution, resample = model.propagation == "nearfield", getattr(model, "resolution", None), model.resample or 1
+    try:
+        if not known:
+            return Geometry((side, side), near=near, resample=resample, resolution_m=resolution)
+        pixel = float(y), float(x)
+        return Geometry((side, side), p.energy, p.distance, pixel, near=near, resample=resample, resolution_m=resolution)
+    except GeometryError as error:
+        raise ConfigurationError([Fault(f"scans.{scan.label}.{error.name}", error.value, error.remedy)]) from error
 
 
-def _maker(scan: ScanConfiguration, number: int, settings: LoopSettings, pool: ThreadPoolExecutor, seed: int) -> Any:
-    geometry = geometry_of(scan)
+def models_of(configuration: Configuration) -> dict[str, ScanModel]:
+    """The scan models, with what they share settled. Raises `ConfigurationError` for all that cannot be begun or shared."""
+    seed = configuration.root.seed
+    first = {s.label: s.model(s.label, k, s.parameters, geometry_of(s), seed) for k, s in enumerate(configuration.scans)}
+    faults = [Fault(f"scans.{path}", value, remedy) for path, value, remedy in sharing.faults(first)]
+    models = {}
+    for label, model in first.items() if not faults else ():
+        models[label] = type(model)(label, model.number, sharing.adopted(model, first), model.geometry, seed)
+        try:
+            models[label].try_out()
+        except ValueError as error:
+            path, _, remedy = str(error).partition(": ")
+            faults.append(Fault(f"scans.{label}.{path}", None, remedy))
+    if faults:
+        raise ConfigurationError(faults)
+    return models
 
+
+def _maker(scan: ScanConfiguration, model: ScanModel, settings: LoopSettings, pool: ThreadPoolExecutor) -> Any:
     def make(decisions: Mapping[str, Any] | None) -> tuple[PtyScan, Any]:
         positions = None if scan.positions is None else scan.positions.parameters
         buffer = PtyScan(
@@ -101,8 +125,9 @@ def _maker(scan: ScanConfiguration, number: int, settings: LoopSettings, pool: T
             pool=pool,
             decide_after=settings.frames_to_start,
             decisions=decisions,
+            pixel_m=model.geometry.pixel_size_m,
         )
-        return buffer, scan.model(scan.label, number, scan.parameters, geometry, seed)
+        return buffer, model.again()
 
     return make
 
@@ -155,9 +180,7 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
     assert run.reconstruction is not None
     held = run.reconstruction if run.engine is None else run.engine.snapshot()  # cut short: it lies on the engine's device
     errors, misfit = run.history()
-    first = next(iter(held.objects.values()))
     snapshot = run.snapshot({})
-    pixel = np.asarray(first.pixel_size_m or (1.0, 1.0))
     last = {} if run.last is None else {"probe": run.last.probes, "object": run.last.objects}
     return ptyr.Result(
         run=run.name,
@@ -165,7 +188,7 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
         object=held.objects,
         parameters=configuration.given,
         iter_info=run.iter_info,
-        positions_m=snapshot.positions * pixel,
+        positions_m=snapshot.positions * run.pixels_m(),
         errors=errors,
         misfit=misfit,
         ledger=run.ledger(),
@@ -210,19 +233,19 @@ class _Sample:
 
 def warm_up(configuration: Configuration, engines: Iterable[EngineEntry], context: Context) -> None:
     """Run each engine on two empty frames of every usual count type, so that nothing compiles when frames come."""
-    scan = configuration.scans[0]
-    geometry = geometry_of(scan)
+    first = next(iter(models_of(configuration).values()))
+    scan, geometry = first.label, first.geometry
     for dtype in ("u2", "u4"):
         for entry in engines:
-            model = scan.model(scan.label, 0, scan.parameters, geometry)
+            model = first.again()
             store = _Sample(geometry.shape, dtype)
             made = Reconstruction({}, {}, PodTable(model.pods))
             zero = np.zeros(2, np.int64)
-            block = Block(scan.label, np.arange(2), np.arange(2), np.zeros((2, 2)), np.ones(2), zero)
+            block = Block(scan, np.arange(2), np.arange(2), np.zeros((2, 2)), np.ones(2), zero)
             model.start(made, block, store)
             model.place(made, block)
             engine = entry.make(entry.parameters)
-            engine.start(made, {0: store}, context)
+            engine.start(made, {model.number: store}, context)
             engine.iterate(int(entry.parameters.probe_update_start) + 1 if entry.parameters.probe_update_start < 5 else 1)
             engine.snapshot(("coverage",))
             engine.finish()

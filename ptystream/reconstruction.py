@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.model.propagate import Propagator
+
 PROBE, PROBE_LAYER, OBJECT, OBJECT_LAYER, ROW, COLUMN = range(6)
 """Columns of `PodTable.address`."""
 
@@ -32,6 +34,8 @@ class Storage:
     fill: complex = 1.0
     """Value of pixels that are new."""
     energy_kev: float | None = None
+    shares: tuple[float, ...] = ()
+    """Factor on `fill` for each layer; empty: 1."""
     modes_per_frame: int = 0
     """Layers that each frame has of its own (orthogonal probe relaxation), frame after frame; 0: frames share all layers."""
 
@@ -53,6 +57,8 @@ class Storage:
             return False
         # The data may lie on a GPU: `full_like` makes the new array where the old one is.
         data = np.full_like(self.data, self.fill, shape=(self.data.shape[0], stop[0] - start[0], stop[1] - start[1]))
+        for layer, share in zip(data, self.shares, strict=False):
+            layer *= share
         y, x = self.offset[0] - start[0], self.offset[1] - start[1]
         data[:, y : y + self.shape[0], x : x + self.shape[1]] = self.data
         self.data, self.offset = data, (start[0], start[1])
@@ -86,7 +92,7 @@ class PodTable:
     """
 
     pods: int
-    """Pods per frame."""
+    """Places for pods per frame: as many as the scan with the most pods needs."""
     length: int = 0
     _address: NDArray[np.int32] = field(init=False)
     _remainder: NDArray[np.float32] = field(init=False)
@@ -107,8 +113,9 @@ class PodTable:
     def address(self) -> NDArray[np.int32]:
         """[probe number, probe layer, object number, object layer, row, column]; shape (frame, pod, 6).
 
-        Probe and object number: position in `Reconstruction.probes` / `.objects`. Row and column: lattice coordinates of
-        the view's first pixel; subtract the storage's `offset` for the array index.
+        Probe and object number: position in `Reconstruction.probes` / `.objects`; -1 where the frame's scan has fewer pods
+        than the table has places. Row and column: lattice coordinates of the view's first pixel; subtract the storage's
+        `offset` for the array index.
         """
         return self._address[: self.length]
 
@@ -148,8 +155,14 @@ class PodTable:
         frame: NDArray[np.int64],
         index: NDArray[np.int64] | None = None,
     ) -> NDArray[np.int64]:
-        """Add rows and return their numbers. Shapes as the properties' with the same leading axis; `index` None: the slots."""
-        new = len(address)
+        """Add rows and return their numbers. Shapes as the properties' with the same leading axis; fewer pods than the table
+        has places are filled up with none. `index` None: the slots."""
+        new, lacking = len(address), self.pods - address.shape[1]
+        if lacking:
+            nothing = np.full((new, lacking, 6), -1, np.int32)
+            address = np.concatenate([address, nothing], axis=1)
+            remainder = np.concatenate([remainder, np.zeros((new, lacking, 2), np.float32)], axis=1)
+            weight = np.concatenate([weight, np.zeros((new, lacking), np.float32)], axis=1)
         stop = self.length + new
         if stop > len(self._address):
             capacity = max(256, 2 * len(self._address), stop)
@@ -166,6 +179,15 @@ class PodTable:
         return np.arange(stop - new, stop)
 
 
+@dataclass(frozen=True, slots=True)
+class Dispersion:
+    """Storages, one per energy, that are one function of the energy: value = a + t b with free a and b at each pixel."""
+
+    names: tuple[str, ...]
+    t: tuple[float, ...]
+    """Relative energy of each, minus one."""
+
+
 @dataclass(slots=True)
 class Reconstruction:
     """What is known: every probe, every object, and the pod table that joins them to frames.
@@ -177,6 +199,13 @@ class Reconstruction:
     probes: dict[str, Storage]
     objects: dict[str, Storage]
     pods: PodTable
+    propagators: dict[int, tuple[Propagator, ...]] = field(default_factory=dict)
+    """How the pods of a scan (by number of the scan, in the order of the pod table) reach the detector; a scan that is not
+    in it: the orthonormal transform."""
+    probe_dispersion: list[Dispersion] = field(default_factory=list)
+    """Probes that an update keeps linear in the energy."""
+    object_dispersion: list[Dispersion] = field(default_factory=list)
+    """Objects that an update keeps linear in the energy: same canvas for all of one entry."""
 
     def copy(self, parts: Iterable[str] = ("probe", "object")) -> Reconstruction:
         """Deep copy of the named parts; the pod table is shared."""
@@ -185,4 +214,7 @@ class Reconstruction:
             {k: v.copy() for k, v in self.probes.items()} if "probe" in wanted else {},
             {k: v.copy() for k, v in self.objects.items()} if "object" in wanted else {},
             self.pods,
+            self.propagators,
+            self.probe_dispersion,
+            self.object_dispersion,
         )

@@ -135,11 +135,12 @@ class Run:
         if block is None:
             block = as_then(scan.buffer.take_exactly(from_runs(entry["indices"]), timeout_s=60.0), then)
         if self.reconstruction is None:
-            self.reconstruction = Reconstruction({}, {}, PodTable(scan.model.pods))
+            self.reconstruction = Reconstruction({}, {}, PodTable(max(s.model.pods for s in self.scans.values())))
         if scan.number not in self._stores:
             self._stores[scan.number] = scan.buffer.frames
             earlier = self.decisions.get(scan.label)
-            decided = scan.model.start(self.reconstruction, block, scan.buffer.frames, earlier)
+            others = {s.label: (s.taken[0], s.buffer.frames) for s in self.scans.values() if s.taken}
+            decided = scan.model.start(self.reconstruction, block, scan.buffer.frames, earlier, others)
             if earlier != decided:
                 decided = {"hot_pixels": [], **scan.buffer.decisions, **decided}
                 self.apply({"do": "decide", "scan": scan.label, "decisions": decided})
@@ -288,6 +289,14 @@ class Run:
     def complete(self) -> bool:
         """Whether no further frame will come."""
         return all(scan.ended for scan in self.scans.values())
+
+    def pixels_m(self) -> NDArray[np.float64]:
+        """Pixel on the sample (y, x) for each of the rows that an engine may visit; 1 where none is known. Shape (frame, 2)."""
+        if self.reconstruction is None:
+            return np.zeros((0, 2))
+        each = np.array([s.pixel_size_m or (1.0, 1.0) for s in self.reconstruction.objects.values()])
+        found: NDArray[np.float64] = each[self.reconstruction.pods.address[:, 0, OBJECT]][self.rows()]
+        return found
 
     def history(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Errors and misfit of every iteration so far, each of shape (iteration, 3)."""

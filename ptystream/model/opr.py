@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.model.scan_model import Full, FullParameters
+from ptystream.model.parameters import FullParameters
+from ptystream.model.scan_model import Full
 from ptystream.params.base import parameter
 from ptystream.reconstruction import Reconstruction
 from ptystream.scan.block import Block, FrameStore
@@ -28,23 +29,32 @@ class OPR(Full):
     """As Full, with layers of the probe for every frame. A new frame starts from the mean probe of those before it."""
 
     Parameters = OPRParameters
+    probe_per_frame = True
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._placed = 0
 
     def start(
-        self, reconstruction: Reconstruction, block: Block, frames: FrameStore, decisions: Mapping[str, Any] | None = None
+        self,
+        reconstruction: Reconstruction,
+        block: Block,
+        frames: FrameStore,
+        decisions: Mapping[str, Any] | None = None,
+        others: Mapping[str, tuple[Block, FrameStore]] | None = None,
     ) -> dict[str, Any]:
         """See `ScanModel.start`."""
-        decided = super().start(reconstruction, block, frames, decisions)
-        reconstruction.probes[self.storage_id].modes_per_frame = self.modes[0]
+        decided = super().start(reconstruction, block, frames, decisions, others)
+        for name in self.probe_ids:
+            reconstruction.probes[name].modes_per_frame = self.modes[0]
         return decided
 
     def _probe_layers(self, reconstruction: Reconstruction, count: int) -> NDArray[np.int64]:
-        modes, storage = self.modes[0], reconstruction.probes[self.storage_id]
+        modes = self.modes[0]
         first, self._placed = self._placed, self._placed + count
-        lacking = self._placed - len(storage.data) // modes
-        if lacking > 0:
-            storage.add_frames(lacking)
+        for name in self.probe_ids:
+            storage = reconstruction.probes[name]
+            lacking = self._placed - len(storage.data) // modes
+            if lacking > 0:
+                storage.add_frames(lacking)
         return (first + np.arange(count))[:, None] * modes + np.arange(modes)

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, create_model
 
-from ptystream.model.models import MODELS
+from ptystream.model.models import BARE, MODELS
 from ptystream.model.scan_model import ScanModel
 from ptystream.params.base import Branch
 from ptystream.params.branches import RootParameters
@@ -149,9 +149,8 @@ def _scan(label: str, entry: dict[str, Any], faults: list[Fault]) -> ScanConfigu
     path = f"scans.{label}"
     model = MODELS.get(entry["name"])
     if model is None:
-        faults.append(
-            Fault(f"{path}.name", entry["name"], f"not a scan model of this version; {closest(str(entry['name']), MODELS)}")
-        )
+        bare = "what all models have in common" if entry["name"] in BARE else "not a scan model of this version"
+        faults.append(Fault(f"{path}.name", entry["name"], f"{bare}; {closest(str(entry['name']), MODELS)}"))
         return None
     data = entry.pop("data", None)
     parameters = _branch(model.Parameters, entry, path, faults, extra=("data",))

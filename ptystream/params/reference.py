@@ -11,7 +11,7 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ptystream.model.models import MODELS
+from ptystream.model.models import BARE, MODELS
 from ptystream.params.branches import RootParameters
 from ptystream.params.load import plugins, source_parameters
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
@@ -21,14 +21,23 @@ def entries() -> list[dict[str, Any]]:
     """One entry per path: {"path", "types", "default", "lower", "upper", "choices", "doc"}."""
     found = list(_walk("ptycho", RootParameters))
     found += _walk("scandata.PtyScan", PtyScanParameters)
-    for name, model in MODELS.items():
-        found += _walk(f"scan.{name}", model.Parameters)
+    for name, parameters in ({**BARE} | {name: model.Parameters for name, model in MODELS.items()}).items():
+        found += _walk(f"scan.{name}", parameters)
+        found += _data(f"scan.{name}.data")
     for name, engine in sorted(plugins("engines").items()):
         found += _walk(f"engine.{name}", engine.Parameters)
     for name, plugin in sorted(plugins("detectors").items()):
         found += _walk(f"scandata.{name}", source_parameters(plugin, PtyScanParameters))
         found += _walk(f"scandata.{name}.positions", source_parameters(plugin, PositionsParameters))
     return found
+
+
+def _data(path: str) -> Iterator[dict[str, Any]]:
+    """The branch of a scan that belongs to its source."""
+    entry: dict[str, Any] = {"types": ["Param"], "default": {}, "lower": None, "upper": None, "choices": None}
+    yield {"path": path, **entry, "doc": "Link to container for data preparation: see scandata"}
+    doc = "Name of the PtyScan subclass to use: a source, with its parameters beside it"
+    yield {"path": f"{path}.name", **entry, "types": ["str"], "default": None, "doc": doc}
 
 
 def _walk(path: str, model: type[BaseModel]) -> Iterator[dict[str, Any]]:

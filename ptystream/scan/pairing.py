@@ -39,6 +39,7 @@ class Pairing:
         room: int,
         decisions: Mapping[str, Any],
         changed: Callable[[], None],
+        pixel_m: tuple[float, float] | None = None,
     ) -> None:
         self.ledger = ledger
         self.revisions: list[Revision] = []
@@ -57,7 +58,7 @@ class Pairing:
         if any("dose" in j.roles for j in self._joins.values()):
             self._needed = np.uint8(self._needed | DOSE)
         unit_m = positions is None or positions.unit == "m"
-        self._judge = Judge(parameters.pixel_m() if unit_m else (1.0, 1.0), parameters.shape, positions)
+        self._judge = Judge((pixel_m or parameters.pixel_m()) if unit_m else (1.0, 1.0), parameters.shape, positions)
         theory = load_array(parameters.positions_theory, "data.positions_theory")
         self._theory = theory is not None
         if theory is not None:

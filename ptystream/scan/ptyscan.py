@@ -40,7 +40,8 @@ class PtyScan:
     min_frames_for_recon. `decisions`, as an earlier run's `decisions` gave them, are used instead of deciding again.
     Without `positions` they are taken from the samples that come with the frames, one per frame, in metres.
     `also`: further sources of samples (channel 'also.0' is the first), such as a beam monitor. `max_bytes` bounds the
-    slabs (None: half of the machine's memory), `max_frames` the records. `pool` decodes; None: the feeding thread does.
+    slabs (None: half of the machine's memory), `max_frames` the records. `pixel_m`: pixel on the sample (y, x), where it is
+    not that of the far field. `pool` decodes; None: the feeding thread does.
     Raises `ValueError` for arrays in `parameters` that cannot be read or do not fit.
     """
 
@@ -56,6 +57,7 @@ class PtyScan:
         max_bytes: int | None = None,
         decide_after: int = 1,
         decisions: Mapping[str, Any] | None = None,
+        pixel_m: tuple[float, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.label, self.parameters = label, parameters
@@ -88,6 +90,7 @@ class PtyScan:
             room=self._room,
             decisions=self._intake.decisions,
             changed=self._changed,
+            pixel_m=pixel_m,
         )
         self._num_frames = self._pairing.num_theory or parameters.num_frames
         self.ledger.expected = self._num_frames or 0

@@ -143,7 +143,7 @@ def test_every_array_that_cannot_be_meant_is_told_before_anything_starts(tmp_pat
         "scans.s.data.dark": (f"{tmp_path}/a.h5:/entry/text", "not numbers"),
         "scans.s.data.flat": (f"{tmp_path}/torn.npz:a", "is no array"),
         "scans.s.illumination.model": (f"{tmp_path}/a.h5:/nothing", ".h5:/dataset"),
-        "scans.s.sample.model": ("recon", ".h5:/dataset"),
+        "scans.s.sample.model": ("recom", ".h5:/dataset"),
     }
     for cases in (wrong, more):
         given = sound()
