@@ -35,6 +35,8 @@ class FrameStore(Protocol):
     One comparison serves every dtype: the largest value of an integer type, infinity for float32."""
     mask: NDArray[np.uint8]
     """1 where a pixel is valid in every frame. Shape (y, x), zero frequency at [0, 0]."""
+    weights: NDArray[np.float32] | None
+    """Statistical weight of each pixel, in every frame; None: all alike. Shape (y, x), zero frequency at [0, 0]."""
 
     def slab(self, number: int) -> NDArray[Any]:
         """Counts, zero frequency at [0, 0]. Shape (slab_frames, y, x); the same array at every call."""

@@ -30,12 +30,13 @@ class Slabs:
         mask: NDArray[np.uint8],
         *,
         max_bytes: int,
+        weights: NDArray[np.float32] | None = None,
         pool: Executor | None = None,
         slab_frames: int | None = None,
     ) -> None:
         if dtype.name not in DTYPES:
             raise ValueError(f"slab dtype {dtype.name}: must be one of {', '.join(DTYPES)}")
-        self.shape, self.dtype, self.mask = shape, dtype, mask
+        self.shape, self.dtype, self.mask, self.weights = shape, dtype, mask, weights
         self.limit = float(np.iinfo(dtype).max) if dtype.kind in "ui" else float("inf")
         self.frame_bytes = int(np.prod(shape)) * dtype.itemsize
         self.slab_frames = slab_frames or max(1, SLAB_BYTES // self.frame_bytes)

@@ -53,6 +53,9 @@ class Result:
     """{'probe': …, 'object': …} of the last iterate."""
     started: float = 0.0
     """Seconds since the epoch."""
+    scans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What is known of each scan, by its key in `scans`: label, experimentID, version, num_frames, shape, psize, energy,
+    distance, center."""
 
 
 def write(path: str | Path, result: Result) -> Path:
@@ -111,6 +114,7 @@ def _result(content: Mapping[str, Any], ours: Mapping[str, Any]) -> Result:
         coverage=ours["coverage"],
         last={part: storages(part, held) for part, held in ours["last"].items()},
         started=float(ours["started"]),
+        scans=json.loads(ours.get("scans", "{}")),
     )
 
 
@@ -208,6 +212,7 @@ def _ours(result: Result) -> dict[str, Any]:
             for part, held in result.last.items()
         },
         "started": result.started,
+        "scans": json.dumps(result.scans, default=_plain),
     }
 
 
