@@ -64,7 +64,8 @@ def canvas(places: NDArray[np.float64], side: tuple[int, int], margin: int = 2) 
 def blurred(intensity: NDArray[np.float64], psf: Any) -> NDArray[np.float64]:
     """Convolved with a Gaussian of standard deviation `psf` (pixels, one number or (y, x)), or with a kernel (y, x).
 
-    Light that would leave the frame comes back in (half-sample symmetry), so photons are kept; a kernel is scaled to sum 1.
+    Light that would leave the frame comes back in (half-sample symmetry), so that a symmetric blur keeps the photons; a kernel
+    is scaled to sum 1.
     """
     kernel = np.asarray(psf, float)
     if kernel.ndim < 2:
