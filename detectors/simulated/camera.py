@@ -55,8 +55,8 @@ class DetectorParameters(Branch):
     """The detector
 
     Its name alone stands for the branch: `detector: PILATUS_1M`. What is given beside `model` replaces that detector's own. A
-    frame lies with its middle on the detector's; pixels that saturate, lie in a gap or beyond the detector's edge come as 'no
-    data' (the largest value of the data's type), and are masked."""
+    frame's middle is where the `beam` hits; pixels that saturate, lie in a gap or beyond the detector's edge come as 'no data'
+    (the largest value of the data's type), and are masked."""
 
     model: Literal[
         "GenericCCD16bit",
@@ -78,6 +78,10 @@ class DetectorParameters(Branch):
 
     gaps: tuple[int, int] | None = parameter(None, ours=True)
     """Pixels without data between rows and between columns of modules; None: the model's."""
+
+    beam: tuple[int, int] | None = parameter(None, ours=True)
+    """Pixel (y, x) of the detector that the beam hits, gaps counted; None: the middle, or where that is a gap the middle of the
+    next module."""
 
     qe: float | None = parameter(None, ours=True)
     """Quantum efficiency: part of the photons that are detected, 0 to 1; None: the model's."""
@@ -143,11 +147,19 @@ class Camera:
         y, x = (n * side + (n - 1) * gap for n, side, gap in zip(*self._modules(), strict=True))
         return y, x
 
+    @property
+    def beam(self) -> tuple[int, int]:
+        """Pixel (y, x) that the beam hits."""
+        if "beam" in self.p:
+            return int(self.p["beam"][0]), int(self.p["beam"][1])
+        y, x = (_middle(whole, side, gap) for whole, side, gap in zip(self.shape, *self._modules()[1:], strict=True))
+        return y, x
+
     def valid(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """Where a frame (y, x) that lies with its middle on the detector's has pixels."""
+        """Where a frame (y, x) with its middle on the beam has pixels."""
         axes = []
-        for wanted, whole, side, gap in zip(shape, self.shape, *self._modules()[1:], strict=True):
-            place = np.arange(wanted) - wanted // 2 + whole // 2
+        for wanted, whole, side, gap, beam in zip(shape, self.shape, *self._modules()[1:], self.beam, strict=True):
+            place = np.arange(wanted) - wanted // 2 + beam
             axes.append((place >= 0) & (place < whole) & (place % (side + gap) < side))
         return np.asarray(axes[0][:, None] & axes[1][None])
 
@@ -177,3 +189,9 @@ class Camera:
 
     def _modules(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         return self.p["modules"], self.p["module_shape"], self.p["gaps"]
+
+
+def _middle(whole: int, side: int, gap: int) -> int:
+    """Middle pixel of an axis, or of the module behind it where that is a gap."""
+    number, place = divmod(whole // 2, side + gap)
+    return whole // 2 if place < side else (number + 1) * (side + gap) + side // 2

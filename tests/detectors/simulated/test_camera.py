@@ -40,7 +40,7 @@ def test_the_named_detectors_are_what_their_makers_say(name: str, shape: tuple[i
     assert camera.shape == shape
     assert camera.p["full_well"] == full_well
     assert camera.dtype == np.dtype(f"u{bits // 8}")
-    valid = camera.valid(shape)
+    valid = Camera(DetectorParameters(model=name, beam=(shape[0] // 2, shape[1] // 2))).valid(shape)
     modules, (height, width) = camera.p["modules"], camera.p["module_shape"]
     assert valid.sum() == modules[0] * modules[1] * height * width
     assert valid[0, 0] and valid[-1, -1]
@@ -54,10 +54,18 @@ def test_gaps_lie_where_they_are_about_the_middle_of_the_detector() -> None:
     np.testing.assert_array_equal(valid.any(axis=1), valid.all(axis=1))
     wide = Camera(DetectorParameters(model="PILATUS_300K")).valid((10, 600))
     assert wide.any(axis=0).sum() == 487
-    own, _ = shot(FLAT[:9, :9], modules=(2, 1), module_shape=(3, 5), gaps=(2, 0))
+    own, _ = shot(FLAT[:9, :9], modules=(2, 1), module_shape=(3, 5), gaps=(2, 0), beam=(4, 2))
     expected = np.zeros((9, 9), bool)
     expected[0:3, 2:7] = expected[5:8, 2:7] = True
     np.testing.assert_array_equal(~np.isnan(own), expected)
+
+
+@pytest.mark.parametrize("name", sorted(CAMERAS))
+def test_the_beam_hits_a_module_and_may_be_put_anywhere(name: str) -> None:
+    assert Camera(DetectorParameters(model=name)).valid((64, 64)).all()
+    one = Camera(DetectorParameters(model="PILATUS_1M", beam=(200, 10))).valid((64, 64))
+    rows, columns = np.arange(64) - 32 + 200, np.arange(64) - 32 + 10
+    np.testing.assert_array_equal(one, (rows % 212 < 195)[:, None] & (columns >= 0)[None])
 
 
 def test_photons_scatter_as_poisson_numbers_do_or_not_at_all() -> None:
