@@ -31,8 +31,8 @@ def save(path: Path, simulation: Any, near: bool = False) -> Path:
     sample.set(title=f"sample and {len(places)} positions", xlabel="x / µm", ylabel="y / µm")
     counts = simulation.frame(0).astype(float)
     counts[counts == np.iinfo(simulation.dtype).max] = np.nan
+    frame.set_facecolor("0.6")  # where there are no data the picture is transparent
     shown = frame.imshow(counts if near else np.log10(counts + 1), cmap="magma")
-    shown.cmap.set_bad("0.6")
     figure.colorbar(shown, ax=frame, shrink=0.8, label="counts" if near else "log10(counts + 1)")
     frame.set(title="frame 0; grey has no data", xlabel="pixel", ylabel="pixel")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from pydantic import field_validator
 
 from ptystream.chance import generator
+from ptystream.model.pictures import flower, moon
 from ptystream.params.base import parameter
 from ptystream.scan.positions import raster_scan, round_scan, spiral_scan
 from ptystream.transport import Surroundings
 
 from ..zmq.protocol import NativeDecoder
 from .exposure import Experiment, blurred, canvas
-from .pictures import flower, moon
 from .stream import SimulatedParameters, SimulatedTransport
 
 COUNTS = np.dtype(np.uint32)

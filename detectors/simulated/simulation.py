@@ -90,7 +90,8 @@ class SimSimulation:
         """What an encoder would have said."""
         count = len(self.true_m)
         noise = generator(self.seed, f"positions of {self._channel}").uniform(-1.0, 1.0, (count, 2)) * self.p.pos_noise
-        return self.true_m + extended(self.p.pos_scale, count) * noise + extended(self.p.pos_drift, count)
+        told = self.true_m + extended(self.p.pos_scale, count) * noise + extended(self.p.pos_drift, count)
+        return np.asarray(told)
 
     def _experiment(self) -> Experiment:
         p, geometry = self.p, self.geometry

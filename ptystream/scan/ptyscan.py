@@ -41,7 +41,7 @@ class PtyScan:
     Without `positions` they are taken from the samples that come with the frames, one per frame, in metres.
     `also`: further sources of samples (channel 'also.0' is the first), such as a beam monitor. `max_bytes` bounds the
     slabs (None: half of the machine's memory), `max_frames` the records. `pixel_m`: pixel on the sample (y, x), where it is
-    not that of the far field. `pool` decodes; None: the feeding thread does. `seed`: key of the noise that `add_poisson_noise` adds.
+    not that of the far field. `pool` decodes; None: the feeding thread does. `seed`: key of the noise of `add_poisson_noise`.
     Raises `ValueError` for arrays in `parameters` that cannot be read or do not fit.
     """
 

@@ -15,6 +15,7 @@ from ptystream.metrics import Metrics
 from ptystream.params.load import load, plugins, source_parameters
 from ptystream.params.reference import PtyScanParameters
 from ptystream.plan import make_plan
+from ptystream.quality import align
 from ptystream.session import Session
 from ptystream.storage import ptyr
 from ptystream.transport import Surroundings, TransportClosed
@@ -76,3 +77,14 @@ def reconstruct(folder: Path, scans: dict[str, dict[str, Any]], numiter: int = 6
     plan = replace(make_plan(load(given)), warm_up=lambda: None)  # so that the engine looks as soon as frames come
     (path,) = Session(plan, metrics=Metrics()).run()
     return ptyr.read(path)
+
+
+def agreement(found: Any, truth: Any, coverage: np.ndarray) -> float:
+    """Difference to the true object where there was light, without what ptychography cannot know."""
+    ours = np.zeros(found.shape, complex)
+    top, left = np.subtract(found.offset, truth.offset)
+    place = np.s_[max(0, -top) :, max(0, -left) :]
+    part = truth.object[0][max(0, top) :, max(0, left) :]
+    rows, columns = (min(a, b) for a, b in zip(ours[place].shape, part.shape, strict=True))
+    ours[place][:rows, :columns] = part[:rows, :columns]
+    return align(ours, found.data[0], coverage * (np.abs(ours) > 0)).complex_rms

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scans import drain, parameters, reconstruct, sent, transport
+from scans import agreement, drain, parameters, reconstruct, sent, transport
 from scipy.ndimage import gaussian_filter
 
 from ptystream.codecs import decode
@@ -17,7 +17,6 @@ from ptystream.detectors.zmq.protocol import NativeDecoder
 from ptystream.events import Frames
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
-from ptystream.quality import align
 from ptystream.storage import ptyr
 from ptystream.transport import Surroundings, TransportClosed
 
@@ -188,17 +187,6 @@ def test_a_moonflower_is_reconstructed_while_it_comes(tmp_path: Path) -> None:
     truth = made(**{k: v for k, v in data.items() if k != "name"}).experiment
     (found,) = result.object.values()
     assert agreement(found, truth, result.coverage["SsG00"]) < 0.1
-
-
-def agreement(found: Any, truth: Any, coverage: np.ndarray) -> float:
-    """Difference to the true object where there was light, without what ptychography cannot know."""
-    ours = np.zeros(found.shape, complex)
-    top, left = np.subtract(found.offset, truth.offset)
-    place = np.s_[max(0, -top) :, max(0, -left) :]
-    part = truth.object[0][max(0, top) :, max(0, left) :]
-    rows, columns = (min(a, b) for a, b in zip(ours[place].shape, part.shape, strict=True))
-    ours[place][:rows, :columns] = part[:rows, :columns]
-    return align(ours, found.data[0], coverage * (np.abs(ours) > 0)).complex_rms
 
 
 def test_two_simulated_scans_make_one_run_and_a_quick_one_comes_to_its_end(tmp_path: Path) -> None:
