@@ -20,7 +20,7 @@ def save(path: Path, simulation: Any, near: bool = False) -> Path:
     probe = experiment.probe[0]
     half = np.array(probe.shape) / 2 * pixel
     beam.imshow(coloured(probe), extent=(-half[1], half[1], half[0], -half[0]))
-    beam.set(title="beam: brightness is modulus, colour is phase", xlabel="x / µm", ylabel="y / µm")
+    beam.set(title="beam (hue: phase)", xlabel="x / µm", ylabel="y / µm")
     matter = experiment.object[0]
     low = np.array(experiment.offset) * pixel
     high = low + np.array(matter.shape) * pixel

@@ -36,7 +36,7 @@ class FrameStore(Protocol):
     mask: NDArray[np.uint8]
     """1 where a pixel is valid in every frame. Shape (y, x), zero frequency at [0, 0]."""
     weights: NDArray[np.float32] | None
-    """Statistical weight of each pixel, in every frame; None: all alike. Shape (y, x), zero frequency at [0, 0]."""
+    """Statistical weight of each pixel beside the mask, zero frequency at [0, 0], shape (y, x); None: all count alike."""
 
     def slab(self, number: int) -> NDArray[Any]:
         """Counts, zero frequency at [0, 0]. Shape (slab_frames, y, x); the same array at every call."""

@@ -30,10 +30,12 @@ class Slabs:
         mask: NDArray[np.uint8],
         *,
         max_bytes: int,
-        weights: NDArray[np.float32] | None = None,
         pool: Executor | None = None,
         slab_frames: int | None = None,
+        weights: NDArray[np.float32] | None = None,
     ) -> None:
+        if weights is not None and weights.shape != shape:
+            raise ValueError(f"weights of shape {weights.shape}: must have that of a frame, {shape}")
         if dtype.name not in DTYPES:
             raise ValueError(f"slab dtype {dtype.name}: must be one of {', '.join(DTYPES)}")
         self.shape, self.dtype, self.mask, self.weights = shape, dtype, mask, weights

@@ -64,9 +64,9 @@ def sent(name: str, **given: Any) -> tuple[np.ndarray, np.ndarray]:
     return frames, places
 
 
-def reconstruct(folder: Path, scans: dict[str, dict[str, Any]], numiter: int = 60, **root: Any) -> ptyr.Result:
-    """The result of one run of these scans: {label: {'data': …, 'illumination': …}}."""
-    given = {
+def configured(folder: Path, scans: dict[str, dict[str, Any]], numiter: int, **root: Any) -> dict[str, Any]:
+    """A configuration of one run of these scans: {label: {'data': …, 'illumination': …}}."""
+    return {
         "run": "t",
         "threads": 1,
         "io": {"home": str(folder), "rfile": "%(run)s.ptyr"},
@@ -74,7 +74,12 @@ def reconstruct(folder: Path, scans: dict[str, dict[str, Any]], numiter: int = 6
         "engines": {"e": {"name": "DM", "numiter": numiter, "average_last": 5}},
         **root,
     }
-    plan = replace(make_plan(load(given)), warm_up=lambda: None)  # so that the engine looks as soon as frames come
+
+
+def reconstruct(folder: Path, scans: dict[str, dict[str, Any]], numiter: int = 60, **root: Any) -> ptyr.Result:
+    """The result of one run."""
+    given = load(configured(folder, scans, numiter, **root))
+    plan = replace(make_plan(given), warm_up=lambda: None)  # so that the engine looks as soon as frames come
     (path,) = Session(plan, metrics=Metrics()).run()
     return ptyr.read(path)
 

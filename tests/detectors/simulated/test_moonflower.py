@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scans import agreement, drain, parameters, reconstruct, sent, transport
+from scans import agreement, configured, drain, parameters, reconstruct, sent, transport
 from scipy.ndimage import gaussian_filter
 
 from ptystream.codecs import decode
 from ptystream.detectors.simulated.moonflower import MoonFlowerSimulation, pattern
 from ptystream.detectors.zmq.protocol import NativeDecoder
 from ptystream.events import Frames
+from ptystream.metrics import Metrics
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
+from ptystream.plan import make_plan, recorder_of
+from ptystream.recording import Recorder, Recording
+from ptystream.session import Session
 from ptystream.storage import ptyr
 from ptystream.transport import Surroundings, TransportClosed
 
@@ -212,3 +216,25 @@ def test_a_transport_that_gave_everything_says_so() -> None:
     drain(source)
     with pytest.raises(TransportClosed, match="all 12"):
         source.receive(0.1)
+
+
+def test_a_session_that_was_killed_goes_on_from_its_record(tmp_path: Path) -> None:
+    data = {"name": "MoonFlowerScan", **SMALL}
+    given = {"s": {"data": data}}
+    around = Surroundings(frames_per_block=4)
+    recorder = Recorder(tmp_path / "recordings" / "t.ptyrec")
+    source = transport("MoonFlowerScan", **SMALL, around=around)
+    for _ in range(3):  # the start, and two blocks of frames
+        recorder.write(source.receive(1.0))
+    recorder.close(finished=False)
+    configuration = load(configured(tmp_path, given, 2, frames_per_block=4, min_frames_for_recon=100))
+    recorder_again, interrupted = recorder_of(configuration)
+    assert interrupted is not None and recorder_again is not None
+    session = Session(make_plan(configuration), metrics=Metrics(), tap=recorder_again, recorded=Recording(interrupted))
+    (path,) = session.run()
+    recorder_again.close(finished=True)
+    result = ptyr.read(path)
+    assert result.ledger["received"] == result.ledger["used"] == 12
+    whole, decoder = sent("MoonFlowerScan", **SMALL)[0], NativeDecoder()
+    again = [e for message in Recording(interrupted) for e in decoder.feed(message)]
+    np.testing.assert_array_equal(np.stack([decode(p) for e in again if isinstance(e, Frames) for p in e.payloads]), whole)
