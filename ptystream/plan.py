@@ -54,7 +54,7 @@ def make_plan(
             name = f"{scan.label}/{kind}"
             decoder = source.plugin.decoder(source.parameters, name)
             given = (transports or {}).get(name)
-            channels.append(Channel(name, given or _transport(source, name, decoder, root), decoder))
+            channels.append(Channel(name, given or transport_of(source, name, decoder, root), decoder))
         epochs = EpochMap(root.live.epochs, list(sources))
         entries.append(ScanEntry(scan.label, _maker(scan, models[scan.label], settings, pool), epochs))
     device, reason = choose(root.device, threads)
@@ -78,7 +78,7 @@ def make_plan(
     )
 
 
-def _transport(source: SourceConfiguration, name: str, decoder: Any, root: RootParameters) -> Any:
+def transport_of(source: SourceConfiguration, name: str, decoder: Any, root: RootParameters) -> Any:
     """Where the messages of a channel come from."""
     if not getattr(source.plugin, "surroundings", False):
         return source.plugin.transport(source.parameters, name, decoder)

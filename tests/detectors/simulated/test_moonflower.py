@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from scans import agreement, configured, drain, parameters, reconstruct, sent, transport
 from scipy.ndimage import gaussian_filter
 
+from ptystream.cli.live import live
+from ptystream.cli.record import record
 from ptystream.codecs import decode
 from ptystream.detectors.simulated.moonflower import MoonFlowerSimulation, pattern
 from ptystream.detectors.zmq.protocol import NativeDecoder
@@ -238,3 +241,16 @@ def test_a_session_that_was_killed_goes_on_from_its_record(tmp_path: Path) -> No
     whole, decoder = sent("MoonFlowerScan", **SMALL)[0], NativeDecoder()
     again = [e for message in Recording(interrupted) for e in decoder.feed(message)]
     np.testing.assert_array_equal(np.stack([decode(p) for e in again if isinstance(e, Frames) for p in e.payloads]), whole)
+
+
+def test_a_simulated_scan_can_be_recorded_and_replayed(tmp_path: Path) -> None:
+    given = configured(tmp_path, {"s": {"data": {"name": "MoonFlowerScan", **SMALL}}}, 2, seed=3, min_frames_for_recon=100)
+    given["io"]["recording"] = {"active": False}
+    (tmp_path / "c.json").write_text(json.dumps(given))
+    assert record(str(tmp_path / "c.json"), str(tmp_path / "kept.ptyrec")) == 0
+    live(str(tmp_path / "c.json"), None, "cpu")
+    direct = ptyr.read(tmp_path / "t.ptyr")
+    live(str(tmp_path / "c.json"), str(tmp_path / "kept.ptyrec"), "cpu")
+    again = ptyr.read(tmp_path / "t.ptyr")
+    assert again.started != direct.started
+    np.testing.assert_array_equal(again.object["SsG00"].data, direct.object["SsG00"].data)

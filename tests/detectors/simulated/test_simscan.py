@@ -260,3 +260,49 @@ def test_a_simulated_near_field_scan_is_reconstructed(tmp_path: Path) -> None:
     (found,) = result.object.values()
     assert found.pixel_size_m == (2e-7, 2e-7)
     assert agreement(found, truth, result.coverage["SsG00"]) < 0.08
+
+
+LIGHT = {"aperture": {"size": 3e-6}, "photons": 1e6}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"aperture": {"size": 2e-6}},
+        {"aperture": {"size": 3e-6, "form": "rect"}},
+        {"aperture": {"size": (3e-6, 2e-6), "rotate": 0.3}},
+        {"aperture": {"size": 3e-6, "central_stop": 0.4}},
+        {"aperture": {"size": 3e-6, "diffuser": (0.5, 3.0)}},
+        {"aperture": {"size": 3e-6, "edge": 5.0}},
+        {"aperture": {"size": 3e-6, "offset": 5e-7}},
+        {"photons": 2e6},
+        {"model": "moon"},
+        {"model": np.random.default_rng(0).random((32, 32))},
+        {"propagation": {"parallel": 1e-3}},
+        {"propagation": {"focussed": 0.1, "spot_size": 1e-6}},
+    ],
+    ids=repr,
+)
+def test_what_is_said_about_the_beam_changes_the_frames(changed: dict[str, Any]) -> None:
+    base, other = simulation().intensity(2), simulation(illumination={**LIGHT, **changed}).intensity(2)
+    assert np.abs(base - other).max() > 1e-3 * base.max()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model": "tree"},
+        {"model": None, "fill": 0.5},
+        {"model": np.random.default_rng(0).random((40, 40))},
+        {"process": {"zoom": 1.3}},
+        {"process": {"smoothing": 6}},
+        {"process": {"offset": (4, 3)}},
+        {"process": {"formula": "Au", "density": 19.3}},
+        {"process": {"formula": "Au", "density": 19.3, "thickness": 2e-6}},
+        {"process": {"ref_index": (1e-5, 1e-6)}},
+    ],
+    ids=repr,
+)
+def test_what_is_said_about_the_sample_changes_the_frames(changed: dict[str, Any]) -> None:
+    base, other = simulation().intensity(2), simulation(sample={"model": "flower", **changed}).intensity(2)
+    assert np.abs(base - other).max() > 1e-3 * base.max()
