@@ -27,9 +27,13 @@ def counts(frames: np.ndarray, order: list[int] | None = None, pool: Any = None,
         scan.feed("data", Frames("e", np.array([k]), (payload,)), 0)
         scan.feed("data", Samples("e", k, {"y": np.array([k * 1e-7]), "x": np.zeros(1)}), 0)
     scan.feed("data", ScanEnded("e", len(frames)), 0)
-    while not isinstance(block := scan.take(1000), Block) or len(block) < len(frames):
-        scan.changed(-1, 0.01)
-    found = {i: scan.frames.slab(0)[slot] for slot, i in zip(block.slots.tolist(), block.indices.tolist(), strict=True)}
+    found: dict[int, np.ndarray] = {}
+    while len(found) < len(frames):
+        block = scan.take(1000)
+        if isinstance(block, Block):
+            found |= {i: scan.frames.slab(0)[slot] for slot, i in zip(block.slots.tolist(), block.indices.tolist(), strict=True)}
+        else:
+            scan.changed(-1, 0.01)
     return np.fft.fftshift(np.stack([found[i] for i in sorted(found)]), axes=(1, 2)).astype(float)
 
 
