@@ -306,3 +306,9 @@ def test_what_is_said_about_the_beam_changes_the_frames(changed: dict[str, Any])
 def test_what_is_said_about_the_sample_changes_the_frames(changed: dict[str, Any]) -> None:
     base, other = simulation().intensity(2), simulation(sample={"model": "flower", **changed}).intensity(2)
     assert np.abs(base - other).max() > 1e-3 * base.max()
+
+
+@pytest.mark.parametrize("name", ["moonflower", "simscan"])
+def test_the_examples_are_right(name: str) -> None:
+    configuration = load(Path(__file__).parents[3] / "examples" / "simulated" / f"{name}.yaml")
+    assert configuration.name == name
