@@ -129,11 +129,12 @@ def _sample(
     simulation: SimSimulation,
 ) -> NDArray[np.complex128]:
     """The object (mode, y, x) on the canvas of all positions: what is modelled in its middle, `fill` around it."""
-    made = starting_object(parameters, geometry, modes, extent=size, label=simulation._label, seed=simulation.seed)
+    box = (int(middle[0]), int(middle[1])), size
+    made = starting_object(parameters, geometry, modes, box=box, label=simulation._label, seed=simulation.seed)
     shares = made.shares or (1.0,) * modes
     whole = np.array([np.full(size, complex(parameters.fill) * share) for share in shares])
-    given = isinstance(parameters.model, str) and parameters.model == "recon"
-    first = np.asarray(made.offset) + (0 if given else middle) - offset
+    placed = isinstance(parameters.model, str)  # pictures fill the box, and a result knows where it was
+    first = np.asarray(made.offset) + (0 if placed else middle) - offset
     low, high = np.maximum(first, 0), np.minimum(first + made.data.shape[1:], size)
     if (low < high).all():
         there, here = low - first, high - first

@@ -312,3 +312,11 @@ def test_what_is_said_about_the_sample_changes_the_frames(changed: dict[str, Any
 def test_the_examples_are_right(name: str) -> None:
     configuration = load(Path(__file__).parents[3] / "examples" / "simulated" / f"{name}.yaml")
     assert configuration.name == name
+
+
+def test_a_picture_covers_a_pattern_that_lies_beside_zero() -> None:
+    made = simulation(xy={"model": "raster", "steps": 6, "spacing": 1e-6}).experiment
+    matter = np.abs(made.object[0]) < 0.99
+    y, x = (n // 2 for n in matter.shape)
+    for quarter in (matter[:y, :x], matter[:y, x:], matter[y:, :x], matter[y:, x:]):
+        assert 0.4 < quarter.mean() < 0.95
