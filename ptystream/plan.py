@@ -22,8 +22,9 @@ from ptystream.loop import LoopSettings
 from ptystream.model import sharing
 from ptystream.model.geometry import Geometry, GeometryError
 from ptystream.model.scan_model import ScanModel
+from ptystream.params.branches import RootParameters
 from ptystream.params.errors import ConfigurationError, Fault
-from ptystream.params.load import Configuration, ScanConfiguration
+from ptystream.params.load import Configuration, ScanConfiguration, SourceConfiguration
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.recording import Recorder
 from ptystream.run import EngineEntry, Run
@@ -31,7 +32,7 @@ from ptystream.scan.block import Block
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.session import Channel, Plan, ScanEntry
 from ptystream.storage import ptyr
-from ptystream.transport import Transport
+from ptystream.transport import Surroundings, Transport
 
 
 def make_plan(
@@ -53,7 +54,7 @@ def make_plan(
             name = f"{scan.label}/{kind}"
             decoder = source.plugin.decoder(source.parameters, name)
             given = (transports or {}).get(name)
-            channels.append(Channel(name, given or source.plugin.transport(source.parameters, name, decoder), decoder))
+            channels.append(Channel(name, given or transport_of(source, name, decoder, root), decoder))
         epochs = EpochMap(root.live.epochs, list(sources))
         entries.append(ScanEntry(scan.label, _maker(scan, models[scan.label], settings, pool), epochs))
     device, reason = choose(root.device, threads)
@@ -75,6 +76,14 @@ def make_plan(
         warm_up=lambda: warm_up(configuration, engines, context),
         device=reason,
     )
+
+
+def transport_of(source: SourceConfiguration, name: str, decoder: Any, root: RootParameters) -> Any:
+    """Where the messages of a channel come from."""
+    if not getattr(source.plugin, "surroundings", False):
+        return source.plugin.transport(source.parameters, name, decoder)
+    around = Surroundings(root.seed, root.frames_per_block, Path(root.io.home))
+    return source.plugin.transport(source.parameters, name, decoder, around)
 
 
 def geometry_of(scan: ScanConfiguration) -> Geometry:
@@ -126,6 +135,7 @@ def _maker(scan: ScanConfiguration, model: ScanModel, settings: LoopSettings, po
             decide_after=settings.frames_to_start,
             decisions=decisions,
             pixel_m=model.geometry.pixel_size_m,
+            seed=model.seed,
         )
         return buffer, model.again()
 
@@ -201,7 +211,22 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
         refined_m=run.refined(),
         error_local=run.local_errors(),
         started=run.started,
+        scans={scan.label: _described(scan, run) for scan in configuration.scans},
     )
+
+
+def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
+    """What a result tells of a scan, beside its pictures."""
+    p, held = scan.data.parameters, run.scans[scan.label]
+    told = {name: getattr(p, name) for name in ("experimentID", "version", "psize", "energy", "distance")}
+    decided = run.decisions.get(scan.label, {})
+    return {
+        "label": p.label or scan.label,
+        **told,
+        "shape": list(geometry_of(scan).shape),
+        "num_frames": int(held.buffer.ledger.counts().get("used", 0)),
+        "center": decided.get("center", p.center),
+    }
 
 
 def save(run: Run, configuration: Configuration, recorder: Recorder | None) -> Path | None:

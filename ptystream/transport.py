@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from ptystream.events import Buffer
@@ -17,6 +18,19 @@ class Message:
     channel: str
     """Which source of the configuration it belongs to: '<scan>/data', '<scan>/positions', '<scan>/also.0'."""
     parts: tuple[Buffer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a source that makes its frames itself is told about the session, beside its own parameters.
+
+    A plug-in with `surroundings = True` gets it as the last argument of `transport`.
+    """
+
+    seed: int = 0
+    frames_per_block: int = 100000
+    home: Path = Path()
+    """Where files go."""
 
 
 class TransportClosed(Exception):

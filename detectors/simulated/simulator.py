@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from ptystream.scan.positions import fermat_scan
 
 from ..zmq.sender import Sender
+from .exposure import Experiment
 from .pictures import flower, moon
 
 
@@ -54,16 +54,17 @@ class Beamline:
         reach = int(np.ceil(np.abs(self.positions_m()).max() / self.pixel_m)) + self.side // 2 + 2
         return flower((2 * reach, 2 * reach), self.seed)
 
+    def experiment(self, truth: tuple[Any, Any] | None = None) -> Experiment:
+        """What is exposed; `truth` is (probe, object) where they are made already."""
+        probe, sample = truth or (self.probe(), self.object())
+        offset = (-(sample.shape[0] // 2), -(sample.shape[1] // 2))
+        return Experiment(probe[None], sample[None], offset, self.positions_m() / self.pixel_m)
+
     def pattern(self, number: int, truth: tuple[Any, Any] | None = None) -> NDArray[np.uint16]:
         """Counts of one frame, (y, x), zero frequency in the middle: Poisson, keyed by (seed, frame)."""
-        probe, sample = truth or (self.probe(), self.object())
-        place = self.positions_m()[number] / self.pixel_m
-        nearest = np.floor(place + 0.5).astype(int)
-        where = nearest + np.array(sample.shape) // 2 - self.side // 2
-        wave = _shifted(probe, place - nearest) * sample[where[0] : where[0] + self.side, where[1] : where[1] + self.side]
-        mean = np.abs(scipy.fft.fft2(wave, norm="ortho")) ** 2
         random = np.random.Generator(np.random.Philox(key=[self.seed, 1000 + number]))
-        return np.asarray(scipy.fft.fftshift(np.minimum(random.poisson(mean), 65534)).astype(np.uint16))
+        counts = random.poisson(self.experiment(truth).intensity(number))
+        return np.asarray(np.minimum(counts, 65534).astype(np.uint16))
 
     def geometry(self) -> dict[str, float]:
         """Energy, distance and detector pixel that give `pixel_m`, as parameters of `scans.*.data`."""
@@ -73,12 +74,6 @@ class Beamline:
             "distance": distance,
             "psize": 1.23984193e-9 / energy * distance / (self.side * self.pixel_m),
         }
-
-
-def _shifted(probe: NDArray[np.complex128], by: NDArray[np.float64]) -> NDArray[np.complex128]:
-    """The probe moved by a fraction of a pixel, by a phase ramp."""
-    y, x = (np.fft.fftfreq(n) * d for n, d in zip(probe.shape, by, strict=True))
-    return np.asarray(scipy.fft.ifft2(scipy.fft.fft2(probe) * np.exp(-2j * np.pi * (y[:, None] + x[None]))))
 
 
 def run(

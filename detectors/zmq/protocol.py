@@ -111,6 +111,11 @@ class NativeDecoder:
         self.link = LinkReceiver()
         self._next: int | None = None
 
+    @property
+    def expected(self) -> int:
+        """Number of the sender's next message: 0 before the first."""
+        return self._next or 0
+
     def feed(self, message: Message) -> list[Event]:
         """See `ptystream.decoder.Decoder.feed`."""
         parts = message.parts

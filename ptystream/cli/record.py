@@ -10,6 +10,7 @@ from rich.console import Console
 from ptystream.events import Event, ScanEnded
 from ptystream.ingest import Source
 from ptystream.params.load import load, plugins
+from ptystream.plan import transport_of
 from ptystream.recording import Recorder, Recording
 from ptystream.replay import Replay
 from ptystream.session import SessionError
@@ -44,7 +45,7 @@ def record(config: str, output: str) -> int:
             name = f"{scan.label}/{kind}"
             open_channels.add(name)
             decoder = source.plugin.decoder(source.parameters, name)
-            transport = source.plugin.transport(source.parameters, name, decoder)
+            transport = transport_of(source, name, decoder, configuration.root)
             sources.append(Source(transport, decoder, route, tap=recorder, on_failure=failed))
     try:
         for thread in sources:

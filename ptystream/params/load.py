@@ -180,9 +180,17 @@ def _source(
             Fault(f"{path}.name", given["name"], f"no such source; {closest(str(given['name']), plugins('detectors'))}")
         )
         return None
+    if common is PositionsParameters and not gives_positions(plugin):
+        faults.append(Fault(f"{path}.name", given["name"], "gives frames with their positions, and no positions for others"))
+        return None
     made = source_parameters(plugin, common)
     parameters = _branch(made, given, path, faults, extra)
     return None if parameters is None else SourceConfiguration(str(given["name"]), plugin, parameters)
+
+
+def gives_positions(plugin: Any) -> bool:
+    """Whether a source can be that of the positions for another one's frames; all can but those that say otherwise."""
+    return bool(getattr(plugin, "gives_positions", True))
 
 
 def source_parameters(plugin: Any, common: type[Branch]) -> type[Branch]:
@@ -190,7 +198,7 @@ def source_parameters(plugin: Any, common: type[Branch]) -> type[Branch]:
     made: type[Branch] = create_model(
         f"{plugin.__name__}{common.__name__}",
         __base__=(plugin.Parameters, common),
-        name=(str, Field(plugin.__name__, description="Name of the source.")),
+        name=(str, Field(getattr(plugin, "default_name", plugin.__name__), description="Name of the source.")),
         __doc__=f"{(plugin.__doc__ or plugin.__name__).strip()} {(common.__doc__ or '').strip()}".strip(),
     )
     return made

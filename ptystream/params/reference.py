@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from ptystream.model.models import BARE, MODELS
 from ptystream.params.branches import RootParameters
-from ptystream.params.load import plugins, source_parameters
+from ptystream.params.load import gives_positions, plugins, source_parameters
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 
 
@@ -28,7 +28,8 @@ def entries() -> list[dict[str, Any]]:
         found += _walk(f"engine.{name}", engine.Parameters)
     for name, plugin in sorted(plugins("detectors").items()):
         found += _walk(f"scandata.{name}", source_parameters(plugin, PtyScanParameters))
-        found += _walk(f"scandata.{name}.positions", source_parameters(plugin, PositionsParameters))
+        if gives_positions(plugin):
+            found += _walk(f"scandata.{name}.positions", source_parameters(plugin, PositionsParameters))
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.chance import generator
 from ptystream.codecs import CodecError, decode
 from ptystream.events import Payload
 from ptystream.scan.parameters import PtyScanParameters
@@ -36,6 +37,8 @@ class Job:
     """Frames to decode and prepare."""
 
     records: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    """The source's own frame numbers. Shape (frame,)."""
     slots: NDArray[np.int64]
     payloads: Sequence[Payload]
 
@@ -65,15 +68,16 @@ class Intake:
         max_bytes: int | None,
         pool: Executor | None,
         decisions: Mapping[str, Any] | None,
+        seed: int = 0,
     ) -> None:
-        self.label, self.parameters = label, parameters
+        self.label, self.parameters, self.seed = label, parameters, seed
         self.slabs: Slabs | None = None
         self.decisions: dict[str, Any] = dict(decisions or {})
         self.failure: str | None = None
         """Why no frame can be prepared."""
         self._preparation: Preparation | None = None
         self._hold = max(1, min(hold, MAX_HELD))
-        self._held: list[tuple[int, int, Payload]] = []
+        self._held: list[tuple[int, int, int, Payload]] = []
         self._free: list[int] = []
         self._slots = 0
         self._pool = pool
@@ -122,11 +126,16 @@ class Intake:
         self._free.append(slot)
 
     def add(
-        self, records: NDArray[np.int64], slots: NDArray[np.int64], payloads: Sequence[Payload], expected: int | None
+        self,
+        records: NDArray[np.int64],
+        indices: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        payloads: Sequence[Payload],
+        expected: int | None,
     ) -> list[Job]:
         """Take frames over; returns the jobs that can be done now."""
         if self._preparation is None:
-            self._held.extend(zip(records.tolist(), slots.tolist(), payloads, strict=True))
+            self._held.extend(zip(records.tolist(), indices.tolist(), slots.tolist(), payloads, strict=True))
             if len(self._held) >= self._hold or "raw_shape" in self.decisions:
                 return self.decide(expected)
             return []
@@ -134,7 +143,8 @@ class Intake:
         self.slabs.require(self._slots, expected)
         frame_bytes = self._preparation.raw_dtype.itemsize * int(np.prod(self._preparation.raw_shape))
         step = max(1, JOB_BYTES // frame_bytes)
-        return [Job(records[k : k + step], slots[k : k + step], payloads[k : k + step]) for k in range(0, len(records), step)]
+        parts = [slice(k, k + step) for k in range(0, len(records), step)]
+        return [Job(records[part], indices[part], slots[part], payloads[part]) for part in parts]
 
     def decide(self, expected: int | None) -> list[Job]:
         """Take the decisions with the frames there are; returns the jobs of the frames that were held.
@@ -153,6 +163,7 @@ class Intake:
                 preparation.dtype,
                 preparation.mask,
                 max_bytes=self._max_bytes,
+                weights=preparation.weights,
                 pool=self._pool,
             )
             if max(expected or 0, self._slots) > slabs.max_frames:
@@ -167,10 +178,10 @@ class Intake:
         else:
             self.slabs, self._preparation = slabs, preparation
             self.mask_pixels(self.decisions.get("hot_pixels", ()))
-        records, slots, payloads = zip(*held, strict=True)
+        records, indices, slots, payloads = zip(*held, strict=True)
         if self._preparation is None:
-            return [Job(np.asarray(records), np.asarray(slots), payloads)]
-        return self.add(np.asarray(records), np.asarray(slots), payloads, expected)
+            return [Job(np.asarray(records), np.asarray(indices), np.asarray(slots), payloads)]
+        return self.add(np.asarray(records), np.asarray(indices), np.asarray(slots), payloads, expected)
 
     def mask_pixels(self, pixels: Sequence[Sequence[int]]) -> None:
         """Mask pixels [y, x] of the prepared frame, in place."""
@@ -182,14 +193,16 @@ class Intake:
         """Decode and prepare; never raises."""
         preparation, slabs = self._preparation, self.slabs
         outcome = Outcome(job, [], 0)
-        for slot, payload in zip(job.slots.tolist(), job.payloads, strict=True):
+        noisy = self.parameters.noise_on_arrival()
+        for index, slot, payload in zip(job.indices.tolist(), job.slots.tolist(), job.payloads, strict=True):
             reason: str | None = None
             try:
                 if preparation is None or slabs is None:
                     raise PrepareError("undecided", self.failure or "the scan was released")
                 if (why := self.refuse(payload)) is not None:
                     raise PrepareError(why, self.describe(payload))
-                outcome.negatives += preparation.into(decode(payload), slabs.row(slot))
+                random = generator(self.seed, f"noise of {self.label}", index) if noisy else None
+                outcome.negatives += preparation.into(decode(payload), slabs.row(slot), random)
             except PrepareError as error:
                 reason = error.reason
                 outcome.details.setdefault(reason, str(error))

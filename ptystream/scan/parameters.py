@@ -76,7 +76,30 @@ class PtyScanParameters(Branch):
     label: str | None = parameter(None)
     """The scan label
 
-    Unique string identifying the scan; None: the key of the scan's entry in `scans`."""
+    Unique string identifying the scan; None: the key of the scan's entry in `scans`. Told with the result; storages, topics
+    and metrics are named after the key."""
+
+    experimentID: str | None = parameter(None)  # noqa: N815
+    """Name of the experiment
+
+    Proposal, visit, sample or whatever else the result should be found by: it is told with the result."""
+
+    version: float = parameter(0.1)
+    """Version of the prepared data's description: told with the result, as ptypy's files have it."""
+
+    load_parallel: Literal["data", "common", "all"] | None = parameter("data")
+    """Determines what will be loaded in parallel
+
+    Choose from ``None``, ``'data'``, ``'common'``, ``'all'``: by which of several processes the frames ('data'), and masks,
+    weights and positions ('common') of a file are read. One process reads everything itself, whatever is chosen; a stream
+    has one receiver, which hands the frames on."""
+
+    add_poisson_noise: bool = parameter(False)
+    """Decides whether the scan should have poisson noise or not
+
+    True: the photons of every valid pixel are replaced by a random number from the Poisson distribution with that mean,
+    before rebinning; the same for the same `seed` and frame. For data that were computed, or to see what less light would
+    have given (with `counts_per_photon`). A source that simulates makes its frames with or without."""
 
     shape: int | tuple[int, int] | None = parameter(256)
     """Shape of the region of interest cropped from the raw data
@@ -172,6 +195,10 @@ class PtyScanParameters(Branch):
     """Pixels to use (not 0) and to ignore (0) in every frame; shape of the raw frame, or of any other size: then it is
     laid over the crop by its own middle."""
 
+    weights: ArrayParameter = parameter(None, ours=True)
+    """Statistical weight of every pixel, 0 or above, for engines that weigh the deviations of pixels; shape as of `mask`. None:
+    all alike. Cropped, turned and binned (mean over a bin) as the frames are; pixels of weight 0 are masked."""
+
     hot_pixels: float | None = parameter(None, lower=1.0, ours=True)
     """Mask pixels whose median over the first 32 frames is more than this factor times that of the brightest of
     their eight neighbours (plus one count); None: no search; 10 is sound. The nine pixels around zero frequency are
@@ -184,7 +211,14 @@ class PtyScanParameters(Branch):
             raise ValueError(f"has shape {value.shape}: must be (frame, 2), (y, x)")
         return value
 
-    @field_validator("dark", "flat", "mask")
+    @field_validator("weights")
+    @classmethod
+    def _weights(cls, value: NDArray[Any] | None) -> NDArray[Any] | None:
+        if value is not None and not (value.dtype.kind != "c" and np.isfinite(value).all() and (value >= 0).all()):
+            raise ValueError("must be real numbers, 0 or above")
+        return value
+
+    @field_validator("dark", "flat", "mask", "weights")
     @classmethod
     def _image(cls, value: NDArray[Any] | None) -> NDArray[Any] | None:
         if value is not None and (value.ndim != 2 or value.dtype.kind == "c"):
@@ -224,6 +258,10 @@ class PtyScanParameters(Branch):
                 f"rebin: {self.rebin} does not divide shape {min(sides)}; shape {min(sides) - min(sides) % self.rebin} would"
             )
         return self
+
+    def noise_on_arrival(self) -> bool:
+        """Whether Poisson noise is added to frames when they are prepared."""
+        return self.add_poisson_noise
 
     def operations(self) -> tuple[bool, bool, bool]:
         """`orientation` as (transpose, flipud, fliplr)."""

@@ -19,6 +19,9 @@ from ptystream.scan.parameters import PtyScanParameters, load_array
 HOT_FRAMES = 32
 """Frames that a search for hot pixels needs."""
 
+MAX_MEAN = 1e18
+"""Poisson numbers are drawn up to this mean: larger ones would not fit into 64 bits."""
+
 Segments = list[tuple[slice, slice]]
 
 
@@ -90,19 +93,23 @@ class Preparation:
             self._gain = None if flat is None and parameters.counts_per_photon == 1.0 else 1.0 / gain
         self.dtype = self._slab_dtype()
         self._limit = float(np.iinfo(self.dtype).max) if self.dtype.kind in "ui" else np.inf
-        self.is_copy = self._rebin == 1 and self.dtype == self.raw_dtype and self.raw_dtype.kind == "u" and not parameters.no_data
+        plain = self.dtype == self.raw_dtype and self.raw_dtype.kind == "u"
+        self.is_copy = plain and self._rebin == 1 and not parameters.no_data and not parameters.noise_on_arrival()
+        self.weights = self._build_weights()
+        """Statistical weight of each prepared pixel, zero frequency at [0, 0], float32; None: all alike."""
         self.mask = self._build_mask(dark, flat)
 
     # ------------------------------------------------------------------ one frame
 
-    def into(self, raw: NDArray[Any], out: NDArray[Any]) -> int:
+    def into(self, raw: NDArray[Any], out: NDArray[Any], random: np.random.Generator | None = None) -> int:
         """Write the prepared frame into `out`, shape (y, x) of a slab's row; returns how many pixels were negative.
 
-        Invalid pixels become the largest value of the slab's dtype (infinity for float32). Raises `PrepareError`.
+        `random` draws the Poisson noise, where that is asked for. Invalid pixels become the largest value of the slab's dtype
+        (infinity for float32). Raises `PrepareError`.
         """
         if raw.shape != self.raw_shape:
             raise PrepareError("wrong_shape", f"frame of {raw.shape}, the scan's have {self.raw_shape}")
-        return self._copy(raw, out) if self.is_copy else self._convert(raw, out)
+        return self._copy(raw, out) if self.is_copy else self._convert(raw, out, random)
 
     def _copy(self, raw: NDArray[Any], out: NDArray[Any]) -> int:
         """Same unsigned dtype, no arithmetic: two to four copies, and one look for saturation."""
@@ -117,7 +124,7 @@ class Preparation:
             out[out >= saturation] = np.iinfo(self.dtype).max
         return 0
 
-    def _convert(self, raw: NDArray[Any], out: NDArray[Any]) -> int:
+    def _convert(self, raw: NDArray[Any], out: NDArray[Any], random: np.random.Generator | None) -> int:
         crop = self._crop(raw, raw.dtype.type(0))
         invalid = _invalid(crop, self.parameters)
         counts = crop.astype(np.float64)
@@ -131,6 +138,8 @@ class Preparation:
         negative = counts < 0
         negatives = int(np.count_nonzero(negative))
         counts[negative | ~np.isfinite(counts)] = 0.0
+        if random is not None:
+            counts = random.poisson(np.minimum(counts, MAX_MEAN)).astype(np.float64)
         if self._rebin > 1:
             counts = _bins(counts, self._rebin).sum(axis=(1, 3))
             if self.parameters.rebin_mode == "mean":
@@ -194,6 +203,8 @@ class Preparation:
             return np.dtype(np.float32)
         if raw.kind == "f" or raw.itemsize == 8:
             return np.dtype(np.uint32)
+        if self.parameters.noise_on_arrival():
+            return np.dtype(np.uint32)  # a count may become larger than any of the raw type
         if raw == np.int32 and r == 1:
             return np.dtype(np.int32)
         largest = int(np.iinfo(raw).max) * r * r
@@ -209,18 +220,34 @@ class Preparation:
             valid &= np.isfinite(level) & (level > 0)
         mask = load_array(self.parameters.mask, "data.mask")
         if mask is not None:
-            if mask.ndim != 2:
-                raise PrepareError("undecided", f"data.mask: shape {mask.shape}: two axes (y, x) are needed")
-            used = (np.nan_to_num(mask) > 0).astype(np.uint8)
-            valid &= (self._crop(used, 0) if mask.shape == self.raw_shape else self._by_middle(used)) > 0
+            valid &= self._laid("mask", (np.nan_to_num(mask) > 0).astype(np.uint8)) > 0
+        weights = load_array(self.parameters.weights, "data.weights")
+        if weights is not None:
+            valid &= self._laid("weights", weights) > 0
         if self._rebin > 1:
             valid = np.asarray(_bins(valid, self._rebin).all(axis=(1, 3)))
         return np.fft.ifftshift(valid).astype(np.uint8)
 
-    def _by_middle(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A mask of its own size, its middle (size // 2, after orientation) on the middle of the crop."""
-        view = self._orient(mask)
-        laid = np.zeros((self._side, self._side), np.uint8)
+    def _build_weights(self) -> NDArray[np.float32] | None:
+        weights = load_array(self.parameters.weights, "data.weights")
+        if weights is None:
+            return None
+        laid = self._laid("weights", weights).astype(np.float64)
+        if self._rebin > 1:
+            laid = np.asarray(_bins(laid, self._rebin).mean(axis=(1, 3)))
+        return np.fft.ifftshift(laid).astype(np.float32)
+
+    def _laid(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        """An array of the raw frame's shape cropped as the frames are, one of any other size laid over the crop by its middle;
+        0 around it."""
+        if array.ndim != 2:
+            raise PrepareError("undecided", f"data.{name}: shape {array.shape}: two axes (y, x) are needed")
+        return self._crop(array, 0) if array.shape == self.raw_shape else self._by_middle(array)
+
+    def _by_middle(self, array: NDArray[Any]) -> NDArray[Any]:
+        """An array of its own size, its middle (size // 2, after orientation) on the middle of the crop."""
+        view = self._orient(array)
+        laid = np.zeros((self._side, self._side), array.dtype)
         rows, columns = (np.arange(self._side) - self._side // 2 + n // 2 for n in view.shape)
         inside = ((rows >= 0) & (rows < view.shape[0]))[:, None] & ((columns >= 0) & (columns < view.shape[1]))[None, :]
         laid[inside] = view[np.clip(rows, 0, view.shape[0] - 1)[:, None], np.clip(columns, 0, view.shape[1] - 1)][inside]

@@ -41,7 +41,7 @@ class PtyScan:
     Without `positions` they are taken from the samples that come with the frames, one per frame, in metres.
     `also`: further sources of samples (channel 'also.0' is the first), such as a beam monitor. `max_bytes` bounds the
     slabs (None: half of the machine's memory), `max_frames` the records. `pixel_m`: pixel on the sample (y, x), where it is
-    not that of the far field. `pool` decodes; None: the feeding thread does.
+    not that of the far field. `pool` decodes; None: the feeding thread does. `seed`: key of the noise of `add_poisson_noise`.
     Raises `ValueError` for arrays in `parameters` that cannot be read or do not fit.
     """
 
@@ -58,6 +58,7 @@ class PtyScan:
         decide_after: int = 1,
         decisions: Mapping[str, Any] | None = None,
         pixel_m: tuple[float, float] | None = None,
+        seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.label, self.parameters = label, parameters
@@ -72,7 +73,9 @@ class PtyScan:
         self._decide_after, self._max_frames = max(1, decide_after), max_frames
         self._room = 2 * max_frames
         """Records that may exist: frames that came, and as many again that only samples speak of."""
-        self._intake = Intake(label, parameters, hold=decide_after, max_bytes=max_bytes, pool=pool, decisions=decisions)
+        self._intake = Intake(
+            label, parameters, hold=decide_after, max_bytes=max_bytes, pool=pool, decisions=decisions, seed=seed
+        )
         self._jobs = threading.BoundedSemaphore(JOBS_IN_FLIGHT)
         self._source_ended: dict[str, str] = {}
         self._data_done_at: float | None = None
@@ -301,7 +304,7 @@ class PtyScan:
                 ledger.time_ns[records] = np.asarray(times, np.int64)[kept]
             self._place(records, slots)
             self._pairing.came(records)
-            jobs = self._intake.add(records, slots, payloads, ledger.expected or None)
+            jobs = self._intake.add(records, ledger.index[records], slots, payloads, ledger.expected or None)
             return jobs + self._check_end()
 
     def _place(self, records: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
@@ -405,7 +408,7 @@ class PtyScan:
             self.ledger.drop("duplicate", -1)
             rows = np.array([record])
             self._place(rows, slots)
-            jobs += self._intake.add(rows, slots, [payload], self.ledger.expected or None)
+            jobs += self._intake.add(rows, self.ledger.index[rows], slots, [payload], self.ledger.expected or None)
         return jobs
 
     def _withdraw_slot(self, record: int, slot: int, reason: str, detail: str) -> None:

@@ -57,6 +57,9 @@ class Result:
     """Where local errors are recorded: by scan the `index` of each frame, (frame,), and its `error`, (frame, 3)."""
     started: float = 0.0
     """Seconds since the epoch."""
+    scans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What is known of each scan, by its key in `scans`: label, experimentID, version, num_frames, shape, psize, energy,
+    distance, center."""
 
 
 def write(path: str | Path, result: Result) -> Path:
@@ -117,6 +120,7 @@ def _result(content: Mapping[str, Any], ours: Mapping[str, Any]) -> Result:
         refined_m=content.get("positions", {}),
         error_local=content["runtime"].get("error_local", {}),
         started=float(ours["started"]),
+        scans=json.loads(ours.get("scans", "{}")),
     )
 
 
@@ -218,6 +222,7 @@ def _ours(result: Result) -> dict[str, Any]:
             for part, held in result.last.items()
         },
         "started": result.started,
+        "scans": json.dumps(result.scans, default=_plain),
     }
 
 
