@@ -19,14 +19,17 @@ from ptystream.epochs import EpochMap
 from ptystream.ingest import Tap
 from ptystream.loop import LoopSettings
 from ptystream.model.geometry import Geometry
+from ptystream.params.branches import IoParameters
 from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, ScanConfiguration
+from ptystream.params.patterns import fill
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.recording import Recorder
 from ptystream.run import EngineEntry, Run
 from ptystream.scan.block import Block
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.session import Channel, Plan, ScanEntry
+from ptystream.stopwatch import write_benchmark
 from ptystream.storage import ptyr
 from ptystream.transport import Transport
 
@@ -68,6 +71,7 @@ def make_plan(
         publish_interval_s=root.io.publish.interval_s,
         timeout_s=root.live.timeout_s,
         save=lambda run: save(run, configuration, recorder),
+        benchmark=lambda run: _benchmark(run, root.io),
         warm_up=lambda: warm_up(configuration, engines, context),
         device=reason,
     )
@@ -141,12 +145,10 @@ def file_name(pattern: str, run: str, info: Mapping[str, Any] | None = None) -> 
 
     Raises `ConfigurationError` for a pattern with unknown keys.
     """
-    keys = {"run": run, "engine": "None", "iteration": 0, "iterations": 0, "numiter": 0} | dict(info or {})
     try:
-        return pattern % keys
-    except (KeyError, ValueError, TypeError) as error:
-        known = ", ".join(f"%({key})s" for key in keys)
-        raise ConfigurationError([Fault("io", pattern, f"cannot be filled in ({error}); known are {known}")]) from error
+        return fill(pattern, run, info)
+    except ValueError as error:
+        raise ConfigurationError([Fault("io", pattern, str(error))]) from error
 
 
 def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
@@ -192,17 +194,23 @@ def save(run: Run, configuration: Configuration, recorder: Recorder | None) -> P
     return ptyr.write(Path(root.io.home) / name, result_of(run, configuration))
 
 
-class _Sample:
-    """Two empty frames, to compile on."""
+def _benchmark(run: Run, io: IoParameters) -> None:
+    if io.benchmark is not None:
+        write_benchmark(Path(io.home) / "benchmark.json", run.stopwatch.seconds, io.benchmark)
 
-    slab_frames, limit = 2, 65535.0
 
-    def __init__(self, shape: tuple[int, int], dtype: str) -> None:
-        self.shape, self.dtype = shape, np.dtype(dtype)
+class Sample:
+    """Frames with a photon in each pixel, to compile and to measure on."""
+
+    limit = 65535.0
+
+    def __init__(self, shape: tuple[int, int], dtype: str, frames: int = 2) -> None:
+        self.shape, self.dtype, self.slab_frames = shape, np.dtype(dtype), frames
         self.mask = np.ones(shape, np.uint8)
-        self._slab = np.ones((2, *shape), dtype)
+        self._slab = np.ones((frames, *shape), dtype)
 
     def slab(self, number: int) -> Any:
+        """The only one."""
         return self._slab
 
 
@@ -213,7 +221,7 @@ def warm_up(configuration: Configuration, engines: Iterable[EngineEntry], contex
     for dtype in ("u2", "u4"):
         for entry in engines:
             model = scan.model(scan.label, 0, scan.parameters, geometry)
-            store = _Sample(geometry.shape, dtype)
+            store = Sample(geometry.shape, dtype)
             made = Reconstruction({}, {}, PodTable(model.pods))
             zero = np.zeros(2, np.int64)
             block = Block(scan.label, np.arange(2), np.arange(2), np.zeros((2, 2)), np.ones(2), zero)
