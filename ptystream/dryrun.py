@@ -6,6 +6,7 @@ how long an iteration takes a frame, are measured here and now, on the device th
 
 from __future__ import annotations
 
+import gc
 import time
 import tracemalloc
 from collections.abc import Sequence
@@ -188,18 +189,19 @@ def _engine(entry: EngineEntry, scan: ScanConfiguration, context: Context) -> En
         held = [_held(_Trial(entry, scan, frames, on_host, first)) for frames in (few, most)]
     finally:
         tracemalloc.stop()
-    slope = max(0.0, (held[1] - held[0]) / (most - few))
-    beside = max(0.0, held[1] - slope * most)
+    (fewer, _), (more, peak) = held
+    slope = max(0.0, (more - fewer) / (most - few))
+    beside = max(0.0, peak - slope * most)
     return EngineNeeds(entry.label, entry.name, scan.label, int(entry.parameters.numiter), slope, beside, spent / most)
 
 
-def _held(trial: _Trial) -> float:
-    """Bytes at the peak of an iteration, beyond what was there when the trial began."""
+def _held(trial: _Trial) -> tuple[float, float]:
+    """Bytes after an iteration and at its peak, beyond what was there when the trial began."""
     trial.iterate()
-    _, peak = tracemalloc.get_traced_memory()
-    held = peak - trial.before
+    gc.collect()
+    held, peak = (size - trial.before for size in tracemalloc.get_traced_memory())
     trial.finish()
-    return float(held)
+    return float(held), float(peak)
 
 
 class _Trial:

@@ -31,31 +31,27 @@ def start_kernel(names: Mapping[str, Any]) -> str:
     started, failure = threading.Event(), []
 
     class Kernel(IPKernelApp):  # type: ignore[misc]
-        """Without what only a main thread may do, and with the session's own output left alone."""
+        """Without what only a main thread may do. What the session prints still goes where it went before, too."""
 
         def init_signal(self) -> None:
-            pass
+            """Signals are the session's."""
 
         def init_sys_modules(self) -> None:
-            pass
+            """`__main__` stays the script's."""
 
-        def init_io(self) -> None:
-            pass
+        def init_pdb(self) -> None:
+            """So does its debugger."""
 
         def patch_io(self) -> None:
-            pass
-
-        def reset_io(self) -> None:
-            pass
+            """And its fault handler."""
 
     def work() -> None:
         try:
-            loop = asyncio.new_event_loop()
-            asyncio.set_event_loop(loop)
-            application = Kernel.instance(user_ns=dict(names), outstream_class=None, displayhook_class=None)
-            application.initialize([])
+            asyncio.set_event_loop(asyncio.new_event_loop())
+            application = Kernel.instance(user_ns=dict(names), log_level=logging.CRITICAL, quiet=False, capture_fd_output=False)
+            application.initialize(["--HistoryManager.enabled=False"])
             files.append(application.abs_connection_file)
-            loop.call_later(0.05, started.set)
+            asyncio.get_event_loop().call_later(0.05, started.set)
             application.start()
         except BaseException as error:
             failure.append(error)

@@ -61,13 +61,13 @@ def launch(
 
     def say(text: str) -> None:
         if shown:
-            console.print(text, highlight=False, markup=False)
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     with ExitStack() as stack:
         stack.enter_context(_logging_at(wanted))
         if root.dry_run:
             for line in dry_run(configuration).lines():
-                console.print(line, highlight=False, markup=False)
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
             return False
         metrics = Metrics()
         publisher = _publisher(root.io.publish) if root.io.publish.active else None

@@ -80,6 +80,9 @@ class Container(Mapping[str, StorageView]):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.data, dtype) if copy else np.asarray(self.data, dtype)
 
+    def __repr__(self) -> str:
+        return f"<{', '.join(repr(view)[1:-1] for view in self.storages.values())}>"
+
     def __getitem__(self, name: str) -> StorageView:
         return self.storages[name]
 

@@ -96,7 +96,8 @@ def _phase(axis: Any, seen: Seen) -> None:
         return
     _, phase = seen.flat
     spread = seen.spread(phase)
-    _picture(axis, phase, "object phase", "gray" if seen.layout.grey else "twilight", -spread, spread, "rad")
+    colours = "gray" if seen.layout.grey else "viridis" if seen.layout.weak else "twilight"
+    _picture(axis, phase, "object phase", colours, -spread, spread, "rad")
     _scale_bar(axis, _pixel(seen), phase.shape)
 
 
@@ -150,11 +151,16 @@ def _section(axis: Any, seen: Seen, number: int, *, phase: bool) -> None:
     if _nothing(axis, seen, title):
         return
     assert seen.object is not None
-    data = volume(seen.object[1])
+    name, image = seen.object
+    data, light = volume(image), seen.snapshot.coverage.get(name)
+    lit = np.ones(data.shape, bool)
+    if light is not None and light.shape == data.shape[1:] and light.any():
+        lit &= light > COVERED * light.max()
+    data = np.where(lit, data, np.nan)
     part = np.take(data, data.shape[("depth", "y", "x").index(across)] // 2, axis=("depth", "y", "x").index(across))
     colours = "gray" if seen.layout.grey or not phase else "twilight"
     shown = np.angle(part) if phase else np.abs(part)
-    low, high = (-np.pi, np.pi) if phase else (0.0, max(float(np.abs(data).max()), 1e-30))
+    low, high = (-np.pi, np.pi) if phase else (0.0, max(float(np.nanpercentile(np.abs(data), 99.5)), 1e-30))
     picture = axis.imshow(shown, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     axis.figure.colorbar(picture, ax=axis, shrink=0.8, label="rad" if phase else "")
     axis.set(title=title, xlabel=f"{horizontal} (pixel)", ylabel=f"{vertical} (pixel)")
