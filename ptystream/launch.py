@@ -31,7 +31,7 @@ from ptystream.recording import Recording
 from ptystream.replay import Replay
 from ptystream.session import Session
 from ptystream.transport import Transport
-from ptystream.verbosity import INTERACTIVE, level
+from ptystream.verbosity import INTERACTIVE, ToStderr, level
 
 log = logging.getLogger(__name__)
 
@@ -158,8 +158,7 @@ def _logging_at(wanted: int) -> Iterator[None]:
     before, handler = logger.level, None
     logger.setLevel(wanted)
     if not logger.hasHandlers():
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler = ToStderr()
         logger.addHandler(handler)
     try:
         yield

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+import sys
+from typing import Any, TextIO
 
 INSPECT, INTERACTIVE, CITATION = 15, 35, 45
 """Object information; one-line progress; what to cite."""
@@ -33,3 +34,16 @@ def level(value: Any) -> int:
     if isinstance(value, str) and value.strip() in {str(number) for number in range(len(NUMBERED))}:
         return NAMES[NUMBERED[int(value)]]
     raise ValueError(f"must be 0 to {len(NUMBERED) - 1} or one of {', '.join(NAMES)}")
+
+
+class ToStderr(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at that moment, so that a progress line can move out of the way."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Standard error."""
+        return sys.stderr
