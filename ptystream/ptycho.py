@@ -206,9 +206,10 @@ class Ptycho:
         assert run.reconstruction is not None
         print("\n".join(described(run.reconstruction)))
 
-    def plot_overview(self, path: str | Path | None = None) -> Any:
-        """A matplotlib figure of the last run, in the layout of `io.autoplot`; with `path` also into a file."""
-        figure, layout = plugins("viewers")["figure"], self.configuration.root.io.autoplot.layout
+    def plot_overview(self, path: str | Path | None = None, layout: str | None = None) -> Any:
+        """A matplotlib figure of the last run, in a layout of `io.autoplot` (None: the one given there); with `path` also into a
+        file."""
+        figure, layout = plugins("viewers")["figure"], layout or self.configuration.root.io.autoplot.layout
         if path is not None:
             figure.save_png(self._result(), path, layout)
         return figure.draw_result(self._result(), layout)

@@ -104,9 +104,9 @@ def test_a_result_comes_back_and_is_saved_again(tmp_path: Path) -> None:
     assert again.runtime.iter_info[-1].iterations == 5
     np.testing.assert_array_equal(ptyr.read(P.save_run(tmp_path / "b" / "copy.ptyr")).object["SMFG00"].data, P.obj.data)
     again.configuration.root.io.autoplot.layout = "minimal"
-    picture = imread(tmp_path / "o.png") if again.plot_overview(tmp_path / "o.png") else None
-    assert picture is not None
-    assert picture.shape[:2] == (484, 990)
+    for layout, size in ((None, (484, 990)), ("jupyter", (418, 1210))):
+        assert again.plot_overview(tmp_path / "o.png", layout) is not None
+        assert imread(tmp_path / "o.png").shape[:2] == size
 
 
 def test_sizes_are_printed_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,13 +32,13 @@ class Figure:
         return draw(seen_in(result), layout)
 
     @staticmethod
-    def save(snapshot: Snapshot, path: str | Path, layout: str = "default") -> Path:
+    def save(snapshot: Snapshot, path: str | Path, layout: str = "default", dpi: int = DPI) -> Path:
         """Draw a snapshot and write it in the format that the path's ending names; the file is whole or not there."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".part-{path.name}")
         try:
-            draw(snapshot, layout).savefig(partial, dpi=DPI)
+            draw(snapshot, layout).savefig(partial, dpi=dpi)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

@@ -18,6 +18,8 @@ LEDGER_COLOURS = ("#5a6675", "#d9a441", "#4cc38a", "#e5534b", "#b06ee0")
 """Of the states of a frame, in the order of `LEDGER_CODES`; the web viewer has the same."""
 MAX_MODES = 9
 """Probe modes that are drawn."""
+FAINT = 0.02
+"""Share of the largest amplitude below which a volume's phase is not drawn."""
 SECTIONS = (("y", "x", "depth"), ("depth", "x", "y"), ("depth", "y", "x"))
 """Axes of a section (vertical, horizontal) and the one across it."""
 
@@ -159,7 +161,9 @@ def _section(axis: Any, seen: Seen, number: int, *, phase: bool) -> None:
     data = np.where(lit, data, np.nan)
     part = np.take(data, data.shape[("depth", "y", "x").index(across)] // 2, axis=("depth", "y", "x").index(across))
     colours = "gray" if seen.layout.grey or not phase else "twilight"
-    shown = np.angle(part) if phase else np.abs(part)
+    size = np.abs(part)
+    faint = size < FAINT * np.nanmax(np.abs(data), initial=0.0)
+    shown = np.where(faint, np.nan, np.angle(part)) if phase else size
     low, high = (-np.pi, np.pi) if phase else (0.0, max(float(np.nanpercentile(np.abs(data), 99.5)), 1e-30))
     picture = axis.imshow(shown, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     axis.figure.colorbar(picture, ax=axis, shrink=0.8, label="rad" if phase else "")

@@ -90,13 +90,16 @@ def test_all_modes_of_a_probe_are_drawn_with_their_power() -> None:
 def test_the_sections_through_a_volume_are_its_middles(nested: bool) -> None:
     r = np.random.default_rng(0)
     volume = (r.uniform(0.5, 1, (6, 8, 10)) * np.exp(1j * r.uniform(-3, 3, (6, 8, 10)))).astype("c8")
+    volume[:, 4, 2] = 0.001j  # too faint for a phase
     given = replace(seen(), object={"S": Image(volume[None] if nested else volume, None, (0, 0))}, coverage={})
     figure = draw(given, "bragg3d")
     shown = {a.get_title(): a.images[0].get_array() for a in figure.axes if a.images and a.get_title()}
     np.testing.assert_allclose(shown["amplitude, middle of depth"], np.abs(volume[3]))
     np.testing.assert_allclose(shown["amplitude, middle of y"], np.abs(volume[:, 4]))
     np.testing.assert_allclose(shown["amplitude, middle of x"], np.abs(volume[:, :, 5]))
-    np.testing.assert_allclose(shown["phase, middle of y"], np.angle(volume[:, 4]), rtol=1e-6)
+    phase = np.angle(volume[:, 4])
+    phase[:, 2] = np.nan
+    np.testing.assert_allclose(np.ma.filled(shown["phase, middle of y"], np.nan), phase, rtol=1e-6)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "pdf", "svg", "tif"])
