@@ -43,7 +43,7 @@ def main(folder: str = "docs/images/gallery") -> None:
     """Draw them all, small and with few colours."""
     with tempfile.TemporaryDirectory() as home:
         seen = seen_in(ptyr.read(reconstruct(home).results[0]))
-    shown = {name: seen for name in LAYOUTS} | {"weak": weak(seen), "bragg3d": volume(seen)}
+    shown = dict.fromkeys(LAYOUTS, seen) | {"weak": weak(seen), "bragg3d": volume(seen)}
     for layout, snapshot in shown.items():
         path = Figure.save(snapshot, Path(folder) / f"{layout}.png", layout, DPI)
         with Picture.open(path) as picture:
