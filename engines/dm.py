@@ -22,10 +22,6 @@ class DM(ProjectionEngine):
     """Difference map with probe and object modes."""
 
     Parameters = DMParameters
-    cites = (
-        "P. Thibault et al., Probe retrieval in ptychographic coherent diffractive imaging, Ultramicroscopy 109, 338 (2009), "
-        "doi:10.1016/j.ultramic.2008.12.011",
-    )
 
     def coefficients(self) -> tuple[float, float, float]:
         """a = -alpha, b = 1, c = 1 + alpha."""

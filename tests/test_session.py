@@ -15,7 +15,7 @@ import pytest
 from memory import Memory, messages
 from problems import BEAM, GEOMETRY, PATTERNS
 
-from ptystream.detectors.zmq.protocol import NativeDecoder, frames_parts, header
+from ptystream.detectors.zmq.protocol import NativeDecoder, frames_parts
 from ptystream.events import Rejected
 from ptystream.metrics import Metrics
 from ptystream.params.load import load
