@@ -40,9 +40,9 @@ def parameters(folder: str, beam: Beamline, frames: str, positions: str) -> Para
     return p
 
 
-def main(folder: str = "results/script") -> Ptycho:
+def main(folder: str = "results/script", frames_in_all: int = 300) -> Ptycho:
     """Simulate and reconstruct."""
-    beam = Beamline(frames=300, side=64, rate_hz=100.0)
+    beam = Beamline(frames=frames_in_all, side=64, rate_hz=100.0)
     with Sender(timeout_s=120) as frames, Sender(timeout_s=120) as positions:
         detector = threading.Thread(target=run, args=(beam, frames, positions))
         detector.start()

@@ -211,6 +211,9 @@ class _Trial:
         geometry = geometry_of(scan)
         model = scan.model(scan.label, 0, scan.parameters, geometry)
         store = Sample(geometry.shape, "u2", frames)
+        self.before = tracemalloc.get_traced_memory()[0] if tracemalloc.is_tracing() else 0
+        if tracemalloc.is_tracing():
+            tracemalloc.reset_peak()
         made = Reconstruction({}, {}, PodTable(model.pods))
         pixel = np.asarray(geometry.pixel_size_m or (1.0, 1.0))
         block = Block(
@@ -218,9 +221,6 @@ class _Trial:
         )
         model.start(made, block, store)
         model.place(made, block)
-        self.before = tracemalloc.get_traced_memory()[0] if tracemalloc.is_tracing() else 0
-        if tracemalloc.is_tracing():
-            tracemalloc.reset_peak()
         self.engine: Engine = entry.make(entry.parameters)
         stores: Any = {0: store}
         self.engine.start(made, stores, replace(context, mean_photons=1.0, brightest_photons=float(np.prod(geometry.shape))))
