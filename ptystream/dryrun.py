@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ptystream.engine import Context, Engine
 from ptystream.params.load import Configuration, ScanConfiguration
-from ptystream.plan import Sample, file_name, geometry_of, make_plan
+from ptystream.plan import _Sample, file_name, geometry_of, make_plan
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.run import EngineEntry
 from ptystream.scan.block import Block
@@ -204,13 +204,22 @@ def _held(trial: _Trial) -> tuple[float, float]:
     return float(held), float(peak)
 
 
+class _Frames(_Sample):
+    """So many empty frames of 16 bits."""
+
+    def __init__(self, shape: tuple[int, int], frames: int) -> None:
+        super().__init__(shape, "u2")
+        self.slab_frames = frames
+        self._slab = np.ones((frames, *shape), np.uint16)
+
+
 class _Trial:
     """An engine on empty frames."""
 
     def __init__(self, entry: EngineEntry, scan: ScanConfiguration, frames: int, context: Context, warm: int) -> None:
         geometry = geometry_of(scan)
         model = scan.model(scan.label, 0, scan.parameters, geometry)
-        store = Sample(geometry.shape, "u2", frames)
+        store = _Frames(geometry.shape, frames)
         self.before = tracemalloc.get_traced_memory()[0] if tracemalloc.is_tracing() else 0
         if tracemalloc.is_tracing():
             tracemalloc.reset_peak()

@@ -194,23 +194,17 @@ def save(run: Run, configuration: Configuration, recorder: Recorder | None) -> P
     return ptyr.write(Path(root.io.home) / name, result_of(run, configuration))
 
 
-def _benchmark(run: Run, io: IoParameters) -> None:
-    if io.benchmark is not None:
-        write_benchmark(Path(io.home) / "benchmark.json", run.stopwatch.seconds, io.benchmark)
+class _Sample:
+    """Two empty frames, to compile on."""
 
+    slab_frames, limit = 2, 65535.0
 
-class Sample:
-    """Frames with a photon in each pixel, to compile and to measure on."""
-
-    limit = 65535.0
-
-    def __init__(self, shape: tuple[int, int], dtype: str, frames: int = 2) -> None:
-        self.shape, self.dtype, self.slab_frames = shape, np.dtype(dtype), frames
+    def __init__(self, shape: tuple[int, int], dtype: str) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
         self.mask = np.ones(shape, np.uint8)
-        self._slab = np.ones((frames, *shape), dtype)
+        self._slab = np.ones((2, *shape), dtype)
 
     def slab(self, number: int) -> Any:
-        """The only one."""
         return self._slab
 
 
@@ -221,7 +215,7 @@ def warm_up(configuration: Configuration, engines: Iterable[EngineEntry], contex
     for dtype in ("u2", "u4"):
         for entry in engines:
             model = scan.model(scan.label, 0, scan.parameters, geometry)
-            store = Sample(geometry.shape, dtype)
+            store = _Sample(geometry.shape, dtype)
             made = Reconstruction({}, {}, PodTable(model.pods))
             zero = np.zeros(2, np.int64)
             block = Block(scan.label, np.arange(2), np.arange(2), np.zeros((2, 2)), np.ones(2), zero)
@@ -237,3 +231,8 @@ def warm_up(configuration: Configuration, engines: Iterable[EngineEntry], contex
 def with_recorder(recorder: Recorder | None) -> Tap | None:
     """The tap of a session."""
     return recorder
+
+
+def _benchmark(run: Run, io: IoParameters) -> None:
+    if io.benchmark is not None:
+        write_benchmark(Path(io.home) / "benchmark.json", run.stopwatch.seconds, io.benchmark)
