@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,3 +84,43 @@ def test_a_client_looks_at_the_running_session(tmp_path: Path, require: Callable
         process.stderr.read()
         assert process.wait(60) == 0
     assert (tmp_path / "t.ptyr").exists()  # it was stopped from there, and saved
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_plots_below_the_cell(tmp_path: Path, require: Callable[[str, bool], None]) -> None:
+    require("ipykernel", find_spec("ipykernel") is not None)
+    from jupyter_client import BlockingKernelClient
+
+    cell = f"""
+    import sys
+    sys.path.insert(0, {str(Path(__file__).parent)!r})
+    from test_ptycho import *
+    p = parameters(Path({str(tmp_path)!r}))
+    p.io.autoplot = Param(interval=2, layout="jupyter")
+    P = Ptycho(p, transports=sources()).run()
+    """
+    file = tmp_path / "kernel.json"
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", str(file), "--HistoryManager.enabled=False"]
+    env = {"JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"), "IPYTHONDIR": str(tmp_path / "ipython"), "HOME": str(tmp_path)}
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not (file.exists() and file.stat().st_size):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            client = BlockingKernelClient(connection_file=str(file))
+            client.load_connection_file()
+            client.start_channels()
+            shown: list[dict] = []
+            try:
+                client.wait_for_ready(timeout=60)
+                reply = client.execute_interactive(textwrap.dedent(cell), timeout=120, output_hook=shown.append)
+            finally:
+                client.stop_channels()
+        finally:
+            process.terminate()
+    assert reply["content"]["status"] == "ok", reply["content"]
+    pictures = [m for m in shown if "image/png" in m["content"].get("data", {})]
+    assert pictures
+    assert {m["msg_type"] for m in pictures} == {"update_display_data"}  # one place, the newest in it
+    assert pictures[-1]["content"]["data"]["image/png"].startswith("iVBORw0KGgo")

@@ -14,6 +14,7 @@ from ptystream.params.branches import IoParameters
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load, plugins, tree_of
 from ptystream.params.ptypy_files import LOADERS, MAX_BASES, SUFFIXES, engine_name
+from ptystream.scan.parameters import PtyScanParameters
 
 FILES = Path(__file__).parent / "files"
 
@@ -24,6 +25,9 @@ def given(name: str) -> dict[str, Any]:
     for scan in tree["scans"].values():
         if "data" in scan and scan["data"]["name"] not in plugins("detectors"):
             scan["data"] = {"name": "ZmqScan", "shape": scan["data"]["shape"], "num_frames": scan["data"]["num_frames"]}
+    for scan in tree["scans"].values():
+        if "save" not in PtyScanParameters.model_fields:
+            scan.get("data", {}).pop("save", None)
     if "autosave" not in IoParameters.model_fields:
         del tree["io"]["autosave"]
     return tree
