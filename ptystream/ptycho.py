@@ -18,7 +18,7 @@ from ptystream.params.plain import Param, merged, plain
 from ptystream.plan import make_plan, result_of, warm_up
 from ptystream.reconstruction import Storage
 from ptystream.run import Run, described
-from ptystream.session import Session
+from ptystream.session import Session, SessionError
 from ptystream.storage import ptyr
 from ptystream.transport import Transport
 
@@ -132,7 +132,8 @@ class Ptycho:
     def run(self) -> Ptycho:
         """Take the data, reconstruct and save; returns when all is done.
 
-        Ctrl-c saves what is there and raises `KeyboardInterrupt`. Raises `SessionError` where a part died.
+        Ctrl-c saves what is there and raises `KeyboardInterrupt`. Raises `SessionError` where a part died, and where no frame
+        could be used.
         """
         try:
             interrupted = launch(self.configuration, Console(stderr=True), transports=self._transports, on_session=self._watch)
@@ -140,6 +141,11 @@ class Ptycho:
             self.results = [] if self._session is None else list(self._session.results)
         if interrupted:
             raise KeyboardInterrupt
+        run = None if self._session is None else self._session.current
+        if self._session is not None and (run is None or run.reconstruction is None or not run.frames):
+            counts = {} if run is None else run.ledger()
+            became = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no frame came"
+            raise SessionError(f"{self.configuration.name}: nothing was reconstructed: {became}")
         return self
 
     def stop(self) -> None:

@@ -264,6 +264,17 @@ def test_a_source_that_dies_is_an_error_of_the_script(tmp_path: Path) -> None:
         Ptycho(parameters(tmp_path), transports=given).run()
 
 
+def test_a_scan_without_a_usable_frame_is_an_error_that_says_what_came(tmp_path: Path) -> None:
+    given = sources()
+    first, *_, last = messages("of MF")[1]
+    given["MF/positions"] = Memory("MF/positions", [first, last])
+    with pytest.raises(SessionError, match=rf"t: nothing was reconstructed: .*{BEAM.frames} received"):
+        Ptycho(parameters(tmp_path), transports=given).run()
+    nothing = {name: Memory(name, []) for name in given}
+    with pytest.raises(SessionError, match="no frame came"):
+        Ptycho(parameters(tmp_path), transports=nothing).run()
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = "import sys, ptystream; print([m for m in ('numpy', 'pydantic', 'zmq', 'numba') if m in sys.modules])"
     said = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

@@ -89,7 +89,7 @@ def _amplitude(axis: Any, seen: Seen) -> None:
         return
     amplitude, _ = seen.flat
     low, high = seen.limits(amplitude)
-    _picture(axis, amplitude, "object amplitude", "gray", low, high, "over median")
+    _picture(axis, amplitude, f"object amplitude{_which(seen)}", "gray", low, high, "over median")
     _scale_bar(axis, _pixel(seen), amplitude.shape)
 
 
@@ -99,7 +99,7 @@ def _phase(axis: Any, seen: Seen) -> None:
     _, phase = seen.flat
     spread = seen.spread(phase)
     colours = "gray" if seen.layout.grey else "viridis" if seen.layout.weak else "twilight"
-    _picture(axis, phase, "object phase", colours, -spread, spread, "rad")
+    _picture(axis, phase, f"object phase{_which(seen)}", colours, -spread, spread, "rad")
     _scale_bar(axis, _pixel(seen), phase.shape)
 
 
@@ -191,6 +191,13 @@ def _first_probe(axis: Any, seen: Seen, title: str) -> Image | None:
         axis.set_title(f"{title}: no frame yet")
         axis.set_axis_off()
     return image
+
+
+def _which(seen: Seen) -> str:
+    """Which object is drawn, where there are several."""
+    assert seen.object is not None
+    count = len(seen.snapshot.object)
+    return f": {seen.object[0]}, 1 of {count}" if count > 1 else ""
 
 
 def _pixel(seen: Seen) -> tuple[float, float] | None:

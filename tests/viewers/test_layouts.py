@@ -86,6 +86,13 @@ def test_all_modes_of_a_probe_are_drawn_with_their_power() -> None:
     np.testing.assert_allclose(peaks, [1, 1 / 3, 1 / 3, 1 / 3], rtol=1e-3)
 
 
+def test_of_several_objects_it_says_which_one_is_drawn() -> None:
+    one = seen()
+    two = replace(one, object={**one.object, "T": one.object["S"]})
+    said = [axis.get_title() for axis in draw(two, "minimal").axes]
+    assert "object phase: S, 1 of 2" in said
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_the_sections_through_a_volume_are_its_middles(nested: bool) -> None:
     r = np.random.default_rng(0)
