@@ -23,9 +23,10 @@ class Param(dict[str, Any]):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        if name not in self:
-            self[name] = Param()
-        return self[name]
+        value = self.get(name)
+        if name not in self or type(value) is dict:  # a plain one inside becomes one of ours when it is looked into
+            value = self[name] = Param(value or {})
+        return value
 
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
@@ -51,8 +52,9 @@ class Param(dict[str, Any]):
     def update(self, *given: Any, in_place_depth: int = 0, convert: bool = False, **entries: Any) -> None:
         """As of a dict; with `in_place_depth` branches are updated and not replaced, so many levels down.
 
-        `convert` makes branches of dicts.
+        `convert` makes branches of dicts; ptypy spells it `Convert`.
         """
+        convert = bool(entries.pop("Convert", convert))
         for key, value in dict(*given, **entries).items():
             held = self.get(key)
             if in_place_depth > 0 and isinstance(held, Param) and isinstance(value, Mapping):

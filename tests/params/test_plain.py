@@ -47,8 +47,11 @@ def test_update_goes_as_deep_as_it_is_told() -> None:
     assert base.a.b == {"c": 1, "d": 2}  # copies so deep share nothing
     base.copy().a.b.c = 7
     assert base.a.b.c == 7  # a flat one does
-    base.update(x={"y": 1}, convert=True)
-    assert base.x.y == 1
+    base.update(x={"y": 1}, Convert=True)
+    assert isinstance(base["x"], Param)
+    base.update(x={"y": {"z": 2}})
+    base.x.y.z += 1
+    assert base == {"a": base.a, "x": {"y": {"z": 3}}}
 
 
 @dataclass
