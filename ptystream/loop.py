@@ -90,7 +90,8 @@ class Loop:
                 log.warning("%s: cut short before the engine began: %d frames wait, nothing to save", run.name, came)
             run.state = "finished"
             return Step.DONE
-        new = self._collect()
+        with run.stopwatch.measure("data_load"):
+            new = self._collect()
         if run.reconstruction is None and not self._start():
             if run.complete and not any(scan.waiting for scan in run.scans.values()):
                 log.error("%s: the scan ended without a usable frame", run.name)

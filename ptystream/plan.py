@@ -22,15 +22,17 @@ from ptystream.loop import LoopSettings
 from ptystream.model import sharing
 from ptystream.model.geometry import Geometry, GeometryError
 from ptystream.model.scan_model import ScanModel
-from ptystream.params.branches import RootParameters
+from ptystream.params.branches import IoParameters, RootParameters
 from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, ScanConfiguration, SourceConfiguration
+from ptystream.params.patterns import fill
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.recording import Recorder
 from ptystream.run import EngineEntry, Run
 from ptystream.scan.block import Block
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.session import Channel, Plan, ScanEntry
+from ptystream.stopwatch import write_benchmark
 from ptystream.storage import ptyr
 from ptystream.transport import Surroundings, Transport
 
@@ -73,6 +75,7 @@ def make_plan(
         publish_interval_s=root.io.publish.interval_s,
         timeout_s=root.live.timeout_s,
         save=lambda run: save(run, configuration, recorder),
+        benchmark=lambda run: _benchmark(run, root.io),
         warm_up=lambda: warm_up(configuration, engines, context),
         device=reason,
     )
@@ -177,12 +180,10 @@ def file_name(pattern: str, run: str, info: Mapping[str, Any] | None = None) -> 
 
     Raises `ConfigurationError` for a pattern with unknown keys.
     """
-    keys = {"run": run, "engine": "None", "iteration": 0, "iterations": 0, "numiter": 0} | dict(info or {})
     try:
-        return pattern % keys
-    except (KeyError, ValueError, TypeError) as error:
-        known = ", ".join(f"%({key})s" for key in keys)
-        raise ConfigurationError([Fault("io", pattern, f"cannot be filled in ({error}); known are {known}")]) from error
+        return fill(pattern, run, info)
+    except ValueError as error:
+        raise ConfigurationError([Fault("io", pattern, str(error))]) from error
 
 
 def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
@@ -279,3 +280,8 @@ def warm_up(configuration: Configuration, engines: Iterable[EngineEntry], contex
 def with_recorder(recorder: Recorder | None) -> Tap | None:
     """The tap of a session."""
     return recorder
+
+
+def _benchmark(run: Run, io: IoParameters) -> None:
+    if io.benchmark is not None:
+        write_benchmark(Path(io.home) / "benchmark.json", run.stopwatch.seconds, io.benchmark)

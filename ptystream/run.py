@@ -22,8 +22,19 @@ from ptystream.reconstruction import COLUMN, OBJECT, PROBE, ROW, PodTable, Recon
 from ptystream.scan.block import Block, FrameStore, Revision
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.schedule import Entry, Schedule, from_runs, to_runs
+from ptystream.stopwatch import Stopwatch
+from ptystream.verbosity import INSPECT
 
 log = logging.getLogger(__name__)
+
+PART_OF = {
+    "take": "data_load",
+    "decide": "data_load",
+    "end": "data_load",
+    "iterate": "engine_iterate",
+    "finish": "engine_finalize",
+}
+"""Which part of the benchmark a schedule entry is; others make an engine ready."""
 
 
 @dataclass(slots=True)
@@ -106,6 +117,8 @@ class Run:
         self._coverage: dict[str, NDArray[np.float32]] = {}
         self.averaging = False
         """Whether the mean of the iterates is being kept."""
+        self.stopwatch = Stopwatch()
+        """Where the time of the engine's thread goes."""
 
     # ------------------------------------------------------------------ entries
 
@@ -119,7 +132,8 @@ class Run:
         if handler is None:
             raise KeyError(f"schedule entry 'do: {entry['do']}' is unknown to this version")
         done = dict(entry)
-        progress: Progress | None = handler(done, blocks or {})
+        with self.stopwatch.measure(PART_OF.get(entry["do"], "engine_prepare")):
+            progress: Progress | None = handler(done, blocks or {})
         if done:
             self.schedule.append(done)
         return progress
@@ -161,7 +175,9 @@ class Run:
             self._newest_taken_ns = max(newest, self._newest_taken_ns or newest)
             self._taken_ns = time.time_ns()
         if self.engine is not None:
-            self.engine.extend(rows)
+            with self.stopwatch.measure("engine_prepare"):
+                self.engine.extend(rows)
+        log.log(INSPECT, "%s: %s: %d frames taken, %d in all", self.name, scan.label, len(block), self.frames)
 
     def _apply_revise(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         scan, what, value = self.scans[entry["scan"]], entry["what"], entry["value"]
@@ -200,7 +216,11 @@ class Run:
             mean_photons=float(np.mean([d["mean_photons"] for d in decided])),
             brightest_photons=max(float(d["brightest_photons"]) for d in decided),
         )
-        self.engine_entry, self.engine = chosen, chosen.make(chosen.parameters)
+        with self.stopwatch.measure("engine_init"):
+            self.engine_entry, self.engine = chosen, chosen.make(chosen.parameters)
+        if log.isEnabledFor(INSPECT):
+            for line in described(self.reconstruction):
+                log.log(INSPECT, "%s: %s: %s", self.name, chosen.label, line)
         self.engine.start(self.reconstruction, self._stores, context)
         if self._withdrawn:
             self.engine.revise(np.array(sorted(self._withdrawn), np.int64), "withdrawn")
@@ -235,6 +255,11 @@ class Run:
                 "frames": progress.frames,
                 "count": count,
             }
+        )
+        fourier, misfit = progress.errors[-1, 0], progress.misfit[-1, 1]
+        log.info(
+            "%s: %s: iteration %d (%d of all engines): %d frames, %.3f s, fourier error %.4g, misfit %.4g",
+            *(self.name, self.engine_entry.name, progress.iteration, self.iterations, progress.frames, duration, fourier, misfit),
         )
         for note in progress.notes:
             log.info("%s: %s", self.name, note)
@@ -451,3 +476,22 @@ def revised(block: Block, revision: Revision) -> Block:
     values = {"position": block.positions_m, "dose": block.dose}[revision.what]
     values[here] = revision.value
     return block
+
+
+def described(reconstruction: Reconstruction) -> list[str]:
+    """Sizes and places of what is reconstructed, a line for each storage and one for the frames."""
+    lines = []
+    for kind, held in (("probe", reconstruction.probes), ("object", reconstruction.objects)):
+        for name, storage in held.items():
+            pixel = (
+                "pixel size unknown"
+                if storage.pixel_size_m is None
+                else "pixel {:.4g} m × {:.4g} m".format(*storage.pixel_size_m)
+            )
+            size = " × ".join(str(n) for n in storage.data.shape)
+            mebibytes = storage.data.nbytes / 2**20
+            lines.append(
+                f"{kind} {name}: {size} {storage.data.dtype}, {mebibytes:.1f} MiB, {pixel}, first pixel at {storage.offset}"
+            )
+    pods = reconstruction.pods
+    return [*lines, f"{pods.length} frames, {pods.pods} pods each"]

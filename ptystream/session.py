@@ -22,6 +22,7 @@ from ptystream.events import Event, Rejected, ScanEnded, ScanStarted
 from ptystream.ingest import Source, Tap
 from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.metrics import Metrics
+from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
 from ptystream.run import EngineEntry, Run, Scan
 from ptystream.scan.ptyscan import PtyScan
@@ -81,6 +82,8 @@ class Plan:
     """A scan from which nothing came for so long is ended; None: never."""
     save: Callable[[Run], Path | None] = lambda run: None
     """Writes the result of a finished run and returns its path."""
+    benchmark: Callable[[Run], None] = lambda run: None
+    """Told after each engine, when its times are known."""
     warm_up: Callable[[], None] = lambda: None
     """Compiles what the engines need, while the session waits for its first frame."""
     device: str = ""
@@ -113,16 +116,19 @@ class Session:
         *,
         metrics: Metrics,
         publisher: Publisher | None = None,
+        plotter: Plotter | None = None,
         tap: Tap | None = None,
         recorded: Iterable[Message] = (),
         on_ready: Callable[[], None] | None = None,
     ) -> None:
         """`recorded` are messages of an interrupted session: delivered before the sources open."""
-        self.plan, self.metrics, self.publisher = plan, metrics, publisher
+        self.plan, self.metrics, self.publisher, self.plotter = plan, metrics, publisher, plotter
         self.results: list[Path] = []
         self.current: Run | None = None
         self.finished = 0
         """Runs that left a result."""
+        self.ended: float | None = None
+        """When the last run was over, seconds since the epoch."""
         self._tap, self._recorded, self._on_ready = tap, recorded, on_ready
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
@@ -345,6 +351,7 @@ class Session:
         log.info("%s: %s", run.name, names(pending))
         loop = Loop(run, self.plan.loop)
         self._received_before = (time.monotonic(), 0)
+        engine = run.engine
         try:
             while True:
                 seen = {label: scan.buffer.changed(-1, 0.0) for label, scan in run.scans.items()}
@@ -352,6 +359,9 @@ class Session:
                 if self._failure is not None:
                     run.state = "failed"
                 self._tell(run, force=step is Step.DONE)
+                if engine is not None and run.engine is not engine:
+                    self.plan.benchmark(run)
+                engine = run.engine
                 if step is Step.DONE:
                     break
                 if step is Step.IDLE:
@@ -381,6 +391,7 @@ class Session:
     def _drop(self, pending: _Pending) -> None:
         """Under the lock: a run is over. Its frames are given back, and what comes late for its scans begins no other."""
         self._pending.remove(pending)
+        self.ended = time.time()
         for acquisition in pending.keys.values():
             self._assigned.pop(acquisition, None)
             self._over[acquisition] = None
@@ -427,22 +438,31 @@ class Session:
     # ------------------------------------------------------------------ telling
 
     def _tell(self, run: Run, force: bool) -> None:
-        """Publish a snapshot where one is due, and bring the metrics up to date."""
+        """Publish and plot a snapshot where one is due, and bring the metrics up to date."""
         now = time.monotonic()
-        if not force and now - self._published < self.plan.publish_interval_s:
+        publish = force or now - self._published >= self.plan.publish_interval_s
+        plot = self.plotter is not None and bool(run.iterations) and self.plotter.due(run.name, run.iterations, last=force)
+        if not publish and not plot:
             return
-        self._published = now
         ledger = run.ledger()
-        then, before = self._received_before
-        if now - then >= 1.0 or force:
-            self._rates["frames_per_second"] = max(0, ledger.get("received", 0) - before) / max(now - then, 1e-3)
-            self._received_before = (now, ledger.get("received", 0))
-        if self.publisher is not None:
+        if publish:
+            self._published = now
+            then, before = self._received_before
+            if now - then >= 1.0 or force:
+                self._rates["frames_per_second"] = max(0, ledger.get("received", 0) - before) / max(now - then, 1e-3)
+                self._received_before = (now, ledger.get("received", 0))
+        snapshot = None
+        if self.publisher is not None or plot:
             if run.newest_arrival_ns is not None:
                 self._rates["latency_seconds"] = (run.used_ns - run.newest_arrival_ns) / 1e9
-            self.publisher.offer(run.snapshot(self._rates))
-            self.metrics.viewers(self.publisher.viewers)
-        self.metrics.run(run, ledger, time.time_ns())
+            snapshot = run.snapshot(self._rates)
+        if self.plotter is not None and plot and snapshot is not None:
+            self.plotter.offer(snapshot, run.iter_info[-1], last=force)
+        if publish:
+            if self.publisher is not None and snapshot is not None:
+                self.publisher.offer(snapshot)
+                self.metrics.viewers(self.publisher.viewers)
+            self.metrics.run(run, ledger, time.time_ns())
 
 
 def names(pending: _Pending) -> str:

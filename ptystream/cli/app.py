@@ -126,5 +126,7 @@ def _call(module: str, name: str, *arguments: object) -> None:
 
 def main() -> None:
     """Entry point of the command line."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    from ptystream.verbosity import ToStderr
+
+    logging.basicConfig(level=logging.WARNING, handlers=[ToStderr()])
     app()

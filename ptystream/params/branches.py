@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import field_validator
 
+from ptystream.params.autoplot import AutoplotParameters
 from ptystream.params.base import Branch, parameter
+from ptystream.params.patterns import checked
+from ptystream.verbosity import level
 
 
 class PublishParameters(Branch):
@@ -57,18 +60,39 @@ class RecordingParameters(Branch):
     fsync: bool = parameter(False, ours=True)
     """Wait for the disk as well: the record then survives the machine, not only the process."""
 
+    @field_validator("file")
+    @classmethod
+    def _pattern(cls, value: str) -> str:
+        checked(value)
+        return value
+
 
 class IoParameters(Branch):
     """Global parameters for I/O"""
 
     home: str = parameter("./")
-    """Base directory for all I/O"""
+    """Base directory for all I/O
+
+    home is the root directory for all input/output operations. All other path parameters that are relative paths are
+    relative to this directory, those of arrays that are read as well as those of files that are written."""
 
     rfile: str | None = parameter("recons/%(run)s/%(run)s_%(engine)s_%(iterations)04d.ptyr")
     """Reconstruction file name (or format string), below `home`; None: no file."""
 
     rformat: Literal["minimal"] = parameter("minimal")
     """Reconstruction file format"""
+
+    autoplot: AutoplotParameters = AutoplotParameters()
+    """Plotting client parameters"""
+
+    benchmark: Literal["all", "data_load", "engine_init", "engine_prepare", "engine_iterate", "engine_finalize"] | None = (
+        parameter(None)
+    )
+    """Produce timings for benchmarking the performance of data loaders and engines
+
+    Seconds of the engine's thread, written to 'benchmark.json' in `home` after each engine: 'all', or one of data_load
+    (taking frames and placing them), engine_init, engine_prepare (starting an engine and giving it frames), engine_iterate and
+    engine_finalize. None: no file."""
 
     publish: PublishParameters = PublishParameters()
     """Snapshots for viewers."""
@@ -78,6 +102,11 @@ class IoParameters(Branch):
 
     recording: RecordingParameters = RecordingParameters()
     """The append-only record of everything that arrived."""
+
+    @field_validator("rfile")
+    @classmethod
+    def _pattern(cls, value: str | None) -> str | None:
+        return checked(value)
 
 
 class LiveParameters(Branch):
@@ -108,20 +137,48 @@ class LiveParameters(Branch):
 class RootParameters(Branch):
     """The root of the tree, without scans and engines."""
 
-    verbose_level: int | str = parameter("ERROR")
-    """Verbosity level: 0 to 5, or the name of a logging level (CRITICAL, ERROR, WARNING, INFO, INSPECT, DEBUG)."""
+    verbose_level: str | int = parameter("ERROR")
+    """Verbosity level
+
+    What the log says: a number, 0 to 5, or the name of a level. Each includes those above it.
+
+    - ``CRITICAL`` (0): only critical errors
+    - ``CITATION``: the same, and the papers to cite
+    - ``ERROR`` (1): all errors
+    - ``INTERACTIVE``: the same, and the one-line progress
+    - ``WARNING`` (2): warnings
+    - ``INFO`` (3): process information, one line for each pass
+    - ``INSPECT`` (4): object information: sizes and places of probes, objects and frames
+    - ``DEBUG`` (5): everything
+
+    `ptystream live` has the progress line and the warnings too where this is not given. The papers to cite are printed
+    at the end at every level."""
 
     data_type: Literal["single", "double"] = parameter("single")
     """Reconstruction floating number precision"""
 
     run: str | None = parameter(None)
-    """Reconstruction identifier; None: the name of the configuration file."""
+    """Reconstruction identifier
+
+    Name of the run, without a '/'. None: the name of the configuration file or of the script, up to its first dot."""
 
     frames_per_block: int = parameter(100000, lower=1)
     """Max number of frames per block of data: as many are taken from the scan at once."""
 
     min_frames_for_recon: int = parameter(0, lower=None)
     """Minimum number of frames to be loaded before starting reconstruction; 0: automatic (16)."""
+
+    dry_run: bool = parameter(False)
+    """Dry run switch
+
+    Run everything but the memory- and cpu-heavy steps, and save nothing: the configuration is checked, the engines are tried
+    on a few frames of its shape, and what the run needs in memory and time is said. No socket is opened."""
+
+    ipython_kernel: bool = parameter(False)
+    """Start an ipython kernel for debugging
+
+    The session's objects are then looked at with ``jupyter console --existing``; needs ``pip install 'ptystream[ipython]'``.
+    Whoever can read the connection file, which only its owner can, may execute anything in the session."""
 
     io: IoParameters = IoParameters()
     """Global parameters for I/O"""
@@ -144,13 +201,9 @@ class RootParameters(Branch):
         level(value)
         return value
 
-
-def level(value: Any) -> int:
-    """A verbose level as a number of the logging module. Raises `ValueError` for an unknown one."""
-    names = ["CRITICAL", "ERROR", "WARNING", "INFO", "INSPECT", "DEBUG"]
-    numbers = [50, 40, 30, 20, 15, 10]
-    if isinstance(value, int) and 0 <= value < len(numbers):
-        return numbers[value]
-    if isinstance(value, str) and value.upper() in names:
-        return numbers[names.index(value.upper())]
-    raise ValueError(f"must be 0 to 5 or one of {', '.join(names)}")
+    @field_validator("run")
+    @classmethod
+    def _plain(cls, value: str | None) -> str | None:
+        if value is not None and (not value.strip() or "/" in value or "\0" in value or value in (".", "..")):
+            raise ValueError("must be a name that can be part of a file name, without '/'")
+        return value

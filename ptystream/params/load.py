@@ -11,23 +11,23 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from ptystream.model.models import BARE, MODELS
 from ptystream.model.scan_model import ScanModel
 from ptystream.params.base import Branch
-from ptystream.params.branches import RootParameters
+from ptystream.params.branches import IoParameters, RootParameters
 from ptystream.params.errors import ConfigurationError, Fault, closest, faults_of
+from ptystream.params.home import home
+from ptystream.params.plain import plain
+from ptystream.params.ptypy_files import engine_name, instead_of, with_base, without_tuning, without_undeclared
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 
 log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 16 << 20
-SUFFIXES = ("_stream", "_nostream", "_serial", "_pycuda", "_cupy")
-"""Endings of ptypy's accelerated engine names: the same engine here."""
-TUNING = ("probe_update_cuda_atomics", "object_update_cuda_atomics", "fft_lib", "smooth_gradient_method")
-"""Their tuning parameters: accepted, not needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +73,30 @@ class Configuration:
     """The nested dict as it was given."""
 
 
-def load(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Configuration:
-    """Read and check a configuration: a YAML, JSON or TOML file, or a nested dict.
+def load(source: Any, overrides: Mapping[str, Any] | None = None, name: str = "ptystream") -> Configuration:
+    """Read and check a configuration: the name of a YAML, JSON or TOML file, or nested mappings or namespaces.
 
-    `overrides` replaces entries of the top level: what the command line overrules; None leaves an entry as it is.
-    Raises `ConfigurationError` with everything that is wrong.
+    `overrides` replaces entries of the top level: what the command line overrules; None leaves an entry as it is. `name`
+    is that of the run where neither a file nor the configuration says one. Raises `ConfigurationError` with everything
+    that is wrong.
     """
-    if isinstance(source, Mapping):
-        given, name = dict(source), "ptystream"
-    else:
-        path = Path(source)
-        given, name = read(path), path.name.split(".")[0]
+    if isinstance(source, (str, Path)):
+        name = Path(source).name.split(".")[0] or name
+    given = tree_of(source)
     return check(given | {key: value for key, value in (overrides or {}).items() if value is not None}, name)
+
+
+def tree_of(source: Any) -> dict[str, Any]:
+    """The nested dict that `source` means: the name of a file, with those that it is based on, or mappings or namespaces.
+
+    Raises `ConfigurationError` for everything else and for what cannot be read.
+    """
+    if isinstance(source, (str, Path)):
+        return with_base(read(Path(source)), Path(source), read)
+    given = plain(source)
+    if not isinstance(given, dict):
+        raise ConfigurationError([Fault("configuration", source, "must be a file name, a mapping or a namespace")])
+    return given
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -112,10 +124,14 @@ def read(path: Path) -> dict[str, Any]:
 def check(given: Mapping[str, Any], default_name: str) -> Configuration:
     """Check a nested dict against the tree."""
     faults: list[Fault] = []
+    given = without_undeclared(given, IoParameters.model_fields)
     rest = {key: value for key, value in given.items() if key not in ("scans", "engines")}
     root = _branch(RootParameters, rest, "", faults, extra=("scans", "engines"))
-    scans = [_scan(label, entry, faults) for label, entry in _entries(given, "scans", faults)]
-    engines = [_engine(label, entry, faults) for label, entry in sorted(_entries(given, "engines", faults))]
+    with home("." if root is None else root.io.home):
+        scans = [_scan(label, entry, faults) for label, entry in _entries(given, "scans", faults)]
+        engines = [
+            _engine(label, entry, faults) for label, entry in sorted(_entries(given, "engines", faults), key=lambda e: e[0])
+        ]
     for part, found in (("scans", scans), ("engines", engines)):
         if not found and not any(fault.path.startswith(part) for fault in faults):
             faults.append(Fault(part, given.get(part), "needs at least one entry with a `name`"))
@@ -176,9 +192,9 @@ def _source(
 ) -> SourceConfiguration | None:
     plugin = plugins("detectors").get(str(given["name"]))
     if plugin is None:
-        faults.append(
-            Fault(f"{path}.name", given["name"], f"no such source; {closest(str(given['name']), plugins('detectors'))}")
-        )
+        name = str(given["name"])
+        remedy = instead_of(name) or f"no such source; {closest(name, plugins('detectors'))}"
+        faults.append(Fault(f"{path}.name", name, remedy))
         return None
     if common is PositionsParameters and not gives_positions(plugin):
         faults.append(Fault(f"{path}.name", given["name"], "gives frames with their positions, and no positions for others"))
@@ -206,21 +222,17 @@ def source_parameters(plugin: Any, common: type[Branch]) -> type[Branch]:
 
 def _engine(label: str, entry: dict[str, Any], faults: list[Fault]) -> EngineConfiguration | None:
     path, name = f"engines.{label}", str(entry["name"])
-    plain = name
-    for suffix in SUFFIXES:
-        plain = plain.removesuffix(suffix)
-    if plain != name:
-        log.info("%s.name: %s is the same engine as %s here", path, name, plain)
-        entry["name"] = plain
-    for key in TUNING:
-        if entry.pop(key, None) is not None:
-            log.info("%s.%s: accepted, not needed here", path, key)
-    engine = plugins("engines").get(plain)
+    known = engine_name(name)
+    if known != name:
+        log.info("%s.name: %s is the same engine as %s here", path, name, known)
+        entry["name"] = known
+    without_tuning(entry, path)
+    engine = plugins("engines").get(known)
     if engine is None:
-        faults.append(Fault(f"{path}.name", name, f"not an engine of this version; {closest(plain, plugins('engines'))}"))
+        faults.append(Fault(f"{path}.name", name, f"not an engine of this version; {closest(known, plugins('engines'))}"))
         return None
     parameters = _branch(engine.Parameters, entry, path, faults)
-    return None if parameters is None else EngineConfiguration(label, plain, engine, parameters)
+    return None if parameters is None else EngineConfiguration(label, known, engine, parameters)
 
 
 def plugins(group: str) -> dict[str, Any]:
@@ -247,5 +259,13 @@ def _given(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(value, Mapping) and isinstance(inner, type) and issubclass(inner, BaseModel):
             value = _given(inner, value)
+        if isinstance(value, np.ndarray) and field is not None and np.ndarray not in _kinds(inner):
+            value = value.tolist()  # a pair of numbers, say, that a script has as an array
         kept[str(key)] = value
     return kept
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """All types in an annotation."""
+    inside = get_args(annotation)
+    return {annotation}.union(*(_kinds(kind) for kind in inside)) if inside else {annotation}

@@ -16,10 +16,22 @@ from ptystream.params.branches import RootParameters
 from ptystream.params.load import gives_positions, plugins, source_parameters
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 
+LABELLED = {
+    "ptycho.scans": "Container for instances of scan parameters\n\n"
+    "Label → entry, as many as there are: see `scan`. An entry without a `name` is a template and left out.",
+    "ptycho.engines": "Container for instances of engine parameters\n\n"
+    "Label → entry: see `engine`. They run in the order of their labels; one without a `name` is a template and left out.",
+}
+"""Branches whose entries have labels of the user's choice."""
+
 
 def entries() -> list[dict[str, Any]]:
     """One entry per path: {"path", "types", "default", "lower", "upper", "choices", "doc"}."""
     found = list(_walk("ptycho", RootParameters))
+    for part, text in LABELLED.items():
+        found.append(
+            {"path": part, "types": ["Param"], "default": {}, "lower": None, "upper": None, "choices": None, "doc": text}
+        )
     found += _walk("scandata.PtyScan", PtyScanParameters)
     for name, parameters in ({**BARE} | {name: model.Parameters for name, model in MODELS.items()}).items():
         found += _walk(f"scan.{name}", parameters)

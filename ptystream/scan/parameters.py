@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ptystream.params.base import Branch, parameter
+from ptystream.params.home import inside
 
 MAX_ARRAY_BYTES = 1 << 30
 """An array that a configuration names and that is larger is refused."""
@@ -36,7 +37,7 @@ def load_array(value: Any, name: str = "") -> NDArray[Any] | None:
 
 def _read_array(value: str) -> NDArray[Any]:
     file, _, member = value.partition(":")
-    suffix = Path(file).suffix
+    suffix, file = Path(file).suffix, str(inside(file))
     if suffix == ".npy":
         array = np.load(file, mmap_mode="r", allow_pickle=False)
         _fits(array.nbytes)

@@ -1,10 +1,10 @@
 """The figure of a result: what its colours say, and that it draws every kind of result."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from drawn import result
 from matplotlib.colors import rgb_to_hsv, to_rgb
 from matplotlib.figure import Figure as Canvas
 from matplotlib.image import imread
@@ -13,29 +13,6 @@ from ptystream.publish.snapshot import LEDGER_CODES
 from ptystream.reconstruction import Storage
 from ptystream.storage.ptyr import Result
 from ptystream.viewers.figure import LEDGER_COLOURS, Figure, hue_image, scan_map
-
-
-def result(pixel: tuple[float, float] | None = (3e-8, 3e-8), iterations: int = 12, **changed: Any) -> Result:
-    y, x = np.mgrid[-40:40, -45:45]
-    image = np.exp(-1j * (np.hypot(y, x) < 25) + 0.05j * x).astype("c8")[None]
-    probe = (np.exp(-(y[30:50, 30:50] ** 2) / 30.0 - x[30:50, 35:55] ** 2 / 30.0) * (1 + 0.5j)).astype("c8")[None]
-    given: dict[str, Any] = {
-        "run": "drawn",
-        "probe": {"S": Storage(probe, pixel, (0, 0), 0.0, None)},
-        "object": {"S": Storage(image, pixel, (-40, -45), 1.0, None)},
-        "parameters": {},
-        "iter_info": [],
-        "positions_m": np.random.default_rng(0).uniform(-20, 20, (30, 2)) * (pixel[0] if pixel else 1),
-        "errors": np.geomspace(10, 1, max(iterations, 1))[:iterations, None] * np.ones(3),
-        "misfit": np.geomspace(5, 1, max(iterations, 1))[:iterations, None] * np.ones(3),
-        "ledger": {"used": 30},
-        "ledger_frames": np.column_stack([np.random.default_rng(0).uniform(-20, 20, (30, 2)), np.full(30, 2)]).astype("f4"),
-        "schedule": [],
-        "decisions": {},
-        "versions": {},
-        "coverage": {"S": (np.hypot(y, x) < 36).astype("f4")},
-    }
-    return Result(**(given | changed))
 
 
 def test_hue_is_phase_and_brightness_is_amplitude() -> None:

@@ -1,0 +1,190 @@
+"""One session from a checked configuration to its results, with everything around it that the configuration asks for.
+
+`ptystream live` and `ptystream.Ptycho` are this with a terminal or a script around it.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ptystream.citations import citations_of
+from ptystream.cli.progress import progress_line
+from ptystream.dryrun import dry_run
+from ptystream.kernel import start_kernel
+from ptystream.metrics import Metrics
+from ptystream.notebook import display_in_notebook
+from ptystream.params.branches import PublishParameters
+from ptystream.params.errors import ConfigurationError, Fault
+from ptystream.params.load import Configuration, plugins
+from ptystream.plan import file_name, make_plan, recorder_of
+from ptystream.publish.plotting import Plotter
+from ptystream.publish.publisher import Publisher
+from ptystream.recording import Recording
+from ptystream.replay import Replay
+from ptystream.session import Session
+from ptystream.transport import Transport
+from ptystream.verbosity import INTERACTIVE, ToStderr, level
+
+log = logging.getLogger(__name__)
+
+
+def launch(
+    configuration: Configuration,
+    console: Console,
+    *,
+    talkative: bool = False,
+    replay: str | None = None,
+    transports: Mapping[str, Transport] | None = None,
+    on_session: Callable[[Session], None] | None = None,
+    on_publish: Callable[[str], None] | None = None,
+    on_ready: Callable[[], None] | None = None,
+) -> bool:
+    """Run a session to its end; ctrl-c saves what is there. Returns whether it was interrupted so.
+
+    `talkative`: where the configuration says no `verbose_level`, say addresses, progress, warnings and results all the
+    same. `replay`: a recording instead of the sources; `transports` in the place of some of them. `on_session` is given
+    the session before it runs.
+    """
+    root = configuration.root
+    wanted = level(root.verbose_level)
+    if talkative and "verbose_level" not in root.model_fields_set:
+        wanted = logging.WARNING
+    shown = talkative or wanted <= INTERACTIVE
+
+    def say(text: str) -> None:
+        if shown:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    with ExitStack() as stack:
+        stack.enter_context(_logging_at(wanted))
+        if root.dry_run:
+            for line in dry_run(configuration).lines():
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+            return False
+        metrics = Metrics()
+        publisher = _publisher(root.io.publish) if root.io.publish.active else None
+        if publisher is not None:
+            stack.callback(publisher.close)
+        url = ""
+        if root.io.metrics.active:
+            url, close = metrics.serve(root.io.metrics.address, root.io.metrics.port)
+            stack.callback(close)
+        recorder, before = (None, None) if replay else recorder_of(configuration)
+        finished = False
+        if recorder is not None:
+            stack.callback(lambda: recorder.close(finished=finished))
+        given = dict(transports or {})
+        if replay:
+            given |= _replayed(configuration, replay)
+        plan = make_plan(configuration, recorder=recorder, transports=given)
+        say(plan.device)
+        plotter = plotter_of(configuration)
+        if plotter is not None:
+            stack.callback(plotter.close)
+        recorded = Recording(before) if before is not None else ()
+        session = Session(
+            plan, metrics=metrics, publisher=publisher, plotter=plotter, tap=recorder, recorded=recorded, on_ready=on_ready
+        )
+        if on_session is not None:
+            on_session(session)
+        if root.ipython_kernel:
+            start_kernel({"session": session, "configuration": configuration})
+        if publisher is not None:
+            say(f"publishing on {publisher.endpoint}")
+            if on_publish is not None:
+                on_publish(publisher.endpoint)
+        if url:
+            say(f"metrics on {url}")
+        movies: list[Path] = []
+        try:
+            with _stopping(session) as interrupted, ExitStack() as progress:
+                if shown and wanted <= INTERACTIVE:
+                    progress.enter_context(progress_line(session.status, console))
+                session.run()
+            finished = True
+        finally:
+            movies += [] if plotter is None else plotter.close()
+        for path in movies:
+            say(f"movie: {path}")
+    for path in session.results:
+        say(f"result: {path}")
+    console.print("To cite with this result:", highlight=False, markup=False)
+    for citation in citations_of(configuration):
+        console.print(f"  {citation}", highlight=False, markup=False, soft_wrap=True)
+    return interrupted.is_set()
+
+
+def plotter_of(configuration: Configuration) -> Plotter | None:
+    """What plots for a session, as `io.autoplot` says; None where nothing is to be plotted."""
+    settings, home = configuration.root.io.autoplot, Path(configuration.root.io.home)
+    drawing = plugins("viewers").get("autoplot")
+    if not settings.active:
+        return None
+    show = display_in_notebook()
+    if drawing is None or settings.interval <= 0 or not (settings.dump or settings.make_movie or show):
+        return None
+    return Plotter(settings, drawing, lambda run, info: home / file_name(settings.imfile, run, info), show)
+
+
+def _replayed(configuration: Configuration, file: str) -> dict[str, Transport]:
+    recording = Recording(file)
+    names = {f"{s.label}/{k}" for s in configuration.scans for k in ("data", "positions")}
+    for _ in recording:
+        pass
+    present = [name for name in names if name in recording.channels.values()]
+    if not present:
+        there = ", ".join(sorted(set(recording.channels.values()))) or "nothing"
+        raise ConfigurationError([Fault("scans", sorted(names), f"{file} holds none of these channels; it holds {there}")])
+    pace = Replay(recording, present)
+    return {name: pace.transport(name) for name in present}
+
+
+def _publisher(p: PublishParameters) -> Publisher:
+    return Publisher(p.address, keys=p.keys, peer_keys=p.peer_keys, insecure=p.insecure)
+
+
+@contextmanager
+def _logging_at(wanted: int) -> Iterator[None]:
+    """What the project's log says in here, and to standard error where nobody else has set a place for it."""
+    logger = logging.getLogger("ptystream")
+    before, handler = logger.level, None
+    logger.setLevel(wanted)
+    if not logger.hasHandlers():
+        handler = ToStderr()
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        if handler is not None:
+            logger.removeHandler(handler)
+
+
+@contextmanager
+def _stopping(session: Session) -> Iterator[threading.Event]:
+    """In the main thread the first signal stops the session, a second one at once; the event says whether one came."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        if came.is_set():
+            raise KeyboardInterrupt
+        came.set()
+        session.stop()
+
+    before = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

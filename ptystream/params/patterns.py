@@ -1,0 +1,42 @@
+"""File names with the state of a run in them, as ptypy writes them: '%(run)s_%(engine)s_%(iterations)04d'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+START: Mapping[str, Any] = {
+    "run": "run",
+    "engine": "None",
+    "iteration": 0,
+    "iterations": 0,
+    "numiter": 0,
+    "duration": 0.0,
+    "error": 0.0,
+}
+"""What a pattern may name, and what it is before the first iteration: iterations of this engine and of all, seconds of the
+last pass, the engine's fourier error."""
+MAX_NAME = 4096
+
+
+def fill(pattern: str, run: str, info: Mapping[str, Any] | None = None) -> str:
+    """The pattern with `info`, an entry of `Run.iter_info`, filled in. Raises `ValueError` for one that cannot be."""
+    keys = {**START, **(info or {}), "run": run}
+    keys["error"] = float(np.ravel(keys["error"])[0])
+    try:
+        made = pattern % keys
+    except (KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        known = ", ".join(f"%({key})s" for key in START)
+        raise ValueError(f"cannot be filled in ({error}); known are {known}") from error
+    if not made or len(made) > MAX_NAME or "\0" in made:
+        raise ValueError(f"does not make a file name ({len(made)} characters)")
+    return made
+
+
+def checked(pattern: str | None) -> str | None:
+    """The pattern itself, after a trial. Raises `ValueError` as `fill` does."""
+    if pattern is not None:
+        fill(pattern, "run")
+    return pattern
