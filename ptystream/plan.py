@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
+import uuid
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 
 from ptystream import __version__
 from ptystream.device import choose
+from ptystream.dumping import Dumping
 from ptystream.engine import Context
 from ptystream.epochs import EpochMap
 from ptystream.ingest import Tap
@@ -22,7 +23,8 @@ from ptystream.model.geometry import Geometry
 from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, ScanConfiguration
 from ptystream.reconstruction import PodTable, Reconstruction
-from ptystream.recording import Recorder
+from ptystream.recording import Recorder, Recording
+from ptystream.results import as_json, effective, file_name, recorded_positions, versions
 from ptystream.run import EngineEntry, Run
 from ptystream.scan.block import Block
 from ptystream.scan.ptyscan import PtyScan
@@ -36,8 +38,12 @@ def make_plan(
     *,
     recorder: Recorder | None = None,
     transports: Mapping[str, Transport] | None = None,
+    interrupted: bool = False,
 ) -> Plan:
-    """Everything a `Session` needs. `transports`, by channel, stand in for the configured ones (a replay)."""
+    """Everything a `Session` needs. `transports`, by channel, stand in for the configured ones (a replay).
+
+    `interrupted`: the recorder continues the record of a session that was cut off; its runs go on from their dumps.
+    """
     root = configuration.root
     threads = root.threads or len(os.sched_getaffinity(0))
     pool = ThreadPoolExecutor(max(1, min(threads, 4)), "decode")
@@ -57,6 +63,7 @@ def make_plan(
         device=device, threads=threads, seed=root.seed, precision=root.data_type, fft=configuration.scans[0].parameters.ffttype
     )
     engines = [EngineEntry(e.label, e.name, e.parameters, e.engine) for e in configuration.engines]
+    dumping = Dumping(configuration, recorder)
     return Plan(
         name=configuration.name,
         channels=channels,
@@ -68,6 +75,8 @@ def make_plan(
         publish_interval_s=root.io.publish.interval_s,
         timeout_s=root.live.timeout_s,
         save=lambda run: save(run, configuration, recorder),
+        autosave=dumping.autosave if root.io.autosave.active else None,
+        checkpoint=dumping.checkpoint if interrupted else lambda name: None,
         warm_up=lambda: warm_up(configuration, engines, context),
         device=reason,
     )
@@ -108,8 +117,6 @@ def _maker(scan: ScanConfiguration, number: int, settings: LoopSettings, pool: T
 
 def recorder_of(configuration: Configuration) -> tuple[Recorder | None, Path | None]:
     """The recorder of a configuration, and the record of an interrupted session that it continues."""
-    from ptystream.recording import Recording
-
     settings = configuration.root.io.recording
     if not settings.active:
         return None, None
@@ -123,30 +130,11 @@ def recorder_of(configuration: Configuration) -> tuple[Recorder | None, Path | N
         else:
             interrupted = path
             log.warning("%s: %d messages of an interrupted session: continuing it", path, messages)
-    metadata = {"configuration": _text(configuration.given), "version": __version__}
+    metadata = {"configuration": as_json(configuration.given), "version": __version__, "session": uuid.uuid4().hex}
     return Recorder(path, metadata, fsync=settings.fsync), interrupted
 
 
 log = logging.getLogger(__name__)
-
-
-def _text(given: Mapping[str, Any]) -> str:
-    import json
-
-    return json.dumps(given, default=str)
-
-
-def file_name(pattern: str, run: str, info: Mapping[str, Any] | None = None) -> str:
-    """A path pattern filled in, as ptypy's: %(run)s, %(engine)s, %(iteration)d, %(iterations)04d, …
-
-    Raises `ConfigurationError` for a pattern with unknown keys.
-    """
-    keys = {"run": run, "engine": "None", "iteration": 0, "iterations": 0, "numiter": 0} | dict(info or {})
-    try:
-        return pattern % keys
-    except (KeyError, ValueError, TypeError) as error:
-        known = ", ".join(f"%({key})s" for key in keys)
-        raise ConfigurationError([Fault("io", pattern, f"cannot be filled in ({error}); known are {known}")]) from error
 
 
 def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
@@ -171,10 +159,12 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
         ledger_frames=snapshot.ledger_map,
         schedule=run.schedule.to_list(),
         decisions=run.decisions,
-        versions={"ptystream": __version__, "numpy": np.__version__, "python": platform.python_version()},
+        versions=versions(),
         coverage=snapshot.coverage,
         last=last,
         started=run.started,
+        used=effective(configuration),
+        refined=recorded_positions(run),
     )
 
 
@@ -187,7 +177,7 @@ def save(run: Run, configuration: Configuration, recorder: Recorder | None) -> P
         return None
     info = run.iter_info[-1] if run.iter_info else {}
     name = file_name(root.io.rfile, run.name, info)
-    return ptyr.write(Path(root.io.home) / name, result_of(run, configuration))
+    return ptyr.write(Path(root.io.home) / name, result_of(run, configuration), root.io.rformat)
 
 
 class _Sample:

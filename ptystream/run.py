@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.checkpoint import Checkpoint
 from ptystream.engine import Context, Engine, Progress
 from ptystream.model.scan_model import ScanModel
 from ptystream.publish.snapshot import Image, Snapshot
@@ -72,6 +73,8 @@ class Run:
         decisions: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.name = name
+        self.acquisitions: list[tuple[str, str, int]] = []
+        """(scan label, key, turn) of those whose frames it has: for a checkpoint."""
         self.scans = {scan.label: scan for scan in scans}
         self.engines = list(engines)
         self.context = context
@@ -104,6 +107,8 @@ class Run:
         self._coverage: dict[str, NDArray[np.float32]] = {}
         self.averaging = False
         """Whether the mean of the iterates is being kept."""
+        self._resumed: Mapping[str, Any] | None = None
+        """State of the engine in the checkpoint that the run goes on from."""
 
     # ------------------------------------------------------------------ entries
 
@@ -189,8 +194,19 @@ class Run:
             self.engine.revise(rows, what)
 
     def _apply_engine(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
+        self._start_engine(entry["label"])
+
+    def _apply_resume(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
+        """The engine goes on from probe, object and its own state alone: as after a dump, so in a repetition."""
+        state = self._resumed
+        if self.engine is not None:
+            state = self.engine.state()
+            self.engine.finish()
+        self._start_engine(entry["label"], state)
+
+    def _start_engine(self, label: str, state: Mapping[str, Any] | None = None) -> None:
         assert self.reconstruction is not None, "an engine starts after the first frames"
-        chosen = next(e for e in self.engines if e.label == entry["label"])
+        chosen = next(e for e in self.engines if e.label == label)
         decided = [self.decisions[label] for label in self.scans if label in self.decisions]
         context = replace(
             self.context,
@@ -198,7 +214,7 @@ class Run:
             brightest_photons=max(float(d["brightest_photons"]) for d in decided),
         )
         self.engine_entry, self.engine = chosen, chosen.make(chosen.parameters)
-        self.engine.start(self.reconstruction, self._stores, context)
+        self.engine.start(self.reconstruction, self._stores, context, state)
         if self._withdrawn:
             self.engine.revise(np.array(sorted(self._withdrawn), np.int64), "withdrawn")
         self.averaging, self.last = False, None
@@ -252,6 +268,29 @@ class Run:
 
     def _apply_end(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         self.scans[entry["scan"]].ended = True
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint: its frames are taken from the buffers again, the iterations are not repeated.
+
+        For a run that has done nothing. Raises `TimeoutError` where a frame is not there, before anything is taken.
+        """
+        for label, scan in self.scans.items():
+            scan.buffer.has(Schedule(checkpoint.schedule).frames(label), timeout_s=60.0)
+        for entry in Schedule(checkpoint.schedule).to_repeat():
+            if entry["do"] in ("decide", "take", "revise", "end"):
+                getattr(self, f"_apply_{entry['do']}")(entry, {})
+        assert self.reconstruction is not None
+        self.schedule = Schedule(checkpoint.schedule)
+        for held, saved in (
+            (self.reconstruction.probes, checkpoint.probes),
+            (self.reconstruction.objects, checkpoint.objects),
+        ):
+            for name, storage in saved.items():
+                held[name].data, held[name].offset = storage.data, storage.offset
+        self.iterations, self.iter_info = checkpoint.iterations, [dict(info) for info in checkpoint.iter_info]
+        self.errors, self.misfit = [checkpoint.errors], [checkpoint.misfit]
+        self.started, self._resumed = checkpoint.started, checkpoint.engine_state
+        self.apply({"do": "resume", "label": checkpoint.engine})
 
     # ------------------------------------------------------------------ what the loop asks
 
@@ -307,10 +346,7 @@ class Run:
                 if name in self._coverage:
                     coverage[name] = self._coverage[name]
                 objects[name] = Image(storage.data, storage.pixel_size_m, storage.offset)
-            pods = self.reconstruction.pods
-            corners = pods.address[:, 0, OBJECT + 2 : OBJECT + 4].astype(np.float32) + pods.remainder[:, 0]
-            half = np.array([s // 2 for s in next(iter(now_held.probes.values())).shape], np.float32)
-            positions = (corners + half)[self.rows()]
+            positions = self.positions()[self.rows()].astype(np.float32)
         errors, misfit = self.history()
         self._snapshots += 1
         return Snapshot(
@@ -331,6 +367,14 @@ class Run:
             newest_frame_ns=self.newest_arrival_ns,
             rates=dict(rates),
         )
+
+    def positions(self) -> NDArray[np.float64]:
+        """Where the frames of the pod table lie, lattice pixels (y, x). Shape (frame, 2)."""
+        assert self.reconstruction is not None
+        pods = self.reconstruction.pods
+        corners = pods.address[:, 0, OBJECT + 2 : OBJECT + 4] + pods.remainder[:, 0].astype(np.float64)
+        half = np.array([s // 2 for s in next(iter(self.reconstruction.probes.values())).shape])
+        return np.asarray(corners + half)
 
     def _see_coverage(self) -> None:
         assert self.engine is not None

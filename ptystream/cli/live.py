@@ -51,7 +51,7 @@ def run_session(
             pace = Replay(recording, present)
             plan = make_plan(configuration, transports={name: pace.transport(name) for name in present})
         else:
-            plan = make_plan(configuration, recorder=recorder)
+            plan = make_plan(configuration, recorder=recorder, interrupted=interrupted is not None)
         console.print(plan.device, highlight=False, markup=False)
         recorded = Recording(interrupted) if interrupted is not None else ()
         session = Session(plan, metrics=metrics, publisher=publisher, tap=recorder, recorded=recorded, on_ready=on_ready)

@@ -190,20 +190,28 @@ class PtyScan:
 
         Raises `TimeoutError` that names the first frame that is not there.
         """
-        deadline = time.monotonic() + timeout_s
         with self._condition:
-            while True:
-                found = [self.ledger.find(i) for i in indices.tolist()]
-                records = np.asarray([-1 if r is None else r for r in found], np.int64)
-                usable = records >= 0
-                usable[usable] = self._pairing.is_there(records[usable])
-                if usable.all() and self._decide_dose(records, self.ended is not None):
-                    return self._hand_out(records)
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._condition.wait(left):
-                    lacking = indices[~usable]
-                    what = f"frame {lacking[0]} and {len(lacking) - 1} more" if len(lacking) else "the dose median"
-                    raise TimeoutError(f"{self.label}: {what} did not come within {timeout_s:g} s")
+            return self._hand_out(self._await(indices, timeout_s))
+
+    def has(self, indices: NDArray[np.int64], timeout_s: float) -> None:
+        """Wait until `take_exactly` can give these frames. Raises as it does, and takes nothing."""
+        with self._condition:
+            self._await(indices, timeout_s)
+
+    def _await(self, indices: NDArray[np.int64], timeout_s: float) -> NDArray[np.int64]:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = [self.ledger.find(i) for i in indices.tolist()]
+            records = np.asarray([-1 if r is None else r for r in found], np.int64)
+            usable = records >= 0
+            usable[usable] = self._pairing.is_there(records[usable])
+            if usable.all() and self._decide_dose(records, self.ended is not None):
+                return records
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._condition.wait(left):
+                lacking = indices[~usable]
+                what = f"frame {lacking[0]} and {len(lacking) - 1} more" if len(lacking) else "the dose median"
+                raise TimeoutError(f"{self.label}: {what} did not come within {timeout_s:g} s")
 
     def revisions(self) -> list[Revision]:
         """What changed about frames already handed out, since the last call."""

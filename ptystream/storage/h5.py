@@ -178,7 +178,7 @@ def check(dataset: Any, largest: int = MAX_NODE_BYTES) -> int:
         raise H5Error(f"{dataset.name}: its values lie in other files, which are not opened")
     if dataset.shape is None:
         raise H5Error(f"{dataset.name}: is empty")
-    size, piece = dtype.itemsize, dtype.itemsize
+    size = piece = int(dtype.itemsize)
     for n in dataset.shape:
         size *= int(n)
     for n in dataset.chunks or ():

@@ -336,7 +336,7 @@ def test_a_hostile_file_is_refused_before_memory_is_taken(tmp_path: Path, evil: 
 def test_every_kind_of_value_comes_back_or_is_refused_by_name(tmp_path: Path, value: Any, tag: str | None) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         if tag is None:
-            with pytest.raises(h5.H5Error, match="node.*has no form"):
+            with pytest.raises(h5.H5Error, match=r"node.*has no form"):
                 h5.write(file, "node", value)
             return
         h5.write(file, "node", value)

@@ -1,0 +1,72 @@
+"""What goes into a result's file, and what it is called."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptystream import __version__
+from ptystream.params.errors import ConfigurationError, Fault
+from ptystream.params.load import Configuration, ScanConfiguration
+from ptystream.reconstruction import OBJECT
+from ptystream.run import Run
+from ptystream.storage import ptyr
+
+
+def as_json(given: Mapping[str, Any]) -> str:
+    """A configuration as text: what JSON has no form for is told by its text."""
+    return json.dumps(given, default=ptyr.plain)
+
+
+def file_name(pattern: str, run: str, info: Mapping[str, Any] | None = None) -> str:
+    """A path pattern filled in, as ptypy's: %(run)s, %(engine)s, %(iteration)d, %(iterations)04d, …
+
+    `info` is the last entry of `iter_info`; before there is one the engine is 'None' and the numbers are 0.
+    Raises `ConfigurationError` for a pattern with unknown keys.
+    """
+    before = {"engine": "None", "iteration": 0, "iterations": 0, "numiter": 0, "duration": 0.0, "error": np.zeros(3)}
+    keys = {"run": run, **before, **(info or {})}
+    try:
+        return pattern % keys
+    except (KeyError, ValueError, TypeError) as error:
+        known = ", ".join(f"%({key})s" for key in keys)
+        raise ConfigurationError([Fault("io", pattern, f"cannot be filled in ({error}); known are {known}")]) from error
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the bits of a result."""
+    return {"ptystream": __version__, "numpy": np.__version__, "python": platform.python_version()}
+
+
+def effective(configuration: Configuration) -> dict[str, Any]:
+    """Every parameter with the value in force, nested as in a configuration."""
+
+    def scan_of(scan: ScanConfiguration) -> dict[str, Any]:
+        data = scan.data.parameters.model_dump()
+        if scan.positions is not None:
+            data["positions"] = scan.positions.parameters.model_dump()
+        return {**scan.parameters.model_dump(), "data": data}
+
+    return {
+        **configuration.root.model_dump(),
+        "run": configuration.name,
+        "scans": {scan.label: scan_of(scan) for scan in configuration.scans},
+        "engines": {engine.label: {**engine.parameters.model_dump(), "name": engine.name} for engine in configuration.engines},
+    }
+
+
+def recorded_positions(run: Run) -> dict[str, NDArray[np.float64]]:
+    """Positions in metres by object, where an engine's position refinement is to `record` them."""
+    asked = [getattr(entry.parameters, "position_refinement", None) for entry in run.engines]
+    if run.reconstruction is None or not any(getattr(p, "record", False) for p in asked):
+        return {}
+    number, places = run.reconstruction.pods.address[:, 0, OBJECT], run.positions()
+    found = {}
+    for k, (name, storage) in enumerate(run.reconstruction.objects.items()):
+        found[name] = places[number == k] * np.asarray(storage.pixel_size_m or (1.0, 1.0))
+    return found
