@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from ptystream.run import Run
 log = logging.getLogger(__name__)
 
 WAIT_S = 60.0
+REST = 10.0
+"""After a dump, at least so many times the duration of its writing pass before the next: small problems are not slowed by it."""
 
 
 class Autosave:
-    """Writes a dump whenever an engine has done `interval` further iterations and the last dump is written.
+    """Writes a dump whenever an engine has done `interval` further iterations, the last dump is written, and `REST` is over.
 
     `dump(run, loop)` copies what is to be written and returns what writes it, which is called in another thread and
     answers the file's path; its errors are logged and end nothing. Of the files of a run the newest `keep` stay.
@@ -29,6 +32,9 @@ class Autosave:
         self._last: tuple[str, str, int] = ("", "", 0)
         self._thread: threading.Thread | None = None
         self._said: set[str] = set()
+        self.rest = REST
+        self._due = 0.0
+        """`time.monotonic` before which no dump begins."""
 
     def look(self, run: Run, loop: Loop) -> None:
         """Between two passes: begin a dump where one is due."""
@@ -37,7 +43,8 @@ class Autosave:
         now = (run.name, run.engine_entry.label, int(run.iter_info[-1]["iteration"]) // self.interval)
         if now[:2] != self._last[:2]:
             self._last = (*now[:2], 0)
-        if now[2] <= self._last[2] or (self._thread is not None and self._thread.is_alive()):
+        writing = self._thread is not None and self._thread.is_alive()
+        if now[2] <= self._last[2] or writing or time.monotonic() < self._due:
             return
         self._last = now
         self._thread = threading.Thread(target=self._write, args=(run.name, self._dump(run, loop)), name="autosave", daemon=True)
@@ -53,6 +60,7 @@ class Autosave:
             self._thread.join(WAIT_S)
 
     def _write(self, run: str, write: Callable[[], Path]) -> None:
+        began = time.monotonic()
         try:
             path = write()
             files = [file for file in self.written.get(run, []) if file != path] + [path]
@@ -64,3 +72,5 @@ class Autosave:
             if str(error) not in self._said:
                 self._said.add(str(error))
                 log.error("%s: no dump could be written: %s", run, error)
+        finally:
+            self._due = time.monotonic() + self.rest * (time.monotonic() - began)

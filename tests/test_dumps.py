@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ class Cut(Memory):
 
 def _waiting(autosave: Autosave) -> None:
     """Let every dump be written before the next pass, however fast that is."""
-    look = autosave.look
+    look, autosave.rest = autosave.look, 0.0
 
     def patient(run: Run, loop: Loop) -> None:
         look(run, loop)
@@ -189,6 +190,31 @@ def test_dumps_come_at_their_interval_and_the_newest_stay(tmp_path: Path) -> Non
         found = sorted(file.name for file in (folder / "dumps" / "t").iterdir())
         assert found == [f"t_DM_{k:04d}.ptyr" for k in wanted]
         assert ptyr.kind_of(folder / "dumps" / "t" / "t_DM_0016.ptyr") == "dump"
+
+
+def test_dumps_take_a_tenth_of_the_time_at_most(tmp_path: Path) -> None:
+    run, loop = begun()
+    autosave = Dumping(configuration(tmp_path, autosave={"interval": 1, "keep": None}), None).autosave
+    began, slept = time.monotonic(), []
+    write = autosave._dump
+
+    def slow(run: Run, loop: Loop) -> Callable[[], Path]:
+        path = write(run, loop)()
+
+        def sleeping() -> Path:
+            slept.append(0.02)
+            time.sleep(0.02)
+            return path
+
+        return sleeping
+
+    autosave._dump = slow
+    while time.monotonic() - began < 0.8:
+        run.iter_info[-1] = {**run.iter_info[-1], "iteration": run.iter_info[-1]["iteration"] + 1}
+        autosave.look(run, loop)
+        time.sleep(0.001)
+    autosave.wait()
+    assert 2 <= len(slept) <= 4
 
 
 @pytest.mark.parametrize("autosave", [{"active": False, "interval": 1}, {"interval": 0}, {"interval": -1}])
@@ -256,15 +282,15 @@ def _interrupted(made: Configuration, count: int) -> Path:
     inputs = {"s/data": Cut("s/data", frames[: count + 1]), "s/positions": Cut("s/positions", places[: count + 1])}
     plan = make_plan(made, recorder=recorder, transports=inputs)
     session = Session(replace(plan, save=lambda run: None), metrics=Metrics(), tap=recorder)
-    look = plan.autosave.look if plan.autosave is not None else None
-    assert look is not None
+    assert plan.autosave is not None
+    _waiting(plan.autosave)
+    look = plan.autosave.look
 
     class Killed(BaseException):
         pass
 
     def until(run: Run, loop: Loop) -> None:
         look(run, loop)
-        plan.autosave.wait()  # type: ignore[union-attr]
         if run.iterations >= 9:
             raise Killed
 

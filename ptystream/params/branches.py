@@ -62,8 +62,8 @@ class AutosaveParameters(Branch):
     """Auto-save options
 
     Dumps of the running reconstruction. A session that was killed and is started again continues from its newest dump,
-    where it also finds its recording. Dumps are written beside the reconstruction, never two at a time: where the disk is
-    slower than `interval`, they come as fast as it takes them."""
+    where it also finds its recording. Dumps are written beside the reconstruction, never two at a time, and
+    take a tenth of the time at most: where iterations are quick, fewer come than `interval` asks for."""
 
     active: bool = parameter(True)
     """Activation switch
