@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ptystream.epochs import EpochMap
 from ptystream.ingest import Tap
 from ptystream.loop import LoopSettings
 from ptystream.model.geometry import Geometry
+from ptystream.params.branches import RootParameters
 from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, ScanConfiguration
 from ptystream.reconstruction import PodTable, Reconstruction
@@ -28,6 +30,7 @@ from ptystream.results import as_json, effective, file_name, recorded_positions,
 from ptystream.run import EngineEntry, Run
 from ptystream.scan.block import Block
 from ptystream.scan.ptyscan import PtyScan
+from ptystream.scan.saver import Saver
 from ptystream.session import Channel, Plan, ScanEntry
 from ptystream.storage import ptyr
 from ptystream.transport import Transport
@@ -48,6 +51,8 @@ def make_plan(
     threads = root.threads or len(os.sched_getaffinity(0))
     pool = ThreadPoolExecutor(max(1, min(threads, 4)), "decode")
     channels, entries = [], []
+    savers: dict[str, Saver] = {}
+    _check_saving(configuration)
     settings = LoopSettings(root.frames_per_block, root.min_frames_for_recon, root.live.latency, root.live.restart_probe)
     for number, scan in enumerate(configuration.scans):
         sources = {"data": scan.data} | ({"positions": scan.positions} if scan.positions is not None else {})
@@ -57,7 +62,7 @@ def make_plan(
             given = (transports or {}).get(name)
             channels.append(Channel(name, given or source.plugin.transport(source.parameters, name, decoder), decoder))
         epochs = EpochMap(root.live.epochs, list(sources))
-        entries.append(ScanEntry(scan.label, _maker(scan, number, settings, pool, root.seed), epochs))
+        entries.append(ScanEntry(scan.label, _maker(scan, number, settings, pool, root, savers), epochs))
     device, reason = choose(root.device, threads)
     context = Context(
         device=device, threads=threads, seed=root.seed, precision=root.data_type, fft=configuration.scans[0].parameters.ffttype
@@ -79,6 +84,7 @@ def make_plan(
         checkpoint=dumping.checkpoint if interrupted else lambda name: None,
         warm_up=lambda: warm_up(configuration, engines, context),
         device=reason,
+        close=partial(_wait, savers),
     )
 
 
@@ -97,11 +103,47 @@ def geometry_of(scan: ScanConfiguration) -> Geometry:
     return Geometry((side, side), p.energy, p.distance, (float(y), float(x)))
 
 
-def _maker(scan: ScanConfiguration, number: int, settings: LoopSettings, pool: ThreadPoolExecutor, seed: int) -> Any:
+def _wait(savers: Mapping[str, Saver]) -> None:
+    for saver in savers.values():
+        saver.wait()
+
+
+def _check_saving(configuration: Configuration) -> None:
+    """Raises `ConfigurationError` where prepared frames cannot be saved as they are asked to be."""
+    faults: list[Fault] = []
+    files: dict[Path, str] = {}
+    for scan in configuration.scans:
+        p, path = scan.data.parameters, f"scans.{scan.label}.data"
+        if p.save is None:
+            continue
+        file = (Path(configuration.root.io.home) / p.dfile).resolve()
+        if file in files:
+            faults.append(Fault(f"{path}.dfile", p.dfile, f"is that of {files[file]} too: each scan needs a file of its own"))
+        files[file] = path
+        if scan.positions is not None and scan.positions.parameters.unit == "px":
+            faults.append(Fault(f"{path}.save", p.save, "a .ptyd file holds positions in metres, those of this scan are pixels"))
+    if faults:
+        raise ConfigurationError(faults)
+
+
+def _maker(
+    scan: ScanConfiguration,
+    number: int,
+    settings: LoopSettings,
+    pool: ThreadPoolExecutor,
+    root: RootParameters,
+    savers: dict[str, Saver],
+) -> Any:
+    """Makes buffer and model of a scan. The savers, the newest of each label, are left in `savers`."""
     geometry = geometry_of(scan)
 
     def make(decisions: Mapping[str, Any] | None) -> tuple[PtyScan, Any]:
         positions = None if scan.positions is None else scan.positions.parameters
+        p, saver = scan.data.parameters, None
+        if p.save is not None:
+            limit, before = settings.frames_per_block, savers.get(scan.label)
+            saver = Saver(scan.label, p, Path(root.io.home) / p.dfile, max_frames=limit, after=before)
+            savers[scan.label] = saver
         buffer = PtyScan(
             scan.label,
             scan.data.parameters,
@@ -109,8 +151,9 @@ def _maker(scan: ScanConfiguration, number: int, settings: LoopSettings, pool: T
             pool=pool,
             decide_after=settings.frames_to_start,
             decisions=decisions,
+            saver=saver,
         )
-        return buffer, scan.model(scan.label, number, scan.parameters, geometry, seed)
+        return buffer, scan.model(scan.label, number, scan.parameters, geometry, root.seed)
 
     return make
 

@@ -87,6 +87,8 @@ class Plan:
     """Writes dumps while a run is iterating."""
     checkpoint: Callable[[str], Checkpoint | None] = lambda name: None
     """Name of a run → what it goes on from, where it was cut off in an interrupted session."""
+    close: Callable[[], object] = lambda: None
+    """Waits for what is still being written when the runs are over."""
     warm_up: Callable[[], None] = lambda: None
     """Compiles what the engines need, while the session waits for its first frame."""
     device: str = ""
@@ -306,6 +308,7 @@ class Session:
             for pending in self._pending:
                 came = pending.run.ledger().get("received", 0)
                 log.warning("%s: %d frames had come and are not reconstructed: the session ended", names(pending), came)
+            self.plan.close()
         self._check()
         return self.results
 

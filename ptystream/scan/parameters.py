@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ptystream.params.base import Branch, parameter
+from ptystream.scan.saving import SavingParameters
 
 MAX_ARRAY_BYTES = 1 << 30
 """An array that a configuration names and that is larger is refused."""
@@ -67,7 +68,7 @@ ArrayParameter = Annotated[np.ndarray | list[Any] | str | None, AfterValidator(l
 """An array, nested list or file name; a file is read while the configuration is checked, and the value is then the array."""
 
 
-class PtyScanParameters(Branch):
+class PtyScanParameters(SavingParameters):
     """Frames: geometry, cropping, orientation and corrections."""
 
     name: str = parameter("PtyScan")

@@ -23,6 +23,7 @@ from ptystream.scan.ledger import PREPARED, USED, Ledger
 from ptystream.scan.pairing import Pairing
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 from ptystream.scan.prepare import HOT_FRAMES, find_hot_pixels
+from ptystream.scan.saver import Saver
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class PtyScan:
     Without `positions` they are taken from the samples that come with the frames, one per frame, in metres.
     `also`: further sources of samples (channel 'also.0' is the first), such as a beam monitor. `max_bytes` bounds the
     slabs (None: half of the machine's memory), `max_frames` the records. `pool` decodes; None: the feeding thread does.
+    `saver` saves what is handed out.
     Raises `ValueError` for arrays in `parameters` that cannot be read or do not fit.
     """
 
@@ -56,6 +58,7 @@ class PtyScan:
         max_bytes: int | None = None,
         decide_after: int = 1,
         decisions: Mapping[str, Any] | None = None,
+        saver: Saver | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.label, self.parameters = label, parameters
@@ -65,7 +68,7 @@ class PtyScan:
         """Why the scan is over; None while it goes on. What was fed before may still be on its way to `take`."""
         self._condition = threading.Condition(threading.RLock())
         self._version = 0
-        self._pool, self._clock = pool, clock
+        self._pool, self._clock, self._saver = pool, clock, saver
         self._fed_at = clock()
         self._decide_after, self._max_frames = max(1, decide_after), max_frames
         self._room = 2 * max_frames
@@ -157,6 +160,8 @@ class PtyScan:
             self._intake.release()
             self._pairing.keep()
             self._changed()
+        if self._saver is not None:
+            self._saver.close()
 
     # ------------------------------------------------------------------ the loop's side
 
@@ -216,7 +221,10 @@ class PtyScan:
     def revisions(self) -> list[Revision]:
         """What changed about frames already handed out, since the last call."""
         with self._condition:
-            return self._pairing.tell()
+            told = self._pairing.tell()
+        if self._saver is not None:
+            self._saver.revise(told)
+        return told
 
     def changed(self, seen: int, timeout_s: float) -> int:
         """Wait until something has happened since `seen` (0 at first), at most `timeout_s`; returns the number to
@@ -230,6 +238,8 @@ class PtyScan:
         'off_canvas' they come again where their position is corrected, or has been by now."""
         with self._condition:
             self._pairing.refuse(self._records(slots), reason, positions)
+        if self._saver is not None:
+            self._saver.revise([Revision(int(slot), "withdrawn") for slot in slots])
 
     def retry(self, reason: str) -> None:
         """Frames refused for `reason` may fit now: they come again."""
@@ -461,7 +471,7 @@ class PtyScan:
         dose = np.ones(len(records))
         if self._pairing.needs_dose:
             dose = ledger.dose[records] / self._intake.decisions["dose_median"]
-        return Block(
+        block = Block(
             self.label,
             ledger.slot[records],
             ledger.index[records],
@@ -469,6 +479,9 @@ class PtyScan:
             dose,
             ledger.arrival_ns[records],
         )
+        if self._saver is not None:
+            self._saver.take(block, self.frames, ledger.expected)
+        return block
 
     # ------------------------------------------------------------------ the end
 

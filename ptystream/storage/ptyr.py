@@ -184,7 +184,7 @@ def _content(result: Result, kind: Kind) -> h5.Param:
     content = h5.Param(
         probe={k: layout.node(k, s, n, probe=True, grids=grids) for n, (k, s) in enumerate(result.probe.items())},
         obj={k: layout.node(k, s, n, probe=False, grids=grids) for n, (k, s) in enumerate(result.object.items())},
-        pars=_parameters(_shown(result, kind)),
+        pars=as_nodes(_shown(result, kind)),
         runtime=h5.Param(
             run=result.run,
             start=began,
@@ -207,12 +207,12 @@ def _shown(result: Result, kind: Kind) -> dict[str, Any]:
     return {**result.parameters, **{key: value for key, value in result.used.items() if key not in as_given}}
 
 
-def _parameters(value: Any) -> Any:
+def as_nodes(value: Any) -> Any:
     """Parameters in types that the file has; a callable, say, is told by its name."""
     if isinstance(value, Mapping):
-        return h5.Param({str(k): _parameters(v) for k, v in value.items()})
+        return h5.Param({str(k): as_nodes(v) for k, v in value.items()})
     if isinstance(value, (list, tuple)):
-        return type(value)(_parameters(v) for v in value) if type(value) in (list, tuple) else [_parameters(v) for v in value]
+        return type(value)(as_nodes(v) for v in value) if type(value) in (list, tuple) else [as_nodes(v) for v in value]
     known = value is None or isinstance(value, (str, bool, float, complex))
     if known or (isinstance(value, int) and abs(value) < 1 << 63):
         return value

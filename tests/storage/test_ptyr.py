@@ -6,19 +6,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from samples import sample
 
 from ptystream.reconstruction import Storage
 from ptystream.storage import h5, layout, ptyr
-
-SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "ptypy"
-
-
-def sample(name: str) -> Path:
-    """A file that ptypy wrote."""
-    path = SAMPLES / name
-    if not path.exists():
-        pytest.skip(f"{name}, which ptypy wrote, is not here")
-    return path
 
 
 def result(**changed: Any) -> ptyr.Result:
