@@ -167,6 +167,11 @@ def inside(group: h5py.Group, key: str) -> Any:
     return node
 
 
+def has(group: h5py.Group, key: str) -> bool:
+    """Whether there is a member, without following a link to it."""
+    return group.get(key, getlink=True) is not None
+
+
 def check(dataset: Any, largest: int = MAX_NODE_BYTES) -> int:
     """Bytes that a dataset takes in memory. Raises `H5Error` where it must not be read: its type, place or size."""
     dtype = dataset.dtype

@@ -100,9 +100,9 @@ def read(path: str | Path) -> Result:
     `positions_m` where they were recorded; the rest is empty. Nothing is unpickled and no link is followed.
     """
     with h5.open_file(path) as file:
-        if "content" not in file:
+        if not h5.has(file, "content"):
             raise h5.H5Error(f"{path}: no /content group: not a .ptyr file")
-        ours = _checked(path, lambda: h5.read(h5.inside(file, "ptystream"))) if "ptystream" in file else None
+        ours = _checked(path, lambda: h5.read(h5.inside(file, "ptystream"))) if h5.has(file, "ptystream") else None
         found = None if ours is None else ours.get("format")
         if ours is not None and found != FORMAT:
             raise h5.H5Error(f"{path}: /ptystream/format is {found!r}; this version reads {FORMAT!r}: use the one that wrote it")
