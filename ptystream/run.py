@@ -291,6 +291,10 @@ class Run:
         self.errors, self.misfit = [checkpoint.errors], [checkpoint.misfit]
         self.started, self._resumed = checkpoint.started, checkpoint.engine_state
         self.apply({"do": "resume", "label": checkpoint.engine})
+        for scan in self.scans.values():  # what was excluded after the checkpoint was never told to this run
+            for slot in (s for block in scan.taken for s in block.slots[scan.buffer.are_out(block.slots)].tolist()):
+                if scan.model.row(slot) not in self._withdrawn:
+                    self.apply(self.revise_entry(scan, Revision(slot, "withdrawn")))
 
     # ------------------------------------------------------------------ what the loop asks
 

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from problems import BEAM, GEOMETRY, end, feed, make_run
+from problems import BEAM, GEOMETRY, PLACES, end, feed, make_run
 from test_session import Memory, messages
 
 from ptystream.autosave import Autosave
@@ -137,6 +137,26 @@ def test_a_revision_before_the_dump_is_in_force_after_it(tmp_path: Path) -> None
     again, _ = resumed(dump(run, loop, tmp_path))
     np.testing.assert_array_equal(again.rows(), run.rows())
     assert len(again.rows()) == 49
+
+
+def test_a_frame_that_was_excluded_after_the_dump_is_out(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(ptyr.read(dump(*begun(), tmp_path)))
+    run = make_run(engines=ENGINES, decide_after=40)
+    feed(run, 0, 50)
+    buffer = run.scans["s"].buffer
+    slot = buffer.slot_of(7)
+    assert slot is not None
+    buffer.refuse(np.array([slot]), "off_canvas", PLACES[7:8])
+    Loop(run, LoopSettings()).resume(checkpoint)
+    assert len(run.rows()) == run.frames == 49
+    assert run.schedule.to_list()[-1] | {"before": None} == {
+        "do": "revise",
+        "scan": "s",
+        "index": 7,
+        "what": "withdrawn",
+        "value": None,
+        "before": None,
+    }
 
 
 def test_a_frame_that_is_not_there_again_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,6 +252,11 @@ class PtyScan:
             self._intake.decisions["hot_pixels"] = [list(pixel) for pixel in pixels]
             self._intake.mask_pixels(pixels)
 
+    def are_out(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether frames are excluded by now, whatever was handed out."""
+        with self._condition:
+            return np.asarray(self.ledger.reason[self._records(slots)] != 0)
+
     def slot_of(self, index: int) -> int | None:
         """Slot of a frame number."""
         with self._condition:
