@@ -45,6 +45,10 @@ class Checkpoint:
     engine_state: Mapping[str, Any]
     loop: Mapping[str, Any]
     started: float
+    rows: Mapping[str, NDArray[Any]]
+    """`PodTable.state`: positions that an engine refined are in it."""
+    known: Mapping[str, Mapping[str, NDArray[np.float64]]]
+    """`Scan.known` by label."""
     acquisitions: Sequence[tuple[str, str, int]] = ()
     """(scan label, key, turn) of those whose frames it has."""
 
@@ -61,28 +65,16 @@ class Checkpoint:
         return made
 
 
-def extras(
-    *,
-    session: str,
-    acquisitions: Sequence[tuple[str, str, int]],
-    engine: str,
-    state: Mapping[str, Any],
-    loop: Mapping[str, Any],
-    iter_info: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """What a dump holds of a run beside its result; `session` names the recording with the frames."""
+def extras(iter_info: Sequence[Mapping[str, Any]], acquisitions: Sequence[Any], **held: Any) -> dict[str, Any]:
+    """What a dump holds of a run beside its result.
+
+    `held`: 'session', the name of the recording's session; 'engine', 'state', 'loop', 'rows' and 'known' as in `Checkpoint`.
+    """
     engines = sorted({info["engine"] for info in iter_info})
     columns = {name: np.array([info[name] for info in iter_info]) for name in COLUMNS}
     columns["engine"] = np.array([engines.index(info["engine"]) for info in iter_info], np.int64)
-    return {
-        "session": session,
-        "acquisitions": json.dumps(list(acquisitions)),
-        "engine": engine,
-        "state": dict(state),
-        "loop": dict(loop),
-        "engines": engines,
-        "iter_info": columns,
-    }
+    told = {"acquisitions": json.dumps(list(acquisitions)), "engines": engines, "iter_info": columns}
+    return {**held, **told}
 
 
 def checkpoint_of(result: ptyr.Result) -> Checkpoint:
@@ -107,6 +99,8 @@ def checkpoint_of(result: ptyr.Result) -> Checkpoint:
             engine_state=held["state"],
             loop=held["loop"],
             started=result.started,
+            rows=held["rows"],
+            known=held["known"],
             acquisitions=[(label, key, turn) for label, key, turn in json.loads(held["acquisitions"])],
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:

@@ -44,6 +44,7 @@ class Dumping:
         pixel = np.asarray(next(iter(held.objects.values())).pixel_size_m or (1.0, 1.0))
         places, ledger, schedule = run.positions()[run.rows()] * pixel, run.ledger(), run.schedule.to_list()
         ledger_frames, decisions = run.ledger_map(), {label: dict(held) for label, held in run.decisions.items()}
+        rows, known = run.reconstruction.pods.state(), {label: scan.known() for label, scan in run.scans.items()}
         state, policy, acquisitions = engine.state(), loop.state(), list(run.acquisitions)
         path = self._home / file_name(self._p.rfile, run.name, infos[-1])
 
@@ -67,12 +68,14 @@ class Dumping:
                 started=run.started,
                 used=effective(configuration),
                 checkpoint=extras(
+                    infos,
+                    acquisitions,
                     session=self._session,
-                    acquisitions=acquisitions,
                     engine=entry.label,
-                    state=state,
+                    state=dict(state),
                     loop=policy,
-                    iter_info=infos,
+                    rows=rows,
+                    known=known,
                 ),
             )
             return ptyr.write(path, result, "dump")

@@ -45,6 +45,21 @@ class Scan:
     frames: int = 0
     """Frames in the pod table that are not withdrawn."""
 
+    def known(self) -> dict[str, NDArray[np.float64]]:
+        """'position' (frame, 2) and 'dose' (frame,) in force for the frames in the pod table, in their order."""
+        return {
+            "position": np.concatenate([np.zeros((0, 2)), *(block.positions_m for block in self.taken)]),
+            "dose": np.concatenate([np.zeros(0), *(block.dose for block in self.taken)]),
+        }
+
+    def know(self, known: Mapping[str, NDArray[np.float64]]) -> None:
+        """Put what `known` gave in force."""
+        first = 0
+        for block in self.taken:
+            rows = slice(first, first + len(block))
+            block.positions_m[...], block.dose[...] = known["position"][rows], known["dose"][rows]
+            first = rows.stop
+
     def at(self, row: int) -> tuple[Block, int]:
         """The block that a row of the pod table came with, and its place in it."""
         number = bisect_right(self.rows, row) - 1
@@ -287,14 +302,27 @@ class Run:
         ):
             for name, storage in saved.items():
                 held[name].data, held[name].offset = storage.data, storage.offset
+        self.reconstruction.pods.restore(checkpoint.rows)
+        known = {label: scan.known() for label, scan in self.scans.items()}
+        for label, scan in self.scans.items():
+            scan.know(checkpoint.known[label])
         self.iterations, self.iter_info = checkpoint.iterations, [dict(info) for info in checkpoint.iter_info]
         self.errors, self.misfit = [checkpoint.errors], [checkpoint.misfit]
         self.started, self._resumed = checkpoint.started, checkpoint.engine_state
         self.apply({"do": "resume", "label": checkpoint.engine})
-        for scan in self.scans.values():  # what was excluded after the checkpoint was never told to this run
-            for slot in (s for block in scan.taken for s in block.slots[scan.buffer.are_out(block.slots)].tolist()):
-                if scan.model.row(slot) not in self._withdrawn:
-                    self.apply(self.revise_entry(scan, Revision(slot, "withdrawn")))
+        for label, scan in self.scans.items():
+            self._catch_up(scan, known[label])
+
+    def _catch_up(self, scan: Scan, known: Mapping[str, NDArray[np.float64]]) -> None:
+        """Revise what became known of the frames after the checkpoint: the buffer told it to the run that was cut off."""
+        slots = np.concatenate([np.zeros(0, np.int64), *(block.slots for block in scan.taken)])
+        before, out = scan.known(), scan.buffer.are_out(slots)
+        for k, slot in enumerate(slots.tolist()):
+            if out[k] and scan.model.row(slot) not in self._withdrawn:
+                self.apply(self.revise_entry(scan, Revision(slot, "withdrawn")))
+            for what, values in known.items():
+                if not out[k] and (values[k] != before[what][k]).any():
+                    self.apply(self.revise_entry(scan, Revision(slot, what, tuple(np.atleast_1d(values[k]).tolist()))))
 
     # ------------------------------------------------------------------ what the loop asks
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -17,6 +18,7 @@ from test_session import Memory, messages
 from ptystream.autosave import Autosave
 from ptystream.checkpoint import checkpoint_of, dumps, newest
 from ptystream.dumping import Dumping
+from ptystream.events import Samples
 from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.metrics import Metrics
 from ptystream.params.errors import ConfigurationError
@@ -139,6 +141,34 @@ def test_a_revision_before_the_dump_is_in_force_after_it(tmp_path: Path) -> None
     assert len(again.rows()) == 49
 
 
+def test_positions_that_an_engine_moved_are_where_they_were(tmp_path: Path) -> None:
+    run, loop = begun()
+    assert run.reconstruction is not None
+    run.reconstruction.pods.remainder[5] += 0.125
+    run.reconstruction.pods.address[6, :, 4] += 1
+    run.reconstruction.pods.weight[7] = 0.75
+    again, _ = resumed(dump(run, loop, tmp_path))
+    assert again.reconstruction is not None
+    for name in ("address", "remainder", "weight"):
+        wanted = getattr(run.reconstruction.pods, name)
+        np.testing.assert_array_equal(getattr(again.reconstruction.pods, name), wanted)
+
+
+def test_a_position_that_was_corrected_after_the_dump_is_a_revision(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(ptyr.read(dump(*begun(), tmp_path)))
+    run = make_run(engines=ENGINES, decide_after=40)
+    feed(run, 0, 50)
+    new = PLACES[7] + 2.3 * BEAM.pixel_m
+    run.scans["s"].buffer.feed("positions", Samples("a", 7, {"y": new[:1], "x": new[1:]}), 1)
+    Loop(run, LoopSettings()).resume(checkpoint)
+    last = run.schedule.to_list()[-1]
+    assert (last["do"], last["what"], last["index"]) == ("revise", "position", 7)
+    np.testing.assert_array_equal(last["value"], new)
+    np.testing.assert_array_equal(last["before"]["position"], PLACES[7])
+    np.testing.assert_allclose(run.positions()[7] * BEAM.pixel_m, new, atol=1e-6 * BEAM.pixel_m)
+    assert [e["do"] for e in run.schedule.to_list()].count("revise") == 1
+
+
 def test_a_frame_that_was_excluded_after_the_dump_is_out(tmp_path: Path) -> None:
     checkpoint = checkpoint_of(ptyr.read(dump(*begun(), tmp_path)))
     run = make_run(engines=ENGINES, decide_after=40)
@@ -212,29 +242,26 @@ def test_dumps_come_at_their_interval_and_the_newest_stay(tmp_path: Path) -> Non
         assert ptyr.kind_of(folder / "dumps" / "t" / "t_DM_0016.ptyr") == "dump"
 
 
-def test_dumps_take_a_tenth_of_the_time_at_most(tmp_path: Path) -> None:
+def test_dumps_take_a_tenth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, loop = begun()
-    autosave = Dumping(configuration(tmp_path, autosave={"interval": 1, "keep": None}), None).autosave
-    began, slept = time.monotonic(), []
-    write = autosave._dump
+    clock, written = [0.0], list[int]()
+    monkeypatch.setattr("ptystream.autosave.time", SimpleNamespace(monotonic=lambda: clock[0]))
 
-    def slow(run: Run, loop: Loop) -> Callable[[], Path]:
-        path = write(run, loop)()
+    def dump(run: Run, loop: Loop) -> Callable[[], Path]:
+        def write() -> Path:
+            clock[0] += 2.0
+            written.append(run.iter_info[-1]["iteration"])
+            return tmp_path / "a.ptyr"
 
-        def sleeping() -> Path:
-            slept.append(0.02)
-            time.sleep(0.02)
-            return path
+        return write
 
-        return sleeping
-
-    autosave._dump = slow
-    while time.monotonic() - began < 0.8:
-        run.iter_info[-1] = {**run.iter_info[-1], "iteration": run.iter_info[-1]["iteration"] + 1}
+    autosave = Autosave(1, None, dump)
+    for iteration, now in ((4, 0.0), (5, 2.1), (6, 21.9), (7, 22.1), (8, 24.2), (9, 44.2)):
+        clock[0] = now
+        run.iter_info[-1] = {**run.iter_info[-1], "iteration": iteration}
         autosave.look(run, loop)
-        time.sleep(0.001)
-    autosave.wait()
-    assert 2 <= len(slept) <= 4
+        autosave.wait()
+    assert written == [4, 7, 9]  # each took two seconds, so twenty pass
 
 
 @pytest.mark.parametrize("autosave", [{"active": False, "interval": 1}, {"interval": 0}, {"interval": -1}])
