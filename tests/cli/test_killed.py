@@ -55,7 +55,7 @@ def test_after_kill_9_iterations_go_on_from_the_dump(tmp_path: Path) -> None:
     with subprocess.Popen([*PTYSTREAM, "simulate", *asked, *free], **pipes) as beamline:
         told = json.loads(beamline.stdout.readline())
         parameters = configuration(told, tmp_path, 64)
-        parameters["engines"]["dm"] |= {"numiter": 1500, "average_last": 0, "numiter_contiguous": 1}
+        parameters["engines"]["dm"] |= {"numiter": 400, "average_last": 0, "numiter_contiguous": 1}
         parameters["io"]["autosave"] = {"interval": 5, "rfile": "%(run)s_%(iterations)04d.dump"}
         (tmp_path / "demo.yaml").write_text(yaml.safe_dump(parameters))
         command = [*PTYSTREAM, "live", str(tmp_path / "demo.yaml")]
@@ -69,7 +69,7 @@ def test_after_kill_9_iterations_go_on_from_the_dump(tmp_path: Path) -> None:
         first.wait(10)
         assert beamline.wait(30) == 0
     kept = max(ptyr.read(file).iter_info[-1]["iterations"] for file in tmp_path.glob("demo_*.dump"))
-    assert 5 <= kept < 1500
+    assert 5 <= kept < 400
     second = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert second.returncode == 0, second.stderr
     result = ptyr.read(tmp_path / "demo.ptyr")
