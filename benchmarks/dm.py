@@ -203,12 +203,14 @@ def beside(python: Path, frames: int, side: int, threads: int) -> None:
 
 def main(*arguments: str) -> int:
     """Print the tables; 1 where an iteration of one overlap pass is more than `REACH` times its transforms."""
+    refining = {"start": 0, "amplitude": 2.0, "max_shift": 4.0, "amplitude_decay": False}
     cases = (
         ("1 overlap pass, no log-likelihood", 2, {"subpix": None, "overlap_max_iterations": 1, "compute_log_likelihood": False}),
         ("1 overlap pass", 3, {"subpix": None, "overlap_max_iterations": 1}),
         ("subpix None", 3, {"subpix": None}),
         ("defaults (subpix linear)", 3, {}),
         ("subpix fourier", 3, {"subpix": "fourier"}),
+        ("defaults, refining, 4 shifts", 8, {"position_refinement": refining}),
     )
     cores = len(os.sched_getaffinity(0))
     missed = False

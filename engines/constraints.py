@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ptystream.reconstruction import Reconstruction
 
@@ -15,17 +17,29 @@ from .tiles import Tile
 
 def support(on: Backend, probe: Any, p: Any) -> Any:
     """The probe (layer, y, x) inside its discs in frequency space and then in real space."""
-    height, width = probe.shape[-2:]
     real = probe.real.dtype
     if p.probe_fourier_support is not None:
-        y, x = np.fft.fftfreq(height, 1 / height)[:, None], np.fft.fftfreq(width, 1 / width)[None]
-        inside = np.pi * (y**2 + x**2) < p.probe_fourier_support * height * width
-        probe = on.ifft2(on.fft2(probe) * on.put(inside.astype(real)))
+        inside = disc_of_frequencies(probe.shape[-2:], p.probe_fourier_support, real)
+        probe = on.ifft2(on.fft2(probe) * on.put(inside))
     if p.probe_support is not None:
-        y, x = np.arange(height)[:, None] - height / 2 + 0.5, np.arange(width)[None] - width / 2 + 0.5
-        inside = np.pi * (y**2 + x**2) < p.probe_support * height * width
-        probe = probe * on.put(inside.astype(real))
+        probe = probe * on.put(disc(probe.shape[-2:], p.probe_support, real))
     return probe
+
+
+@lru_cache(maxsize=16)
+def disc(shape: tuple[int, int], fraction: float, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """1 within a disc about the middle of the frame (y, x) that covers this fraction of its area, 0 outside."""
+    height, width = shape
+    y, x = np.arange(height)[:, None] - height / 2 + 0.5, np.arange(width)[None] - width / 2 + 0.5
+    return (np.pi * (y**2 + x**2) < fraction * height * width).astype(dtype)
+
+
+@lru_cache(maxsize=16)
+def disc_of_frequencies(shape: tuple[int, int], fraction: float, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """As `disc`, about frequency 0, which is at [0, 0]."""
+    height, width = shape
+    y, x = np.fft.fftfreq(height, 1 / height)[:, None], np.fft.fftfreq(width, 1 / width)[None]
+    return (np.pi * (y**2 + x**2) < fraction * height * width).astype(dtype)
 
 
 def smoothed(on: Backend, data: Any, std: float | None) -> Any:
@@ -44,7 +58,7 @@ def clip(xp: Any, data: Any, low: float, high: float) -> None:
 
 
 def center(on: Backend, reconstruction: Reconstruction, tiles: Sequence[Tile], tolerance: float) -> None:
-    """Shift probe, object and waves together where the probe's centre of mass is further than `tolerance` pixels out."""
+    """Shift probe, object and kept waves together where the probe's centre of mass is further than `tolerance` pixels out."""
 
     def moved(data: Any, by: Any, edge: str) -> Any:
         full = (*[0.0] * (data.ndim - 2), *by)
@@ -67,7 +81,7 @@ def center(on: Backend, reconstruction: Reconstruction, tiles: Sequence[Tile], t
                 held.data = moved(held.data, by, "nearest")
         for tile in tiles:
             for k, pod in enumerate(tile.pods):
-                if pod.probe == number:
+                if pod.probe == number and tile.waves is not None:
                     tile.waves[k] = moved(tile.waves[k], by, "constant")
 
 

@@ -83,8 +83,12 @@ class ProjectionEngine(TiledEngine):
                 break
         if p.probe_center_tol is not None:
             center(self.on, self.reconstruction, self.tiles, p.probe_center_tol)
+        if self.refinement.step(visited, self.curiter):
+            self.overlap.forget_light()
         errors, known = self.on.get(local), self.on.get(fits)
         rows = np.concatenate([tile.rows for tile in visited]) if visited else np.zeros(0, np.int64)
+        if p.record_local_error:
+            errors[np.setdiff1d(np.arange(len(errors)), rows)] = np.nan
         return *means(rows, errors, known if p.compute_log_likelihood else None), errors
 
     def _project(self, tile: Tile, bound: float, sums: Sums | None, local: Any, fits: Any, *, expect: bool) -> None:

@@ -32,9 +32,11 @@ def adjoint(views: NDArray[Any], remainder: NDArray[Any], kind: str, xp: Any = n
 
 
 def shifted_layers(layers: NDArray[Any], layer: NDArray[Any], remainder: NDArray[Any], xp: Any = np) -> NDArray[Any]:
-    """S_d ('fourier') of the layer (layer, y, x) that each frame sees: one transform per layer and one per frame."""
+    """S_d ('fourier') of the layer (layer, y, x) that each frame sees: a transform per layer, or per frame where those are
+    fewer, and one per frame."""
     fft = _fft(xp)
-    return fft.ifft2(fft.fft2(layers)[layer] * _factor(layers, remainder, xp))  # type: ignore[no-any-return]
+    spectra = fft.fft2(layers)[layer] if len(layers) <= len(layer) else fft.fft2(layers[layer])
+    return fft.ifft2(spectra * _factor(layers, remainder, xp))  # type: ignore[no-any-return]
 
 
 def add_adjoint(terms: NDArray[Any], layer: NDArray[Any], remainder: NDArray[Any], out: NDArray[Any], xp: Any = np) -> None:

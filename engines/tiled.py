@@ -18,6 +18,7 @@ from ptystream.scan.block import FrameStore
 
 from .backend import BACKENDS, Backend
 from .overlap import Overlap
+from .refinement import Refinement
 from .sight import Sight
 from .tiles import Key, Tile, key_of, pods_of, runs
 
@@ -59,6 +60,9 @@ class TiledEngine:
         self._masks: dict[int, Any] = {}
         self._mean: dict[str, tuple[int, Any]] | None = None
         self._decided: tuple[float, float] | None = None
+        self.refinement = Refinement(self.on, self.sight, frames, self._mask, context.seed)
+        self.refinement.completed = (state or {}).get("completed")
+        self.refinement.configure(self.p)
         self.extend(np.arange(reconstruction.pods.length))
 
     def extend(self, rows: NDArray[np.int64]) -> None:
@@ -66,6 +70,7 @@ class TiledEngine:
         self._adopt()
         if not len(rows):
             return
+        self.refinement.room(rows)
         table, last = self.reconstruction.pods, None
         size = max(1, self.on.tile_bytes // (table.pods * self.shape[0] * self.shape[1] * self.complex.itemsize))
         if self.tiles and len(self.tiles[-1]) < size and self._key(self.tiles[-1].rows) == self._key(rows):
@@ -87,6 +92,8 @@ class TiledEngine:
             return
         if what in ("position", "dose", "withdrawn"):
             self.overlap.forget_light()
+        if what == "position":
+            self.refinement.room(rows)
         low, high = int(rows.min()), int(rows.max())
         kept = []
         for tile in self.tiles:  # their rows grow, so most are passed over by a glance
@@ -121,6 +128,11 @@ class TiledEngine:
     def configure(self, parameters: Any) -> None:
         """See `ptystream.engine.Engine.configure`."""
         self.p = parameters
+        self.refinement.configure(parameters)
+
+    def complete(self) -> None:
+        """See `ptystream.engine.Engine.complete`."""
+        self.refinement.complete(self.curiter)
 
     def average(self) -> None:
         """See `ptystream.engine.Engine.average`."""
@@ -150,7 +162,7 @@ class TiledEngine:
     def state(self) -> Mapping[str, Any]:
         """See `ptystream.engine.Engine.state`: waves are rebuilt as P·O; `restart` needs the probes of the start."""
         first = {name: self.on.get(probe) for name, probe in self._first_probes.items()}
-        return {"iteration": self.curiter, "first_probes": first}
+        return {"iteration": self.curiter, "completed": self.refinement.completed, "first_probes": first}
 
     def finish(self) -> None:
         """See `ptystream.engine.Engine.finish`."""
@@ -266,4 +278,4 @@ def poisson_expectation(xp: Any, intensity: Any, mask: Any) -> Any:
     valid = mask != 0
     mu = xp.maximum(intensity.astype(np.float64), 1e-12)
     exact = xp.where(mu < 1e-4, mu / 2, (1 + mu) * ((1 + mu) * -xp.expm1(-mu) / mu - 1))
-    return xp.where(valid, exact, 0).sum() / valid.sum()
+    return xp.where(valid, exact, 0).sum() / xp.maximum(valid.sum(), 1)

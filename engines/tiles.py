@@ -50,7 +50,7 @@ class Tile:
     number: int
     """Number of the slab in the scan."""
     waves: Any
-    """Exit waves. Shape (pod, frame, y, x), complex."""
+    """Exit waves. Shape (pod, frame, y, x), complex; None where they are no state."""
     counts: Any
     """Where the counts are: the slab itself, or the tile's frames on the device. Shape (frame of it, y, x)."""
     row: Any
@@ -107,6 +107,23 @@ def pods_of(table: PodTable, rows: NDArray[np.int64], real: np.dtype[Any], put: 
             )
         )
     return pods
+
+
+def part_of(tile: Tile, places: Sequence[int], put: Callable[[Any], Any]) -> Tile:
+    """Some frames of a tile as a tile of their own; waves of a single frame are a view of the tile's, of several a copy."""
+    first = places[0]
+    one = slice(first, first + 1)
+    chosen = one if len(places) == 1 else put(np.asarray(places))
+    pods = [
+        Pod(p.probe, p.object, p.object_layer, p.layer[chosen], p.corner[chosen], p.remainder[chosen], p.weight[chosen])
+        for p in tile.pods
+    ]
+    waves = tile.waves
+    if waves is not None:  # a plain index of several would leave strides behind
+        waves = waves[:, one] if len(places) == 1 else waves.take(chosen, axis=1)
+    rows = tile.rows[one if len(places) == 1 else np.asarray(places)]
+    index, counting = tile.index[chosen], tile.counting[: len(places)]
+    return Tile(rows, tile.scan, tile.number, waves, tile.counts, tile.row[chosen], index, counting, pods)
 
 
 class Sweeper:

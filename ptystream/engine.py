@@ -49,9 +49,12 @@ class Progress:
     frames: int
     """Frames visited in the last iteration."""
     local: NDArray[np.float64] | None = None
-    """Errors per frame of the last iteration, rows as in the pod table; only with record_local_error. Shape (frame, 3)."""
+    """Errors per frame of the last iteration, rows as in the pod table; only with record_local_error; NaN where a frame was not
+    visited. Shape (frame, 3)."""
     notes: tuple[str, ...] = field(default=())
     """Sentences for the log."""
+    warnings: tuple[str, ...] = field(default=())
+    """Sentences for the log that the user should act upon."""
 
 
 class Engine(Protocol):
@@ -84,6 +87,10 @@ class Engine(Protocol):
 
     def configure(self, parameters: Any) -> None:
         """New validated parameters, from the next iteration on."""
+
+    def complete(self) -> None:
+        """No further frame will come: what is counted from the last frame on (`after_last_frame`) begins. At most once in an
+        engine's life; right after `start` where the scans had ended before."""
 
     def iterate(self, iterations: int, rows: NDArray[np.int64] | None = None) -> Progress:
         """Improve, visiting `rows` (None: all). No I/O, no clock, no random source but the context's seed."""

@@ -26,7 +26,7 @@ from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, ScanConfiguration
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.recording import Recorder, Recording
-from ptystream.results import as_json, effective, file_name, recorded_positions, versions
+from ptystream.results import as_json, effective, file_name, versions
 from ptystream.run import EngineEntry, Run
 from ptystream.scan.block import Block
 from ptystream.scan.ptyscan import PtyScan
@@ -205,9 +205,10 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
         versions=versions(),
         coverage=snapshot.coverage,
         last=last,
+        refined_m=run.refined(),
+        error_local=run.local_errors(),
         started=run.started,
         used=effective(configuration),
-        refined=recorded_positions(run),
     )
 
 

@@ -13,6 +13,12 @@ PROBE, PROBE_LAYER, OBJECT, OBJECT_LAYER, ROW, COLUMN = range(6)
 """Columns of `PodTable.address`."""
 
 
+def nearest(pixels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lattice coordinates as whole pixels and the remainder in [-1/2, 1/2); halves are rounded up, as ptypy does."""
+    whole = np.floor(pixels + 0.5 + 1e-5)
+    return whole, np.clip(pixels - whole, -0.5, np.nextafter(0.5, 0))
+
+
 @dataclass(slots=True)
 class Storage:
     """One probe or object: layers of complex pixels on a lattice fixed by physical zero."""
@@ -86,12 +92,16 @@ class PodTable:
     _remainder: NDArray[np.float32] = field(init=False)
     _weight: NDArray[np.float32] = field(init=False)
     _frame: NDArray[np.int64] = field(init=False)
+    _index: NDArray[np.int64] = field(init=False)
+    _moved: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
         self._address = np.zeros((0, self.pods, 6), np.int32)
         self._remainder = np.zeros((0, self.pods, 2), np.float32)
         self._weight = np.ones((0, self.pods), np.float32)
         self._frame = np.zeros((0, 2), np.int64)
+        self._index = np.zeros(0, np.int64)
+        self._moved = np.zeros((0, 2), np.float64)
 
     @property
     def address(self) -> NDArray[np.int32]:
@@ -117,7 +127,20 @@ class PodTable:
         """[number of the scan, slot in the scan's slabs]; shape (frame, 2)."""
         return self._frame[: self.length]
 
-    REVISABLE: ClassVar[tuple[str, ...]] = ("address", "remainder", "weight")
+    @property
+    def index(self) -> NDArray[np.int64]:
+        """The source's own frame number: with the scan it is the key of random choices, whenever a frame came. Shape (frame,)."""
+        return self._index[: self.length]
+
+    @property
+    def moved(self) -> NDArray[np.float64]:
+        """How far (y, x) position refinement has taken a frame from where it was measured; address and remainder contain it.
+
+        Metres, or object pixels where there is no pixel size. Whoever writes a measured position puts 0. Shape (frame, 2).
+        """
+        return self._moved[: self.length]
+
+    REVISABLE: ClassVar[tuple[str, ...]] = ("address", "remainder", "weight", "moved")
     """What of a row may change after it was appended: a checkpoint keeps it."""
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -135,13 +158,14 @@ class PodTable:
         remainder: NDArray[np.float32],
         weight: NDArray[np.float32],
         frame: NDArray[np.int64],
+        index: NDArray[np.int64] | None = None,
     ) -> NDArray[np.int64]:
-        """Add rows and return their numbers. Shapes as the properties' with the same leading axis."""
+        """Add rows and return their numbers. Shapes as the properties' with the same leading axis; `index` None: the slots."""
         new = len(address)
         stop = self.length + new
         if stop > len(self._address):
             capacity = max(256, 2 * len(self._address), stop)
-            for name in ("_address", "_remainder", "_weight", "_frame"):
+            for name in ("_address", "_remainder", "_weight", "_frame", "_index", "_moved"):
                 old = getattr(self, name)
                 grown = np.zeros((capacity, *old.shape[1:]), old.dtype)
                 grown[: self.length] = old[: self.length]
@@ -149,6 +173,7 @@ class PodTable:
         part = slice(self.length, stop)
         self._address[part], self._remainder[part] = address, remainder
         self._weight[part], self._frame[part] = weight, frame
+        self._index[part], self._moved[part] = frame[:, 1] if index is None else index, 0
         self.length = stop
         return np.arange(stop - new, stop)
 

@@ -8,13 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ptystream import __version__
 from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, ScanConfiguration
-from ptystream.reconstruction import OBJECT
-from ptystream.run import Run
 from ptystream.storage import ptyr
 
 
@@ -58,15 +55,3 @@ def effective(configuration: Configuration) -> dict[str, Any]:
         "scans": {scan.label: scan_of(scan) for scan in configuration.scans},
         "engines": {engine.label: {**engine.parameters.model_dump(), "name": engine.name} for engine in configuration.engines},
     }
-
-
-def recorded_positions(run: Run) -> dict[str, NDArray[np.float64]]:
-    """Positions in metres by object, where an engine's position refinement is to `record` them."""
-    asked = [getattr(entry.parameters, "position_refinement", None) for entry in run.engines]
-    if run.reconstruction is None or not any(getattr(p, "record", False) for p in asked):
-        return {}
-    number, places = run.reconstruction.pods.address[:, 0, OBJECT], run.positions()
-    found = {}
-    for k, (name, storage) in enumerate(run.reconstruction.objects.items()):
-        found[name] = places[number == k] * np.asarray(storage.pixel_size_m or (1.0, 1.0))
-    return found

@@ -19,7 +19,7 @@ from ptystream.checkpoint import Checkpoint
 from ptystream.engine import Context, Engine, Progress
 from ptystream.model.scan_model import ScanModel
 from ptystream.publish.snapshot import Image, Snapshot
-from ptystream.reconstruction import OBJECT, PodTable, Reconstruction
+from ptystream.reconstruction import COLUMN, OBJECT, PROBE, ROW, PodTable, Reconstruction
 from ptystream.scan.block import Block, FrameStore, Revision
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.schedule import Entry, Schedule, from_runs, to_runs
@@ -105,6 +105,8 @@ class Run:
         self.iter_info: list[dict[str, Any]] = []
         self.errors: list[NDArray[np.float64]] = []
         self.misfit: list[NDArray[np.float64]] = []
+        self.local: NDArray[np.float64] | None = None
+        """Errors of every row in the last iteration, where an engine records them."""
         self.rows_used = 0
         """Rows of the pod table that were there at the last iteration."""
         self.newest_arrival_ns: int | None = None
@@ -232,6 +234,8 @@ class Run:
         self.engine.start(self.reconstruction, self._stores, context, state)
         if self._withdrawn:
             self.engine.revise(np.array(sorted(self._withdrawn), np.int64), "withdrawn")
+        if self.complete:
+            self.engine.complete()
         self.averaging, self.last = False, None
         self.state = "running"
 
@@ -249,6 +253,7 @@ class Run:
             self.taken_ns, self.used_ns = self._taken_ns, time.time_ns()
         self.errors.append(progress.errors)
         self.misfit.append(progress.misfit)
+        self.local = progress.local
         self.iter_info.append(
             {
                 "iteration": progress.iteration,
@@ -263,6 +268,8 @@ class Run:
         )
         for note in progress.notes:
             log.info("%s: %s", self.name, note)
+        for warning in progress.warnings:
+            log.warning("%s: %s", self.name, warning)
         return progress
 
     def _apply_average(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
@@ -283,6 +290,8 @@ class Run:
 
     def _apply_end(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         self.scans[entry["scan"]].ended = True
+        if self.complete and self.engine is not None:
+            self.engine.complete()
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint: its frames are taken from the buffers again, the iterations are not repeated.
@@ -401,12 +410,37 @@ class Run:
         )
 
     def positions(self) -> NDArray[np.float64]:
-        """Where the frames of the pod table lie, lattice pixels (y, x). Shape (frame, 2)."""
+        """Where every row of the pod table is now, refined or as measured, lattice pixels (y, x). Shape (row, 2)."""
         assert self.reconstruction is not None
         pods = self.reconstruction.pods
-        corners = pods.address[:, 0, OBJECT + 2 : OBJECT + 4] + pods.remainder[:, 0].astype(np.float64)
-        half = np.array([s // 2 for s in next(iter(self.reconstruction.probes.values())).shape])
-        return np.asarray(corners + half)
+        half = np.array([[n // 2 for n in probe.shape] for probe in self.reconstruction.probes.values()])
+        corner = pods.address[:, 0, ROW : COLUMN + 1] + pods.remainder[:, 0].astype(float)
+        return np.asarray(corner + half[pods.address[:, 0, PROBE]])
+
+    def refined(self) -> dict[str, NDArray[np.float64]]:
+        """Coordinates of the frames that see each object, metres (pixels where there is none), if an engine was to record
+        them. Shape (frame, 2)."""
+        wanted = [getattr(entry.parameters, "position_refinement", None) for entry in self.engines]
+        if self.reconstruction is None or not any(given is not None and given.record for given in wanted):
+            return {}
+        rows, places, seen = self.rows(), self.positions(), self.reconstruction.pods.address[:, 0, OBJECT]
+        return {
+            name: places[rows[seen[rows] == number]] * np.asarray(storage.pixel_size_m or (1.0, 1.0))
+            for number, (name, storage) in enumerate(self.reconstruction.objects.items())
+        }
+
+    def local_errors(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """By scan, for the frames of the last iteration: `index` (frame,) and `error` [fourier, photon, exit] (frame, 3)."""
+        if self.reconstruction is None or self.local is None:
+            return {}
+        pods, rows = self.reconstruction.pods, self.rows()
+        rows = rows[rows < len(self.local)]
+        rows = rows[~np.isnan(self.local[rows]).all(axis=1)]
+        found = {}
+        for label, scan in self.scans.items():
+            own = rows[pods.frame[rows, 0] == scan.number]
+            found[label] = {"index": pods.index[own].copy(), "error": self.local[own]}
+        return found
 
     def _see_coverage(self) -> None:
         assert self.engine is not None

@@ -14,7 +14,7 @@ iterate  iterations, rows (or None)                         iterations over thes
 average  –                                                  the mean of the iterates begins
 resume   label                                              the engine starts again from probe, object and its state
 finish   –                                                  the engine ended and wrote its result
-end      scan, reason                                       the scan was complete
+end      scan, reason                                       the scan was complete; with the last the engine is told so
 ======== ================================================== ==========================================================
 
 Where an acquisition is fed again, positions and doses are from the start what they became; `Schedule.to_repeat` tells

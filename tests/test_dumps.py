@@ -147,9 +147,10 @@ def test_positions_that_an_engine_moved_are_where_they_were(tmp_path: Path) -> N
     run.reconstruction.pods.remainder[5] += 0.125
     run.reconstruction.pods.address[6, :, 4] += 1
     run.reconstruction.pods.weight[7] = 0.75
+    run.reconstruction.pods.moved[8] = 1e-8
     again, _ = resumed(dump(run, loop, tmp_path))
     assert again.reconstruction is not None
-    for name in ("address", "remainder", "weight"):
+    for name in run.reconstruction.pods.REVISABLE:
         wanted = getattr(run.reconstruction.pods, name)
         np.testing.assert_array_equal(getattr(again.reconstruction.pods, name), wanted)
 

@@ -86,3 +86,40 @@ class Kernels(Protocol):
 
     def add_shifted(self, stack: Any, layer: Any, remainder: Any, out: Any) -> None:
         """out[layer] += S_d of each frame of `stack` (frame, y, x), real or complex, bilinear; out: (layer, y, x)."""
+
+    def residual(
+        self,
+        waves: Any,
+        projected: Any,
+        probes: Any,
+        which: Any,
+        obj: Any,
+        origin: Any,
+        corner: Any,
+        weight: Any,
+        a: float,
+        b: float,
+        change: Any,
+    ) -> None:
+        """ψ as in `update`, and projected = ψ - w P O in place; `waves` None: ψ was w P O and is not kept."""
+
+    def norm_sums(self, powers: Any, peak: Any, share: float, origin: Any, corner: Any, den: Any) -> None:
+        """den += share · powers + (1 - share) · peak on the canvas; powers (frame, y, x), peak (frame,), both real."""
+
+    def object_step(
+        self,
+        residual: Any,
+        probes: Any,
+        which: Any,
+        origin: Any,
+        corner: Any,
+        weight: Any,
+        den: Any,
+        within: Any,
+        step: float,
+        obj: Any,
+    ) -> None:
+        """O += step w conj(P) r / den where den > 0; `within`: lattice coordinates of the first pixel of `den`."""
+
+    def take_step(self, num: Any, den: Any, step: float, out: Any) -> None:
+        """out += step num / den where den > 0; all (y, x)."""

@@ -12,6 +12,26 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from .steps import norm_sums, object_step, residual, take_step
+
+__all__ = [
+    "add_shifted",
+    "form",
+    "illumination",
+    "misfit",
+    "model",
+    "modulus",
+    "norm_sums",
+    "object_step",
+    "object_sums",
+    "probe_sums",
+    "probe_terms",
+    "residual",
+    "shifted_views",
+    "take_step",
+    "update",
+]
+
 # Reordering is allowed, ignoring infinities is not: an infinite count marks an invalid pixel.
 _jit = numba.njit(nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz", "afn"}, error_model="numpy", cache=True)
 
@@ -213,17 +233,15 @@ def _add_shifted(source, parts, dy, dx, out):  # type: ignore[no-untyped-def]
     a, b, c, d = (one - ay) * (one - ax), ay * (one - ax), (one - ay) * ax, ay * ax
     for y in range(height):
         near, far, o = source[y], source[(y - sy) % height], out[y]
-        for i in range(width):
-            o[i] += a * near[i] + b * far[i]
-        if ax == 0:
-            continue
         low, high = max(s, 0), width + min(s, 0)
-        for i in range(low, high):
-            o[i] += c * near[i - s] + d * far[i - s]
+        beside, beyond, inner = near[low - s : high - s], far[low - s : high - s], o[low:high]
+        at, over = near[low:high], far[low:high]
+        for i in range(inner.shape[0]):
+            inner[i] += a * at[i] + b * over[i] + c * beside[i] + d * beyond[i]
         for i in range(low):
-            o[i] += c * near[i - s + width] + d * far[i - s + width]
+            o[i] += a * near[i] + b * far[i] + c * near[i - s + width] + d * far[i - s + width]
         for i in range(high, width):
-            o[i] += c * near[i - s - width] + d * far[i - s - width]
+            o[i] += a * near[i] + b * far[i] + c * near[i - s - width] + d * far[i - s - width]
 
 
 @_jit

@@ -1,4 +1,4 @@
-"""The GPU form: raw CUDA kernels (`projection.cu`), compiled for the count type of the slab when it is first met."""
+"""The GPU form: raw CUDA kernels (`SOURCES`), compiled for the count type of the slab when it is first met."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ THREADS = 256
 """Threads of a block: a power of two."""
 RUN = 32
 """Frames that one thread adds up before an atomic addition."""
+SOURCES = ("projection.cu", "steps.cu")
+"""Read as one file, in this order."""
 REALS = {"float32": "float", "float64": "double"}
 COUNTS = {
     "uint8": "unsigned char",
@@ -28,7 +30,7 @@ Launch = Callable[[tuple[int, ...], tuple[int, ...], tuple[Any, ...]], None]
 
 def source() -> str:
     """The CUDA source of all kernels."""
-    return files(__package__).joinpath("projection.cu").read_text(encoding="utf-8")
+    return "".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in SOURCES)
 
 
 def options(real: str, count: str) -> tuple[str, ...]:
@@ -139,6 +141,53 @@ class GpuKernels:
         sizes = np.int32(len(stack)), np.int32(RUN), *_sides(stack)
         blocks = self._pixels(stack.shape, len(stack))
         self._run(name, remainder.dtype, blocks, stack, layer, remainder, out, *sizes)
+
+    def residual(
+        self,
+        waves: Any,
+        projected: Any,
+        probes: Any,
+        which: Any,
+        obj: Any,
+        origin: Any,
+        corner: Any,
+        weight: Any,
+        a: float,
+        b: float,
+        change: Any,
+    ) -> None:
+        real = weight.dtype.type
+        where = obj, *_canvas(origin, obj), corner, weight
+        state = np.int32(waves is not None), projected if waves is None else waves
+        step = real(a), real(b), change
+        self._run("residual", real, (len(projected),), *state, projected, probes, which, *where, *step, *_sides(projected))
+
+    def norm_sums(self, powers: Any, peak: Any, share: float, origin: Any, corner: Any, den: Any) -> None:
+        where = *_canvas(origin, den), corner, den
+        real = den.dtype.type
+        self._run("norm_sums", real, (len(powers),), powers, peak, real(share), *where, *_sides(powers))
+
+    def object_step(
+        self,
+        residual: Any,
+        probes: Any,
+        which: Any,
+        origin: Any,
+        corner: Any,
+        weight: Any,
+        den: Any,
+        within: Any,
+        step: float,
+        obj: Any,
+    ) -> None:
+        real = den.dtype.type
+        norm = den, *_canvas(within, den), real(step)
+        where = obj, *_canvas(origin, obj), corner, weight
+        self._run("object_step", real, (len(residual),), residual, probes, which, *where, *norm, *_sides(residual))
+
+    def take_step(self, num: Any, den: Any, step: float, out: Any) -> None:
+        real = den.dtype.type
+        self._run("take_step", real, (-(-den.size // self._threads),), num, den, real(step), out, np.int64(den.size))
 
 
 def _canvas(origin: Any, canvas: Any) -> tuple[Any, Any, Any]:

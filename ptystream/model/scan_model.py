@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ptystream.model.geometry import Geometry
 from ptystream.model.illumination import ApertureParameters, IlluminationParameters, starting_probe
 from ptystream.params.base import Branch, parameter
-from ptystream.reconstruction import Reconstruction, Storage
+from ptystream.reconstruction import Reconstruction, Storage, nearest
 from ptystream.scan.block import Block, FrameStore
 from ptystream.scan.parameters import ArrayParameter, load_array
 
@@ -201,7 +201,7 @@ class ScanModel:
         weight = np.repeat(np.sqrt(block.dose[fits])[:, None], self.pods, axis=1).astype(np.float32)
         part = np.repeat(remainder[fits][:, None], self.pods, axis=1).astype(np.float32)
         frame = np.stack([np.full(count, self.number), block.slots[fits]], axis=1)
-        rows = reconstruction.pods.append(address, part, weight, frame)
+        rows = reconstruction.pods.append(address, part, weight, frame, block.indices[fits])
         self._rows.update(zip(block.slots[fits].tolist(), rows.tolist(), strict=True))
         return rows, block.slots[~fits]
 
@@ -219,6 +219,7 @@ class ScanModel:
         storage.grow((int(low[0]), int(low[1])), (int(high[0]), int(high[1])))
         reconstruction.pods.address[row, :, 4:] = corner[0]
         reconstruction.pods.remainder[row] = remainder[0]
+        reconstruction.pods.moved[row] = 0
         return True
 
     def weigh(self, reconstruction: Reconstruction, row: int, dose: float) -> None:
@@ -230,10 +231,9 @@ class ScanModel:
         return np.broadcast_to(np.arange(self.modes[0]), (count, self.modes[0]))
 
     def _corner(self, pixels: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """First pixel of each view and the remainder in [-1/2, 1/2); halves are rounded up, as ptypy does."""
-        nearest = np.clip(np.floor(pixels + 0.5 + 1e-5), -FAR, FAR)
-        remainder = np.clip(pixels - nearest, -0.5, np.nextafter(0.5, 0))
-        return nearest.astype(np.int64) - np.array([n // 2 for n in self.geometry.shape]), remainder
+        """First pixel of each view and the remainder in [-1/2, 1/2)."""
+        whole, remainder = nearest(np.clip(pixels, -FAR, FAR))
+        return whole.astype(np.int64) - np.array([n // 2 for n in self.geometry.shape]), remainder
 
     def _fits(self, storage: Storage, corner: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each view finds room on a canvas within the limit, together with those before it."""

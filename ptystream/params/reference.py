@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Iterator
 from typing import Any, Literal, Union, get_args, get_origin
@@ -31,8 +32,9 @@ def entries() -> list[dict[str, Any]]:
 
 
 def _walk(path: str, model: type[BaseModel]) -> Iterator[dict[str, Any]]:
-    doc = (model.__doc__ or "").strip()
-    yield {"path": path, "types": ["Param"], "default": {}, "lower": None, "upper": None, "choices": None, "doc": doc}
+    doc = inspect.cleandoc(model.__doc__ or "")
+    kinds = ["Param", *getattr(model, "also", ())]
+    yield {"path": path, "types": kinds, "default": {}, "lower": None, "upper": None, "choices": None, "doc": doc}
     for name, field in model.model_fields.items():
         here = f"{path}.{name}"
         inner = _branch(field.annotation)

@@ -57,12 +57,14 @@ class Result:
     coverage: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     last: Mapping[str, Mapping[str, Storage]] = field(default_factory=dict)
     """{'probe': …, 'object': …} of the last iterate."""
+    refined_m: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Where position refinement is to be recorded: coordinates of the frames that see each object, (frame, 2)."""
+    error_local: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    """Where local errors are recorded: by scan the `index` of each frame, (frame,), and its `error`, (frame, 3)."""
     started: float = 0.0
     """Seconds since the epoch."""
     used: Mapping[str, Any] = field(default_factory=dict)
     """Every parameter with the value that was in force; empty where that is not known."""
-    refined: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    """Positions (frame, 2) in metres by object, where a position refinement was to record them."""
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
     """Of a dump: what a restart needs besides (`ptystream.checkpoint`)."""
 
@@ -147,9 +149,10 @@ def _result(content: Mapping[str, Any], ours: Mapping[str, Any]) -> Result:
         versions=ours["versions"],
         coverage=ours["coverage"],
         last={part: storages(part, held) for part, held in ours["last"].items()},
+        refined_m=content.get("positions", {}),
+        error_local=content["runtime"].get("error_local", {}),
         started=float(ours["started"]),
         used=json.loads(ours.get("used", "{}")),
-        refined=content.get("positions", {}),
         checkpoint=ours.get("checkpoint", {}),
     )
 
@@ -173,7 +176,7 @@ def _foreign(content: Mapping[str, Any]) -> Result:
         schedule=[],
         decisions={},
         versions={},
-        refined=refined,
+        refined_m=refined,
     )
 
 
@@ -181,7 +184,9 @@ def _content(result: Result, kind: Kind) -> h5.Param:
     now, began = time.asctime(), time.asctime(time.localtime(result.started))
     infos = [{**info, "error": np.asarray(info["error"], float)} for info in result.iter_info]
     grids = kind in WITH_GRIDS
-    content = h5.Param(
+    local = {"error_local": result.error_local} if result.error_local else {}
+    refined = {"positions": dict(result.refined_m)} if result.refined_m else {}
+    return h5.Param(
         probe={k: layout.node(k, s, n, probe=True, grids=grids) for n, (k, s) in enumerate(result.probe.items())},
         obj={k: layout.node(k, s, n, probe=False, grids=grids) for n, (k, s) in enumerate(result.object.items())},
         pars=as_nodes(_shown(result, kind)),
@@ -194,11 +199,10 @@ def _content(result: Result, kind: Kind) -> h5.Param:
             last_save=int(infos[-1]["iterations"]) if infos else 0,
             last_plot=0,
             iter_info=infos[-1:] if kind == "dump" else infos,
+            **local,
         ),
+        **refined,
     )
-    if result.refined:
-        content["positions"] = {name: np.asarray(held, float) for name, held in result.refined.items()}
-    return content
 
 
 def _shown(result: Result, kind: Kind) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The difference map in plain float64 loops over frames and pods: written from the formulas, no code of the engine."""
+"""The projection engines in plain float64 loops over frames and pods: written from the formulas, no code of the engines."""
 
 from __future__ import annotations
 
@@ -45,12 +45,21 @@ class Problem:
 
 def dm(problem: Problem, iterations: int, p: dict[str, Any]) -> Problem:
     """`iterations` of DM with the parameters `p`."""
+    return project(problem, iterations, p, (-p["alpha"], 1.0, 1.0 + p["alpha"]))
+
+
+def raar(problem: Problem, iterations: int, p: dict[str, Any]) -> Problem:
+    """`iterations` of RAAR with the parameters `p`."""
+    return project(problem, iterations, p, (1.0 - 2.0 * p["beta"], p["beta"], 2.0))
+
+
+def project(problem: Problem, iterations: int, p: dict[str, Any], coefficients: tuple[float, float, float]) -> Problem:
+    """`iterations` of the generalised projection with the coefficients (a, b, c) and the parameters `p`."""
     q = problem
     n_probe, n_object = len(q.probe), len(q.object)
     pods = [(k, m) for k in range(n_probe) for m in range(n_object)]
     frames, (height, width) = len(q.counts), q.probe.shape[1:]
-    alpha = p["alpha"]
-    a, b, c = -alpha, 1.0, 1.0 + alpha
+    a, b, c = coefficients
     previous = np.zeros_like(q.probe)
 
     def operators(j: int, iteration: int) -> tuple[np.ndarray, np.ndarray]:

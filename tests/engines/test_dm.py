@@ -1,4 +1,4 @@
-"""The difference map against the oracle, with modes, masks, blocks and sub-pixel positions; and what each parameter does."""
+"""DM and RAAR against the oracle, with modes, masks, blocks and sub-pixel positions; and what each parameter does."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import Problem, dm
+from oracle import Problem, dm, raar
 
 from ptystream.engine import Context
 from ptystream.engines.dm import DM
+from ptystream.engines.raar import RAAR
 from ptystream.engines.subpixel import adjoint, shift
 from ptystream.reconstruction import PodTable, Reconstruction, Storage
 
@@ -64,8 +65,14 @@ def problem(probes: int = 1, objects: int = 1, seed: int = 0, frames: int = FRAM
 
 
 def start(
-    q: Problem, precision: str = "double", threads: int = 1, rows: int | None = None, device: str = "cpu", **parameters: Any
-) -> DM:
+    q: Problem,
+    precision: str = "double",
+    threads: int = 1,
+    rows: int | None = None,
+    device: str = "cpu",
+    kind: Any = DM,
+    **parameters: Any,
+) -> Any:
     """The engine on the same problem; the lattice does not begin at zero."""
     pods = [(k, m) for k in range(len(q.probe)) for m in range(len(q.object))]
     made = Reconstruction(
@@ -73,7 +80,7 @@ def start(
         {"o": Storage(q.object.copy(), None, (-7, 5), 1.0)},
         PodTable(len(pods)),
     )
-    engine = DM(DM.Parameters(**parameters))
+    engine = kind(kind.Parameters(**parameters))
     mask = np.ones(q.counts.shape[1:], np.uint8)
     mask[~(q.valid | (q.counts >= 65535)).all(axis=0)] = 0
     engine.everything = (q, pods, made)
@@ -83,7 +90,7 @@ def start(
     return engine
 
 
-def add(engine: DM, frames: np.ndarray) -> np.ndarray:
+def add(engine: Any, frames: np.ndarray) -> np.ndarray:
     q, pods, made = engine.everything
     address = np.zeros((len(frames), len(pods), 6), np.int32)
     for i, (k, m) in enumerate(pods):
@@ -94,8 +101,8 @@ def add(engine: DM, frames: np.ndarray) -> np.ndarray:
     return made.pods.append(address, remainder, weight, np.stack([np.zeros(len(frames), int), frames], axis=1))
 
 
-def parameters(**changed: Any) -> dict[str, Any]:
-    return DM.Parameters(**({"probe_update_start": 1, "overlap_max_iterations": 3, "subpix": None} | changed)).model_dump()
+def parameters(kind: Any = DM, **changed: Any) -> dict[str, Any]:
+    return kind.Parameters(**({"probe_update_start": 1, "overlap_max_iterations": 3, "subpix": None} | changed)).model_dump()
 
 
 CASES = {
@@ -122,14 +129,34 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(("probes", "objects"), [(1, 1), (2, 2)])
-def test_three_iterations_agree_with_the_oracle(name: str, probes: int, objects: int) -> None:
-    given = parameters(**CASES[name])
-    engine = start(problem(probes, objects), **given)
+def test_three_iterations_of_dm_agree_with_the_oracle(name: str, probes: int, objects: int) -> None:
+    agree(DM, dm, parameters(**CASES[name]), probes, objects)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "alpha"] + ["beta", "reflections alone"])
+@pytest.mark.parametrize(("probes", "objects"), [(1, 1), (2, 2)])
+def test_three_iterations_of_raar_agree_with_the_oracle(name: str, probes: int, objects: int) -> None:
+    own = {"beta": {"beta": 0.9}, "reflections alone": {"beta": 1.0}}
+    agree(RAAR, raar, parameters(RAAR, **(CASES | own)[name]), probes, objects)
+
+
+def agree(kind: Any, oracle: Any, given: dict[str, Any], probes: int, objects: int) -> None:
+    engine = start(problem(probes, objects), kind=kind, **given)
     progress = engine.iterate(3)
-    wanted = dm(problem(probes, objects), 3, given)
+    wanted = oracle(problem(probes, objects), 3, given)
     np.testing.assert_allclose(progress.errors, wanted.errors, rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(engine.reconstruction.probes["p"].data, wanted.probe, rtol=1e-7, atol=1e-8)
     np.testing.assert_allclose(engine.reconstruction.objects["o"].data, wanted.object, rtol=1e-7, atol=1e-8)
+
+
+def test_beta_of_one_is_the_difference_map_and_any_other_is_not() -> None:
+    held = []
+    for kind, own in ((DM, {}), (RAAR, {"beta": 1.0}), (RAAR, {})):
+        engine = start(problem(2, 1), kind=kind, **parameters(kind, **own))
+        engine.iterate(3)
+        held.append(engine.reconstruction.objects["o"].data)
+    np.testing.assert_allclose(held[1], held[0], rtol=1e-12)
+    assert np.abs(held[2] - held[0]).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n != "plain"])
@@ -144,7 +171,7 @@ def test_every_case_differs_from_the_plain_one(name: str) -> None:
 
 @pytest.mark.parametrize("subpix", [None, "linear", "fourier"])
 def test_single_precision_follows_double(subpix: str | None) -> None:
-    single, double = (start(problem(2, 1), kind, **parameters(subpix=subpix)) for kind in ("single", "double"))
+    single, double = (start(problem(2, 1), precision, **parameters(subpix=subpix)) for precision in ("single", "double"))
     a, b = single.iterate(3), double.iterate(3)
     np.testing.assert_allclose(a.errors, b.errors, rtol=1e-3)
     x, y = single.reconstruction.objects["o"].data, double.reconstruction.objects["o"].data

@@ -39,10 +39,14 @@ def test_the_device_form_agrees_with_the_oracle(name: str, modes: tuple[int, int
 
 
 @pytest.mark.usefixtures("emulated")
-@pytest.mark.parametrize("what", ["extend", "position", "withdrawn", "frame", "mask", "rest", "centre", "average", "restart"])
+@pytest.mark.parametrize(
+    "what", ["extend", "position", "withdrawn", "frame", "mask", "rest", "centre", "average", "restart", "refine", "search"]
+)
 def test_whatever_the_loop_asks_for_gives_the_cpu_result(what: str) -> None:
     def run(where: str) -> Any:
-        more = {"probe_center_tol": 0.5} if what == "centre" else {}
+        refine = {"start": 1, "amplitude": 2.0, "max_shift": 3.0, "method": "GridSearch" if what == "search" else "Annealing"}
+        more: dict[str, Any] = {"probe_center_tol": 0.5} if what == "centre" else {}
+        more |= {"position_refinement": refine} if what in ("refine", "search") else {}
         rows = 6 if what == "extend" else None
         engine = start(problem(2), device=where, rows=rows, **parameters(subpix="linear", **more))
         engine.iterate(2)
@@ -66,7 +70,8 @@ def test_whatever_the_loop_asks_for_gives_the_cpu_result(what: str) -> None:
         coverage = engine.snapshot(("coverage",)).objects["o"].data
         engine.finish()
         held = engine.reconstruction
-        return progress.errors, coverage, held.probes["p"].data, held.objects["o"].data
+        assert held.pods.moved.any() == (what in ("refine", "search"))
+        return progress.errors, coverage, held.probes["p"].data, held.objects["o"].data, held.pods.moved
 
     for wanted, got in zip(run("cpu"), run("gpu"), strict=True):
         assert type(got) is np.ndarray

@@ -86,10 +86,10 @@ def test_used_params_are_scans_and_engines_with_their_defaults(tmp_path: Path) -
 
 def test_refined_positions_stand_where_ptypy_puts_them(tmp_path: Path) -> None:
     held = {"SaG00": np.arange(8.0).reshape(4, 2)}
-    path = ptyr.write(tmp_path / "a.ptyr", result(refined=held))
+    path = ptyr.write(tmp_path / "a.ptyr", result(refined_m=held))
     with h5py.File(path) as file:
         np.testing.assert_array_equal(file["content/positions/SaG00"][()], held["SaG00"])
-    np.testing.assert_array_equal(ptyr.read(path).refined["SaG00"], held["SaG00"])
+    np.testing.assert_array_equal(ptyr.read(path).refined_m["SaG00"], held["SaG00"])
 
 
 @pytest.mark.parametrize("kind", ["minimal", "dls", "dump"])

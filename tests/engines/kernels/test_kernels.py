@@ -246,3 +246,59 @@ def test_the_compiler_says_what_is_wrong(require: Callable[[str, bool], None]) -
     status, log, _ = compile_ptx(library, ("-DREAL=float", "-DCOUNT=nonsense", "--gpu-architecture=compute_90"))
     assert status != 0
     assert "nonsense" in log
+
+
+@sizes
+@precisions
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_residual_of_a_wave(form: Any, frames: int, precision: str, kept: bool) -> None:
+    q = Case(form, frames, precision)
+    a, b = -0.8, 1.1
+    waves, change, projected = q.put(q.waves.copy()), q.put(np.ones(frames)), q.put(q.f[0].copy())
+    probes, which = q.sent("probes", "which")
+    where = q.put(q.obj), ORIGIN, *q.sent("corner", "weight")
+    q.k.residual(waves if kept else None, projected, probes, which, *where, a, b, change)
+    model = q.views() * q.windows()
+    old = q.waves.astype(complex) if kept else model
+    step = b * q.f[0].astype(complex) + a * model - (a + b) * old
+    q.same(projected, old + step - model)
+    q.same(change, 1 + (np.abs(step) ** 2).mean(axis=(1, 2)))
+    q.same(waves, old + step if kept else q.waves)
+
+
+@sizes
+@precisions
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_norms_are_summed_on_the_canvas(form: Any, frames: int, precision: str, share: float) -> None:
+    q = Case(form, frames, precision)
+    den, powers = q.zeros(*q.obj.shape, real=True), q.r.random((frames, HEIGHT, WIDTH)).astype(q.real)
+    peak = powers.max(axis=(1, 2))
+    q.k.norm_sums(q.put(powers), q.put(peak), share, ORIGIN, q.put(q.corner), den)
+    q.same(den, q.on_canvas(share * powers.astype(float) + (1 - share) * peak[:, None, None]))
+
+
+@sizes
+@precisions
+def test_the_object_follows_residuals_over_a_norm(form: Any, frames: int, precision: str) -> None:
+    q = Case(form, frames, precision)
+    within = (ORIGIN[0] - 2, ORIGIN[1] - 1)
+    norm = q.r.uniform(1, 2, (28, 33)).astype(q.real)
+    norm[5:9, 4:12] = 0
+    obj = q.put(q.obj.copy())
+    where = ORIGIN, *q.sent("corner", "weight")
+    residual, probes, which = q.sent("waves", "probes", "which")
+    q.k.object_step(residual, probes, which, *where, q.put(norm), within, 0.7, obj)
+    total = q.on_canvas(q.views().conj() * q.waves)
+    here = norm[2 : 2 + q.obj.shape[0], 1 : 1 + q.obj.shape[1]].astype(float)
+    q.same(obj, q.obj + 0.7 * np.divide(total, here, out=np.zeros_like(total), where=here > 0))
+
+
+@precisions
+def test_a_step_of_summed_terms_over_a_norm(form: Any, precision: str) -> None:
+    q = Case(form, 2, precision)
+    den = q.r.uniform(1, 2, (HEIGHT, WIDTH)).astype(q.real)
+    den[2:4] = 0
+    out = q.put(q.probes[0].copy())
+    q.k.take_step(q.put(q.waves[0]), q.put(den), 0.4, out)
+    moved = np.divide(q.waves[0], den, out=np.zeros_like(q.waves[0]), where=den > 0)
+    q.same(out, q.probes[0] + 0.4 * moved)
