@@ -50,6 +50,8 @@ class TiledEngine:
         self._first_probes: dict[str, Any] = {}
         self._adopted: set[str] = set()
         self._adopt()
+        for name, first in (state or {}).get("first_probes", {}).items():
+            self._first_probes[name] = self.on.put(np.ascontiguousarray(first, self.complex))
         self.shape = next(iter(reconstruction.probes.values())).shape
         self.curiter = int((state or {}).get("iteration", 0))
         self.sight = Sight(self.on, reconstruction, self.shape, self.complex)
@@ -160,8 +162,9 @@ class TiledEngine:
         return copied
 
     def state(self) -> Mapping[str, Any]:
-        """See `ptystream.engine.Engine.state`: waves are rebuilt as P·O."""
-        return {"iteration": self.curiter, "completed": self.refinement.completed}
+        """See `ptystream.engine.Engine.state`: waves are rebuilt as P·O; `restart` needs the probes of the start."""
+        first = {name: self.on.get(probe) for name, probe in self._first_probes.items()}
+        return {"iteration": self.curiter, "completed": self.refinement.completed, "first_probes": first}
 
     def finish(self) -> None:
         """See `ptystream.engine.Engine.finish`."""

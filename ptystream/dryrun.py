@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from ptystream.engine import Context, Engine
 from ptystream.params.load import Configuration, ScanConfiguration
-from ptystream.plan import _Sample, file_name, geometry_of, make_plan
+from ptystream.plan import _Sample, geometry_of, make_plan
 from ptystream.reconstruction import PodTable, Reconstruction
+from ptystream.results import file_name
 from ptystream.run import EngineEntry
 from ptystream.scan.block import Block
 

@@ -24,11 +24,12 @@ from ptystream.notebook import display_in_notebook
 from ptystream.params.branches import PublishParameters
 from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, plugins
-from ptystream.plan import file_name, make_plan, recorder_of
+from ptystream.plan import make_plan, recorder_of
 from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
 from ptystream.recording import Recording
 from ptystream.replay import Replay
+from ptystream.results import file_name
 from ptystream.session import Session
 from ptystream.transport import Transport
 from ptystream.verbosity import INTERACTIVE, ToStderr, level
@@ -84,7 +85,7 @@ def launch(
         given = dict(transports or {})
         if replay:
             given |= _replayed(configuration, replay)
-        plan = make_plan(configuration, recorder=recorder, transports=given)
+        plan = make_plan(configuration, recorder=recorder, transports=given, interrupted=before is not None)
         say(plan.device)
         plotter = plotter_of(configuration)
         if plotter is not None:

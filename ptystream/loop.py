@@ -11,10 +11,12 @@ import logging
 import math
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.checkpoint import Checkpoint
 from ptystream.run import Run, Scan, join, revised
 from ptystream.scan.block import EOS, Block, Signal
 from ptystream.schedule import to_runs
@@ -74,6 +76,25 @@ class Loop:
                 run.name,
                 settings.min_frames_for_recon,
             )
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the loop: plain numbers."""
+        return {
+            "left": self._left,
+            "unchanged": self._unchanged,
+            "budget": self._budget,
+            "rotation": self._rotation,
+            "absorbing": self._absorbing,
+        }
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint: the run takes its frames again, then `step` goes on. Raises as `Run.resume`."""
+        self.run.resume(checkpoint)
+        held = checkpoint.loop
+        self._engine_number = [entry.label for entry in self.run.engines].index(checkpoint.engine)
+        self._left, self._unchanged = int(held["left"]), int(held["unchanged"])
+        self._budget = None if held["budget"] is None else float(held["budget"])
+        self._rotation, self._absorbing = int(held["rotation"]), bool(held["absorbing"])
 
     def cut(self) -> None:
         """Finish at the next step with what is there: no further iteration, no further engine."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
+import uuid
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from ptystream import __version__
 from ptystream.device import choose
+from ptystream.dumping import Dumping
 from ptystream.engine import Context
 from ptystream.epochs import EpochMap
 from ptystream.ingest import Tap
@@ -25,12 +27,13 @@ from ptystream.model.scan_model import ScanModel
 from ptystream.params.branches import IoParameters, RootParameters
 from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, ScanConfiguration, SourceConfiguration
-from ptystream.params.patterns import fill
 from ptystream.reconstruction import PodTable, Reconstruction
-from ptystream.recording import Recorder
+from ptystream.recording import Recorder, Recording
+from ptystream.results import as_json, effective, file_name, versions
 from ptystream.run import EngineEntry, Run
 from ptystream.scan.block import Block
 from ptystream.scan.ptyscan import PtyScan
+from ptystream.scan.saver import Saver
 from ptystream.session import Channel, Plan, ScanEntry
 from ptystream.stopwatch import write_benchmark
 from ptystream.storage import ptyr
@@ -42,12 +45,18 @@ def make_plan(
     *,
     recorder: Recorder | None = None,
     transports: Mapping[str, Transport] | None = None,
+    interrupted: bool = False,
 ) -> Plan:
-    """Everything a `Session` needs. `transports`, by channel, stand in for the configured ones (a replay)."""
+    """Everything a `Session` needs. `transports`, by channel, stand in for the configured ones (a replay).
+
+    `interrupted`: the recorder continues the record of a session that was cut off; its runs go on from their dumps.
+    """
     root = configuration.root
     threads = root.threads or len(os.sched_getaffinity(0))
     pool = ThreadPoolExecutor(max(1, min(threads, 4)), "decode")
     channels, entries = [], []
+    savers: dict[str, Saver] = {}
+    _check_saving(configuration)
     settings = LoopSettings(root.frames_per_block, root.min_frames_for_recon, root.live.latency, root.live.restart_probe)
     models = models_of(configuration)
     for scan in configuration.scans:
@@ -58,12 +67,13 @@ def make_plan(
             given = (transports or {}).get(name)
             channels.append(Channel(name, given or transport_of(source, name, decoder, root), decoder))
         epochs = EpochMap(root.live.epochs, list(sources))
-        entries.append(ScanEntry(scan.label, _maker(scan, models[scan.label], settings, pool), epochs))
+        entries.append(ScanEntry(scan.label, _maker(scan, models[scan.label], settings, pool, root, savers), epochs))
     device, reason = choose(root.device, threads)
     context = Context(
         device=device, threads=threads, seed=root.seed, precision=root.data_type, fft=configuration.scans[0].parameters.ffttype
     )
     engines = [EngineEntry(e.label, e.name, e.parameters, e.engine) for e in configuration.engines]
+    dumping = Dumping(configuration, recorder)
     return Plan(
         name=configuration.name,
         channels=channels,
@@ -76,8 +86,11 @@ def make_plan(
         timeout_s=root.live.timeout_s,
         save=lambda run: save(run, configuration, recorder),
         benchmark=lambda run: _benchmark(run, root.io),
+        autosave=dumping.autosave if root.io.autosave.active else None,
+        checkpoint=dumping.checkpoint if interrupted else lambda name: None,
         warm_up=lambda: warm_up(configuration, engines, context),
         device=reason,
+        close=partial(_wait, savers),
     )
 
 
@@ -127,9 +140,46 @@ def models_of(configuration: Configuration) -> dict[str, ScanModel]:
     return models
 
 
-def _maker(scan: ScanConfiguration, model: ScanModel, settings: LoopSettings, pool: ThreadPoolExecutor) -> Any:
+def _wait(savers: Mapping[str, Saver]) -> None:
+    for saver in savers.values():
+        saver.wait()
+
+
+def _check_saving(configuration: Configuration) -> None:
+    """Raises `ConfigurationError` where prepared frames cannot be saved as they are asked to be."""
+    faults: list[Fault] = []
+    files: dict[Path, str] = {}
+    for scan in configuration.scans:
+        p, path = scan.data.parameters, f"scans.{scan.label}.data"
+        if p.save is None:
+            continue
+        file = (Path(configuration.root.io.home) / p.dfile).resolve()
+        if file in files:
+            faults.append(Fault(f"{path}.dfile", p.dfile, f"is that of {files[file]} too: each scan needs a file of its own"))
+        files[file] = path
+        if scan.positions is not None and scan.positions.parameters.unit == "px":
+            faults.append(Fault(f"{path}.save", p.save, "a .ptyd file holds positions in metres, those of this scan are pixels"))
+    if faults:
+        raise ConfigurationError(faults)
+
+
+def _maker(
+    scan: ScanConfiguration,
+    model: ScanModel,
+    settings: LoopSettings,
+    pool: ThreadPoolExecutor,
+    root: RootParameters,
+    savers: dict[str, Saver],
+) -> Any:
+    """Makes buffer and model of a scan. The savers, the newest of each label, are left in `savers`."""
+
     def make(decisions: Mapping[str, Any] | None) -> tuple[PtyScan, Any]:
         positions = None if scan.positions is None else scan.positions.parameters
+        p, saver = scan.data.parameters, None
+        if p.save is not None:
+            limit, before = settings.frames_per_block, savers.get(scan.label)
+            saver = Saver(scan.label, p, Path(root.io.home) / p.dfile, max_frames=limit, after=before)
+            savers[scan.label] = saver
         buffer = PtyScan(
             scan.label,
             scan.data.parameters,
@@ -139,6 +189,7 @@ def _maker(scan: ScanConfiguration, model: ScanModel, settings: LoopSettings, po
             decisions=decisions,
             pixel_m=model.geometry.pixel_size_m,
             seed=model.seed,
+            saver=saver,
         )
         return buffer, model.again()
 
@@ -147,8 +198,6 @@ def _maker(scan: ScanConfiguration, model: ScanModel, settings: LoopSettings, po
 
 def recorder_of(configuration: Configuration) -> tuple[Recorder | None, Path | None]:
     """The recorder of a configuration, and the record of an interrupted session that it continues."""
-    from ptystream.recording import Recording
-
     settings = configuration.root.io.recording
     if not settings.active:
         return None, None
@@ -162,28 +211,11 @@ def recorder_of(configuration: Configuration) -> tuple[Recorder | None, Path | N
         else:
             interrupted = path
             log.warning("%s: %d messages of an interrupted session: continuing it", path, messages)
-    metadata = {"configuration": _text(configuration.given), "version": __version__}
+    metadata = {"configuration": as_json(configuration.given), "version": __version__, "session": uuid.uuid4().hex}
     return Recorder(path, metadata, fsync=settings.fsync), interrupted
 
 
 log = logging.getLogger(__name__)
-
-
-def _text(given: Mapping[str, Any]) -> str:
-    import json
-
-    return json.dumps(given, default=str)
-
-
-def file_name(pattern: str, run: str, info: Mapping[str, Any] | None = None) -> str:
-    """A path pattern filled in, as ptypy's: %(run)s, %(engine)s, %(iteration)d, %(iterations)04d, …
-
-    Raises `ConfigurationError` for a pattern with unknown keys.
-    """
-    try:
-        return fill(pattern, run, info)
-    except ValueError as error:
-        raise ConfigurationError([Fault("io", pattern, str(error))]) from error
 
 
 def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
@@ -206,13 +238,14 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
         ledger_frames=snapshot.ledger_map,
         schedule=run.schedule.to_list(),
         decisions=run.decisions,
-        versions={"ptystream": __version__, "numpy": np.__version__, "python": platform.python_version()},
+        versions=versions(),
         coverage=snapshot.coverage,
         last=last,
         refined_m=run.refined(),
         error_local=run.local_errors(),
         started=run.started,
         scans={scan.label: _described(scan, run) for scan in configuration.scans},
+        used=effective(configuration),
     )
 
 
@@ -239,7 +272,7 @@ def save(run: Run, configuration: Configuration, recorder: Recorder | None) -> P
         return None
     info = run.iter_info[-1] if run.iter_info else {}
     name = file_name(root.io.rfile, run.name, info)
-    return ptyr.write(Path(root.io.home) / name, result_of(run, configuration))
+    return ptyr.write(Path(root.io.home) / name, result_of(run, configuration), root.io.rformat)
 
 
 class _Sample:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,6 +146,18 @@ class PodTable:
         Metres, or object pixels where there is no pixel size. Whoever writes a measured position puts 0. Shape (frame, 2).
         """
         return self._moved[: self.length]
+
+    REVISABLE: ClassVar[tuple[str, ...]] = ("address", "remainder", "weight", "moved")
+    """What of a row may change after it was appended: a checkpoint keeps it."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """A copy of what may have changed, by name."""
+        return {name: getattr(self, name).copy() for name in self.REVISABLE}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Rows as `state` gave them. Raises `ValueError` where there are not as many."""
+        for name, held in state.items():
+            getattr(self, name)[...] = held
 
     def append(
         self,

@@ -68,7 +68,7 @@ class Recorder:
         if not has_metadata:
             self._append(_record(time.time_ns(), METADATA, [msgpack.packb(dict(metadata or {}))]))
         self._queue: deque[Entry | Frame] = deque()
-        self._queued = 0
+        self._queued = self._accepted = 0
         self._closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._serve, name="recorder", daemon=True)
@@ -81,6 +81,7 @@ class Recorder:
             self._changed.wait_for(self._has_room(size))
             self._check()
             self._queued += size
+            self._accepted += size
             self._queue.append((message, recorded))
             self._changed.notify_all()
 
@@ -92,9 +93,11 @@ class Recorder:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float = 30.0) -> None:
-        """Wait until everything queued is kept."""
+        """Wait until everything that is queued now is kept, however much comes meanwhile."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._queued == 0 or self.failure is not None, timeout_s):
+            until = self._accepted
+            done = self._changed.wait_for(lambda: self._accepted - self._queued >= until or self.failure is not None, timeout_s)
+            if not done:
                 raise RecordingError(f"{self.path}: {self._queued} bytes are still queued after {timeout_s:g} s")
             self._check()
 

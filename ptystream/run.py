@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.checkpoint import Checkpoint
 from ptystream.engine import Context, Engine, Progress
 from ptystream.model.scan_model import ScanModel
 from ptystream.publish.snapshot import Image, Snapshot
@@ -55,6 +56,21 @@ class Scan:
     frames: int = 0
     """Frames in the pod table that are not withdrawn."""
 
+    def known(self) -> dict[str, NDArray[np.float64]]:
+        """'position' (frame, 2) and 'dose' (frame,) in force for the frames in the pod table, in their order."""
+        return {
+            "position": np.concatenate([np.zeros((0, 2)), *(block.positions_m for block in self.taken)]),
+            "dose": np.concatenate([np.zeros(0), *(block.dose for block in self.taken)]),
+        }
+
+    def know(self, known: Mapping[str, NDArray[np.float64]]) -> None:
+        """Put what `known` gave in force."""
+        first = 0
+        for block in self.taken:
+            rows = slice(first, first + len(block))
+            block.positions_m[...], block.dose[...] = known["position"][rows], known["dose"][rows]
+            first = rows.stop
+
     def at(self, row: int) -> tuple[Block, int]:
         """The block that a row of the pod table came with, and its place in it."""
         number = bisect_right(self.rows, row) - 1
@@ -83,6 +99,8 @@ class Run:
         decisions: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.name = name
+        self.acquisitions: list[tuple[str, str, int]] = []
+        """(scan label, key, turn) of those whose frames it has: for a checkpoint."""
         self.scans = {scan.label: scan for scan in scans}
         self.engines = list(engines)
         self.context = context
@@ -119,6 +137,8 @@ class Run:
         """Whether the mean of the iterates is being kept."""
         self.stopwatch = Stopwatch()
         """Where the time of the engine's thread goes."""
+        self._resumed: Mapping[str, Any] | None = None
+        """State of the engine in the checkpoint that the run goes on from."""
 
     # ------------------------------------------------------------------ entries
 
@@ -208,8 +228,19 @@ class Run:
             self.engine.revise(rows, what)
 
     def _apply_engine(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
+        self._start_engine(entry["label"])
+
+    def _apply_resume(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
+        """The engine goes on from probe, object and its own state alone: as after a dump, so in a repetition."""
+        state = self._resumed
+        if self.engine is not None:
+            state = self.engine.state()
+            self.engine.finish()
+        self._start_engine(entry["label"], state)
+
+    def _start_engine(self, label: str, state: Mapping[str, Any] | None = None) -> None:
         assert self.reconstruction is not None, "an engine starts after the first frames"
-        chosen = next(e for e in self.engines if e.label == entry["label"])
+        chosen = next(e for e in self.engines if e.label == label)
         decided = [self.decisions[label] for label in self.scans if label in self.decisions]
         context = replace(
             self.context,
@@ -221,7 +252,7 @@ class Run:
         if log.isEnabledFor(INSPECT):
             for line in described(self.reconstruction):
                 log.log(INSPECT, "%s: %s: %s", self.name, chosen.label, line)
-        self.engine.start(self.reconstruction, self._stores, context)
+        self.engine.start(self.reconstruction, self._stores, context, state)
         if self._withdrawn:
             self.engine.revise(np.array(sorted(self._withdrawn), np.int64), "withdrawn")
         if self.complete:
@@ -287,6 +318,46 @@ class Run:
         self.scans[entry["scan"]].ended = True
         if self.complete and self.engine is not None:
             self.engine.complete()
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint: its frames are taken from the buffers again, the iterations are not repeated.
+
+        For a run that has done nothing. Raises `TimeoutError` where a frame is not there, before anything is taken.
+        """
+        for label, scan in self.scans.items():
+            scan.buffer.has(Schedule(checkpoint.schedule).frames(label), timeout_s=60.0)
+        for entry in Schedule(checkpoint.schedule).to_repeat():
+            if entry["do"] in ("decide", "take", "revise", "end"):
+                getattr(self, f"_apply_{entry['do']}")(entry, {})
+        assert self.reconstruction is not None
+        self.schedule = Schedule(checkpoint.schedule)
+        for held, saved in (
+            (self.reconstruction.probes, checkpoint.probes),
+            (self.reconstruction.objects, checkpoint.objects),
+        ):
+            for name, storage in saved.items():
+                held[name].data, held[name].offset = storage.data, storage.offset
+        self.reconstruction.pods.restore(checkpoint.rows)
+        known = {label: scan.known() for label, scan in self.scans.items()}
+        for label, scan in self.scans.items():
+            scan.know(checkpoint.known[label])
+        self.iterations, self.iter_info = checkpoint.iterations, [dict(info) for info in checkpoint.iter_info]
+        self.errors, self.misfit = [checkpoint.errors], [checkpoint.misfit]
+        self.started, self._resumed = checkpoint.started, checkpoint.engine_state
+        self.apply({"do": "resume", "label": checkpoint.engine})
+        for label, scan in self.scans.items():
+            self._catch_up(scan, known[label])
+
+    def _catch_up(self, scan: Scan, known: Mapping[str, NDArray[np.float64]]) -> None:
+        """Revise what became known of the frames after the checkpoint: the buffer told it to the run that was cut off."""
+        slots = np.concatenate([np.zeros(0, np.int64), *(block.slots for block in scan.taken)])
+        before, out = scan.known(), scan.buffer.are_out(slots)
+        for k, slot in enumerate(slots.tolist()):
+            if out[k] and scan.model.row(slot) not in self._withdrawn:
+                self.apply(self.revise_entry(scan, Revision(slot, "withdrawn")))
+            for what, values in known.items():
+                if not out[k] and (values[k] != before[what][k]).any():
+                    self.apply(self.revise_entry(scan, Revision(slot, what, tuple(np.atleast_1d(values[k]).tolist()))))
 
     # ------------------------------------------------------------------ what the loop asks
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ptystream.autosave import Autosave
+from ptystream.checkpoint import Checkpoint
 from ptystream.decoder import Decoder
 from ptystream.engine import Context
 from ptystream.epochs import REMEMBERED, EpochError, EpochMap
@@ -81,9 +83,15 @@ class Plan:
     timeout_s: float | None = None
     """A scan from which nothing came for so long is ended; None: never."""
     save: Callable[[Run], Path | None] = lambda run: None
-    """Writes the result of a finished run and returns its path."""
+    """Writes the result of a run whose engine has finished, and returns its path."""
     benchmark: Callable[[Run], None] = lambda run: None
     """Told after each engine, when its times are known."""
+    autosave: Autosave | None = None
+    """Writes dumps while a run is iterating."""
+    checkpoint: Callable[[str], Checkpoint | None] = lambda name: None
+    """Name of a run → what it goes on from, where it was cut off in an interrupted session."""
+    close: Callable[[], object] = lambda: None
+    """Waits for what is still being written when the runs are over."""
     warm_up: Callable[[], None] = lambda: None
     """Compiles what the engines need, while the session waits for its first frame."""
     device: str = ""
@@ -105,6 +113,8 @@ class _Pending:
     run: Run
     keys: dict[str, _Acquisition] = field(default_factory=dict)
     """Scan label → its acquisition."""
+    checkpoint: Checkpoint | None = None
+    """Where it goes on from, as far as an interrupted session had come."""
 
 
 class Session:
@@ -137,6 +147,8 @@ class Session:
         self._over: dict[_Acquisition, None] = {}
         self._saved: set[_Acquisition] = set()
         """While a recording is delivered: acquisitions that have a result."""
+        self._checkpoint: Checkpoint | None = None
+        """Of the run that an interrupted session was at."""
         self._saved_ends: set[tuple[_Acquisition, str]] = set()
         self._turns: dict[tuple[str, str], dict[str, int]] = {}
         """(scan label, key) → source → how many acquisitions of that name came before its present one."""
@@ -262,8 +274,10 @@ class Session:
                 raise _NoScan("too_many_scans", f"{len(self._pending)} have begun and are not reconstructed yet")
             log.warning("%s: nothing came: given up for another", names(empty))
             self._drop(empty)
-        scans = [Scan(e.label, k, *e.make(None)) for k, e in enumerate(self.plan.scans)]
-        pending = _Pending(Run(self.plan.name, scans, self.plan.engines, self.plan.context))
+        checkpoint = self._checkpoint if self._checkpoint is not None and wanted in self._checkpoint.acquisitions else None
+        decisions = {} if checkpoint is None else checkpoint.buffer_decisions
+        scans = [Scan(e.label, k, *e.make(decisions.get(e.label))) for k, e in enumerate(self.plan.scans)]
+        pending = _Pending(Run(self.plan.name, scans, self.plan.engines, self.plan.context), checkpoint=checkpoint)
         self._pending.append(pending)
         self._arrived.notify_all()
         return pending
@@ -300,6 +314,7 @@ class Session:
             for pending in self._pending:
                 came = pending.run.ledger().get("received", 0)
                 log.warning("%s: %d frames had come and are not reconstructed: the session ended", names(pending), came)
+            self.plan.close()
         self._check()
         return self.results
 
@@ -310,12 +325,17 @@ class Session:
                 note = json.loads(bytes(message.parts[0]))
                 self._saved.update((label, key, turn) for label, key, turn in note["acquisitions"])
                 self.finished += 1
+        self._checkpoint = self.plan.checkpoint(self._next_name())
         sources = {source.transport.channel: source for source in self._sources}
         for message in self._recorded:
             if message.channel != SESSION:
                 sources[message.channel].deliver(message)
         self._over.update(dict.fromkeys(self._saved))
         self._saved.clear()
+
+    def _next_name(self) -> str:
+        """Name of the next run that is reconstructed."""
+        return f"{self.plan.name}_{self.finished + 1:04d}" if self.finished else self.plan.name
 
     def _next_pending(self) -> _Pending | None:
         """The first run that can start. One that never can, because little came for it, keeps nobody waiting."""
@@ -346,14 +366,17 @@ class Session:
 
     def _reconstruct(self, pending: _Pending) -> None:
         run = self.current = pending.run
-        if self.finished:
-            run.name = f"{self.plan.name}_{self.finished + 1:04d}"
+        run.name = self._next_name()
         log.info("%s: %s", run.name, names(pending))
         loop = Loop(run, self.plan.loop)
         self._received_before = (time.monotonic(), 0)
         engine = run.engine
         try:
+            self._resume(pending, loop)
             while True:
+                if self.plan.autosave is not None:
+                    run.acquisitions = list(pending.keys.values())
+                    self.plan.autosave.look(run, loop)
                 seen = {label: scan.buffer.changed(-1, 0.0) for label, scan in run.scans.items()}
                 step = loop.step()
                 if self._failure is not None:
@@ -364,6 +387,8 @@ class Session:
                 engine = run.engine
                 if step is Step.DONE:
                     break
+                if run.engine is None and run.engine_entry is not None:
+                    self._save(run)  # one engine is done and another follows
                 if step is Step.IDLE:
                     self._wait(run, seen)
                 self._end_where_due(run)
@@ -377,9 +402,9 @@ class Session:
             raise
         finally:
             try:
-                path = self.plan.save(run) if run.frames else None
-                if path is not None:
-                    self.results.append(path)
+                if self.plan.autosave is not None:
+                    self.plan.autosave.wait()
+                self._save(run)
                 if run.frames and self._tap is not None:
                     note = {"acquisitions": list(pending.keys.values())}
                     self._tap.write(Message(time.time_ns(), SESSION, (json.dumps(note).encode(),)))
@@ -387,6 +412,20 @@ class Session:
                 with self._lock:
                     self.finished += bool(run.frames)
                     self._drop(pending)
+
+    def _resume(self, pending: _Pending, loop: Loop) -> None:
+        if pending.checkpoint is None:
+            return
+        try:
+            loop.resume(pending.checkpoint)
+            log.warning("%s: goes on from iteration %d", pending.run.name, pending.run.iterations)
+        except TimeoutError as error:
+            log.warning("%s: begins anew, its dump is of no use: %s", pending.run.name, error)
+
+    def _save(self, run: Run) -> None:
+        path = self.plan.save(run) if run.frames else None
+        if path is not None and path not in self.results:
+            self.results.append(path)
 
     def _drop(self, pending: _Pending) -> None:
         """Under the lock: a run is over. Its frames are given back, and what comes late for its scans begins no other."""

@@ -274,3 +274,27 @@ def test_reading_gives_views_on_the_file_and_no_copies(tmp_path):
     tracemalloc.stop()
     assert message.parts[0].nbytes == size
     assert peak < size / 10
+
+
+def test_a_flush_waits_for_what_was_queued_then_and_not_for_what_comes_meanwhile(tmp_path):
+    with_more = threading.Event()
+    recorder = Recorder(tmp_path / "a.ptyrec")
+
+    def more():
+        while not with_more.is_set():
+            recorder.write(Message(0, "s/data", (bytes(100_000),)))
+
+    threads = [threading.Thread(target=more) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            kept = []
+            recorder.write(Message(1, "s/data", (b"mine",)), kept.append)
+            recorder.flush(10.0)
+            assert len(kept) == 1
+    finally:
+        with_more.set()
+        for thread in threads:
+            thread.join()
+        recorder.close()

@@ -12,9 +12,9 @@ from pydantic import AfterValidator, field_validator, model_validator
 from ptystream.model.illumination import IlluminationParameters
 from ptystream.model.sample import FullSampleParameters
 from ptystream.params.base import parameter
-from ptystream.params.branches import level
 from ptystream.scan.parameters import load_array
 from ptystream.transport import Surroundings
+from ptystream.verbosity import level
 
 from ..zmq.protocol import NativeDecoder
 from .camera import DetectorParameters

@@ -14,8 +14,8 @@ from ptystream.model.geometry import Geometry
 from ptystream.model.probe import Given, starting_probe
 from ptystream.model.sample import FullSampleParameters
 from ptystream.model.specimen import starting_object
-from ptystream.params.branches import level
 from ptystream.transport import Surroundings
+from ptystream.verbosity import level
 
 from .camera import Camera
 from .exposure import Experiment, blurred, canvas

@@ -128,7 +128,7 @@ class NativeDecoder:
                 events.append(Rejected("gap", f"{missing} messages are missing and the sender no longer has them", missing))
             parts = parts[1:]
         try:
-            content = _header(parts)
+            content = header_of(parts)
             sequence = self._sequence(content)
             if not events:  # on the link, the envelope has told of the same gap
                 events += sequence
@@ -154,7 +154,8 @@ def _is_index(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_INDEX
 
 
-def _header(parts: Sequence[Buffer]) -> dict[str, Any]:
+def header_of(parts: Sequence[Buffer]) -> dict[str, Any]:
+    """The content of a message's header. Raises `WireError` for anything else."""
     if not parts:
         raise WireError("truncated", "a message without parts")
     raw = memoryview(parts[0]).cast("B")

@@ -67,6 +67,33 @@ class RecordingParameters(Branch):
         return value
 
 
+class AutosaveParameters(Branch):
+    """Auto-save options
+
+    Dumps of the running reconstruction. A session that was killed and is started again continues from its newest dump,
+    where it also finds its recording. Dumps are written beside the reconstruction, never two at a time, and
+    take a tenth of the time at most: where iterations are quick, fewer come than `interval` asks for."""
+
+    active: bool = parameter(True)
+    """Activation switch
+
+    If ``True`` the current reconstruction will be saved at regular intervals."""
+
+    interval: int = parameter(10, lower=-1)
+    """Auto-save interval
+
+    If ``>0`` the current reconstruction will be saved whenever an engine has done so many further iterations, between two
+    passes of `numiter_contiguous`. 0 or less: never."""
+
+    rfile: str = parameter("dumps/%(run)s/%(run)s_%(engine)s_%(iterations)04d.ptyr")
+    """Auto-save file name (or format string)
+
+    Below `home`; keys as for `io.rfile`."""
+
+    keep: int | None = parameter(2, lower=1, ours=True)
+    """Dumps of a run that are kept, the newest; None: all, as ptypy does."""
+
+
 class IoParameters(Branch):
     """Global parameters for I/O"""
 
@@ -77,10 +104,22 @@ class IoParameters(Branch):
     relative to this directory, those of arrays that are read as well as those of files that are written."""
 
     rfile: str | None = parameter("recons/%(run)s/%(run)s_%(engine)s_%(iterations)04d.ptyr")
-    """Reconstruction file name (or format string), below `home`; None: no file."""
+    """Reconstruction file name (or format string)
 
-    rformat: Literal["minimal"] = parameter("minimal")
-    """Reconstruction file format"""
+    Below `home`, written after each engine; None: no file. Keys are those of the last iteration: %(run)s, %(engine)s,
+    %(iteration)d (of this engine), %(iterations)d (of all), %(numiter)d, %(duration)f, %(error)s."""
+
+    rformat: Literal["minimal", "dls", "used_params"] = parameter("minimal")
+    """Reconstruction file format
+
+    Choose a reconstruction file format for after engine completion.
+
+    - ``'minimal'``: Bare minimum of information
+    - ``'dls'``:    Custom format for Diamond Light Source: with the coordinates of every pixel
+    - ``'used_params'``: Same as minimal but including all used parameters"""
+
+    autosave: AutosaveParameters = AutosaveParameters()
+    """Auto-save options"""
 
     autoplot: AutoplotParameters = AutoplotParameters()
     """Plotting client parameters"""

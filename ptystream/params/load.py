@@ -6,7 +6,7 @@ import json
 import logging
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args
@@ -127,8 +127,9 @@ def check(given: Mapping[str, Any], default_name: str) -> Configuration:
     given = without_undeclared(given, IoParameters.model_fields)
     rest = {key: value for key, value in given.items() if key not in ("scans", "engines")}
     root = _branch(RootParameters, rest, "", faults, extra=("scans", "engines"))
-    with home("." if root is None else root.io.home):
-        scans = [_scan(label, entry, faults) for label, entry in _entries(given, "scans", faults)]
+    where = Path("." if root is None else root.io.home)
+    with home(where):
+        scans = [_scan(label, entry, where, faults) for label, entry in _entries(given, "scans", faults)]
         engines = [
             _engine(label, entry, faults) for label, entry in sorted(_entries(given, "engines", faults), key=lambda e: e[0])
         ]
@@ -161,7 +162,7 @@ def _entries(given: Mapping[str, Any], part: str, faults: list[Fault]) -> list[t
     return found
 
 
-def _scan(label: str, entry: dict[str, Any], faults: list[Fault]) -> ScanConfiguration | None:
+def _scan(label: str, entry: dict[str, Any], home: Path, faults: list[Fault]) -> ScanConfiguration | None:
     path = f"scans.{label}"
     model = MODELS.get(entry["name"])
     if model is None:
@@ -176,6 +177,7 @@ def _scan(label: str, entry: dict[str, Any], faults: list[Fault]) -> ScanConfigu
     data = dict(data)
     positions = data.pop("positions", None)
     frames = _source(f"{path}.data", data, PtyScanParameters, faults, extra=("positions",))
+    frames = None if frames is None else _complete(frames, f"{path}.data", home, faults)
     where = None
     if positions is not None:
         if not isinstance(positions, Mapping) or positions.get("name") is None:
@@ -207,6 +209,18 @@ def _source(
 def gives_positions(plugin: Any) -> bool:
     """Whether a source can be that of the positions for another one's frames; all can but those that say otherwise."""
     return bool(getattr(plugin, "gives_positions", True))
+
+
+def _complete(source: SourceConfiguration, path: str, home: Path, faults: list[Fault]) -> SourceConfiguration | None:
+    """With what the source itself knows, such as the geometry in a file that it reads: `plugin.complete`."""
+    complete = getattr(source.plugin, "complete", None)
+    if complete is None:
+        return source
+    try:
+        return replace(source, parameters=complete(source.parameters, home))
+    except ConfigurationError as error:
+        faults += [Fault(f"{path}.{fault.path}", fault.value, fault.remedy) for fault in error.faults]
+        return None
 
 
 def source_parameters(plugin: Any, common: type[Branch]) -> type[Branch]:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ptystream.params.base import Branch, parameter
 from ptystream.params.home import inside
+from ptystream.scan.saving import SavingParameters
 
 MAX_ARRAY_BYTES = 1 << 30
 """An array that a configuration names and that is larger is refused."""
@@ -68,7 +69,7 @@ ArrayParameter = Annotated[np.ndarray | list[Any] | str | None, AfterValidator(l
 """An array, nested list or file name; a file is read while the configuration is checked, and the value is then the array."""
 
 
-class PtyScanParameters(Branch):
+class PtyScanParameters(SavingParameters):
     """Frames: geometry, cropping, orientation and corrections."""
 
     name: str = parameter("PtyScan")

@@ -23,6 +23,7 @@ from ptystream.scan.ledger import PREPARED, USED, Ledger
 from ptystream.scan.pairing import Pairing
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 from ptystream.scan.prepare import HOT_FRAMES, find_hot_pixels
+from ptystream.scan.saver import Saver
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class PtyScan:
     `also`: further sources of samples (channel 'also.0' is the first), such as a beam monitor. `max_bytes` bounds the
     slabs (None: half of the machine's memory), `max_frames` the records. `pixel_m`: pixel on the sample (y, x), where it is
     not that of the far field. `pool` decodes; None: the feeding thread does. `seed`: key of the noise of `add_poisson_noise`.
+    `saver` saves what is handed out.
     Raises `ValueError` for arrays in `parameters` that cannot be read or do not fit.
     """
 
@@ -59,6 +61,7 @@ class PtyScan:
         decisions: Mapping[str, Any] | None = None,
         pixel_m: tuple[float, float] | None = None,
         seed: int = 0,
+        saver: Saver | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.label, self.parameters = label, parameters
@@ -68,7 +71,7 @@ class PtyScan:
         """Why the scan is over; None while it goes on. What was fed before may still be on its way to `take`."""
         self._condition = threading.Condition(threading.RLock())
         self._version = 0
-        self._pool, self._clock = pool, clock
+        self._pool, self._clock, self._saver = pool, clock, saver
         self._fed_at = clock()
         self._decide_after, self._max_frames = max(1, decide_after), max_frames
         self._room = 2 * max_frames
@@ -163,6 +166,8 @@ class PtyScan:
             self._intake.release()
             self._pairing.keep()
             self._changed()
+        if self._saver is not None:
+            self._saver.close()
 
     # ------------------------------------------------------------------ the loop's side
 
@@ -196,25 +201,36 @@ class PtyScan:
 
         Raises `TimeoutError` that names the first frame that is not there.
         """
-        deadline = time.monotonic() + timeout_s
         with self._condition:
-            while True:
-                found = [self.ledger.find(i) for i in indices.tolist()]
-                records = np.asarray([-1 if r is None else r for r in found], np.int64)
-                usable = records >= 0
-                usable[usable] = self._pairing.is_there(records[usable])
-                if usable.all() and self._decide_dose(records, self.ended is not None):
-                    return self._hand_out(records)
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._condition.wait(left):
-                    lacking = indices[~usable]
-                    what = f"frame {lacking[0]} and {len(lacking) - 1} more" if len(lacking) else "the dose median"
-                    raise TimeoutError(f"{self.label}: {what} did not come within {timeout_s:g} s")
+            return self._hand_out(self._await(indices, timeout_s))
+
+    def has(self, indices: NDArray[np.int64], timeout_s: float) -> None:
+        """Wait until `take_exactly` can give these frames. Raises as it does, and takes nothing."""
+        with self._condition:
+            self._await(indices, timeout_s)
+
+    def _await(self, indices: NDArray[np.int64], timeout_s: float) -> NDArray[np.int64]:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = [self.ledger.find(i) for i in indices.tolist()]
+            records = np.asarray([-1 if r is None else r for r in found], np.int64)
+            usable = records >= 0
+            usable[usable] = self._pairing.is_there(records[usable])
+            if usable.all() and self._decide_dose(records, self.ended is not None):
+                return records
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._condition.wait(left):
+                lacking = indices[~usable]
+                what = f"frame {lacking[0]} and {len(lacking) - 1} more" if len(lacking) else "the dose median"
+                raise TimeoutError(f"{self.label}: {what} did not come within {timeout_s:g} s")
 
     def revisions(self) -> list[Revision]:
         """What changed about frames already handed out, since the last call."""
         with self._condition:
-            return self._pairing.tell()
+            told = self._pairing.tell()
+        if self._saver is not None:
+            self._saver.revise(told)
+        return told
 
     def changed(self, seen: int, timeout_s: float) -> int:
         """Wait until something has happened since `seen` (0 at first), at most `timeout_s`; returns the number to
@@ -228,6 +244,8 @@ class PtyScan:
         'off_canvas' they come again where their position is corrected, or has been by now."""
         with self._condition:
             self._pairing.refuse(self._records(slots), reason, positions)
+        if self._saver is not None:
+            self._saver.revise([Revision(int(slot), "withdrawn") for slot in slots])
 
     def retry(self, reason: str) -> None:
         """Frames refused for `reason` may fit now: they come again."""
@@ -239,6 +257,11 @@ class PtyScan:
         with self._condition:
             self._intake.decisions["hot_pixels"] = [list(pixel) for pixel in pixels]
             self._intake.mask_pixels(pixels)
+
+    def are_out(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether frames are excluded by now, whatever was handed out."""
+        with self._condition:
+            return np.asarray(self.ledger.reason[self._records(slots)] != 0)
 
     def slot_of(self, index: int) -> int | None:
         """Slot of a frame number."""
@@ -459,7 +482,7 @@ class PtyScan:
         dose = np.ones(len(records))
         if self._pairing.needs_dose:
             dose = ledger.dose[records] / self._intake.decisions["dose_median"]
-        return Block(
+        block = Block(
             self.label,
             ledger.slot[records],
             ledger.index[records],
@@ -467,6 +490,9 @@ class PtyScan:
             dose,
             ledger.arrival_ns[records],
         )
+        if self._saver is not None:
+            self._saver.take(block, self.frames, ledger.expected)
+        return block
 
     # ------------------------------------------------------------------ the end
 

@@ -1,7 +1,8 @@
-"""Results: `.ptyr` files in ptypy's 'minimal' layout, with what ptystream knows besides in a group of its own.
+"""Results and dumps: `.ptyr` files in ptypy's layout, with what ptystream knows besides in a group of its own.
 
-`/content` holds what ptypy reads: probe, obj, pars, runtime. `/ptystream` holds the ledger, the schedule, versions, the data
-misfit, and the last iterate where the result is a mean of iterates.
+`/content` holds what ptypy reads: probe, obj, pars, runtime, positions. `/ptystream` holds the ledger, the schedule, versions,
+the data misfit, the last iterate where the result is a mean of iterates, and in a dump what a restart needs. Files that ptypy
+wrote are read too: they have the first part alone.
 """
 
 from __future__ import annotations
@@ -9,20 +10,25 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.reconstruction import Storage
 
-from . import h5
+from . import h5, layout
 
 FORMAT = 1
+Kind = Literal["minimal", "dls", "used_params", "dump"]
+WITH_GRIDS = ("dls", "dump")
+"""Kinds with the coordinates of every pixel."""
+DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, RuntimeError)
+"""What reading a damaged file may raise below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,38 +66,67 @@ class Result:
     scans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What is known of each scan, by its key in `scans`: label, experimentID, version, num_frames, shape, psize, energy,
     distance, center."""
+    used: Mapping[str, Any] = field(default_factory=dict)
+    """Every parameter with the value that was in force; empty where that is not known."""
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    """Of a dump: what a restart needs besides (`ptystream.checkpoint`)."""
 
 
-def write(path: str | Path, result: Result) -> Path:
-    """Write atomically: the file is whole or not there."""
-    path = Path(path)
+def write(path: str | Path, result: Result, kind: Kind = "minimal") -> Path:
+    """Write atomically: the file is whole or not there. `kind` is ptypy's: see docs/reference/ptyr.md."""
+    level = 1 if kind == "dump" else 4
+    with whole(Path(path)) as file:
+        h5.stamp(file)
+        about = f"ptystream {'dump' if kind == 'dump' else 'result'} in ptypy's layout"
+        h5.write(file, "header", {"kind": kind, "description": about})
+        h5.write(file, "content", _content(result, kind), level=level)
+        h5.write(file, "ptystream", _ours(result), level=level)
+    return Path(path)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Any]:
+    """An HDF5 file under a name of its own that takes the place of `path` when all of it is written, or vanishes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with h5py.File(partial, "w", libver="v110") as file:
-            h5.stamp(file)
-            h5.write(file, "header", {"kind": "minimal", "description": "ptystream result, ptypy's minimal layout"})
-            h5.write(file, "content", _content(result))
-            h5.write(file, "ptystream", _ours(result))
+        with h5.open_file(partial, "w", libver="v110") as file:
+            yield file
             file.flush()
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    return path
 
 
 def read(path: str | Path) -> Result:
-    """Read a result of ours. Raises `OSError`, or `h5.H5Error` with the path, what is wrong and what to do."""
-    with h5py.File(path, "r") as file:
-        if "ptystream" not in file or "content" not in file:
-            raise h5.H5Error(f"{path}: no /ptystream group: written by another program; read /content with h5py")
-        found = h5.read(file["ptystream/format"]) if "ptystream/format" in file else None
-        if found != FORMAT:
+    """Read a result or dump, ours or ptypy's. Raises `OSError`, or `h5.H5Error` with the path, what is wrong, what to do.
+
+    Of ptypy's there are `probe`, `object` (physical zero at lattice zero), `parameters`, `iter_info`, `errors`, and
+    `positions_m` where they were recorded; the rest is empty. Nothing is unpickled and no link is followed.
+    """
+    with h5.open_file(path) as file:
+        if not h5.has(file, "content"):
+            raise h5.H5Error(f"{path}: no /content group: not a .ptyr file")
+        ours = _checked(path, lambda: h5.read(h5.inside(file, "ptystream"))) if h5.has(file, "ptystream") else None
+        found = None if ours is None else ours.get("format")
+        if ours is not None and found != FORMAT:
             raise h5.H5Error(f"{path}: /ptystream/format is {found!r}; this version reads {FORMAT!r}: use the one that wrote it")
-        content, ours = h5.read(file["content"]), h5.read(file["ptystream"])
+        content = _checked(path, lambda: h5.read(h5.inside(file, "content")))
+    return _checked(path, lambda: _foreign(content) if ours is None else _result(content, ours))  # type: ignore[no-any-return]
+
+
+def kind_of(path: str | Path) -> str:
+    """What a file's header calls it: 'minimal', 'dls', 'used_params' or 'dump'. Raises as `read`."""
+    with h5.open_file(path) as file:
+        return str(_checked(path, lambda: h5.read(h5.inside(h5.inside(file, "header"), "kind"))))
+
+
+def _checked(path: str | Path, do: Callable[[], Any]) -> Any:
     try:
-        return _result(content, ours)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        return do()
+    except h5.H5Error as error:
+        raise h5.H5Error(f"{path}: {error}") from error
+    except DAMAGED as error:
         raise h5.H5Error(f"{path}: incomplete or damaged ({error!r}); save it again, or read it with h5py") from error
 
 
@@ -99,7 +134,7 @@ def _result(content: Mapping[str, Any], ours: Mapping[str, Any]) -> Result:
     places = ours["storages"]
 
     def storages(part: str, held: Mapping[str, Any]) -> dict[str, Storage]:
-        return {name: _storage(node, places[name][part]) for name, node in held.items()}
+        return {name: layout.placed(node, places[name][part]) for name, node in held.items()}
 
     return Result(
         run=content["runtime"]["run"],
@@ -121,18 +156,44 @@ def _result(content: Mapping[str, Any], ours: Mapping[str, Any]) -> Result:
         error_local=content["runtime"].get("error_local", {}),
         started=float(ours["started"]),
         scans=json.loads(ours.get("scans", "{}")),
+        used=json.loads(ours.get("used", "{}")),
+        checkpoint=ours.get("checkpoint", {}),
     )
 
 
-def _content(result: Result) -> h5.Param:
+def _foreign(content: Mapping[str, Any]) -> Result:
+    """What ptypy's files tell."""
+    runtime = content.get("runtime") or {}
+    infos = list(runtime.get("iter_info") or ())
+    refined = {str(k): np.asarray(v, float).reshape(-1, 2) for k, v in (content.get("positions") or {}).items()}
+    return Result(
+        run=str(runtime.get("run") or ""),
+        probe={name: layout.storage(node, probe=True) for name, node in content["probe"].items()},
+        object={name: layout.storage(node, probe=False) for name, node in content["obj"].items()},
+        parameters=content.get("pars") or {},
+        iter_info=infos,
+        positions_m=np.concatenate([*refined.values(), np.zeros((0, 2))]),
+        errors=np.array([info["error"] for info in infos], float).reshape(-1, 3),
+        misfit=np.zeros((0, 3)),
+        ledger={},
+        ledger_frames=np.zeros((0, 3), np.float32),
+        schedule=[],
+        decisions={},
+        versions={},
+        refined_m=refined,
+    )
+
+
+def _content(result: Result, kind: Kind) -> h5.Param:
     now, began = time.asctime(), time.asctime(time.localtime(result.started))
     infos = [{**info, "error": np.asarray(info["error"], float)} for info in result.iter_info]
+    grids = kind in WITH_GRIDS
     local = {"error_local": result.error_local} if result.error_local else {}
     refined = {"positions": dict(result.refined_m)} if result.refined_m else {}
     return h5.Param(
-        probe={k: _node(k, s, n, probe=True) for n, (k, s) in enumerate(result.probe.items())},
-        obj={k: _node(k, s, n, probe=False) for n, (k, s) in enumerate(result.object.items())},
-        pars=_parameters(result.parameters),
+        probe={k: layout.node(k, s, n, probe=True, grids=grids) for n, (k, s) in enumerate(result.probe.items())},
+        obj={k: layout.node(k, s, n, probe=False, grids=grids) for n, (k, s) in enumerate(result.object.items())},
+        pars=as_nodes(_shown(result, kind)),
         runtime=h5.Param(
             run=result.run,
             start=began,
@@ -141,74 +202,44 @@ def _content(result: Result) -> h5.Param:
             allstop=now,
             last_save=int(infos[-1]["iterations"]) if infos else 0,
             last_plot=0,
-            iter_info=infos,
+            iter_info=infos[-1:] if kind == "dump" else infos,
             **local,
         ),
         **refined,
     )
 
 
-def _parameters(value: Any) -> Any:
+def _shown(result: Result, kind: Kind) -> dict[str, Any]:
+    """ptypy's `pars`: the root with its defaults; scans and engines as given, or with their defaults ('used_params')."""
+    as_given = () if kind == "used_params" else ("scans", "engines")
+    return {**result.parameters, **{key: value for key, value in result.used.items() if key not in as_given}}
+
+
+def as_nodes(value: Any) -> Any:
+    """Parameters in types that the file has; a callable, say, is told by its name."""
     if isinstance(value, Mapping):
-        return h5.Param({str(k): _parameters(v) for k, v in value.items()})
+        return h5.Param({str(k): as_nodes(v) for k, v in value.items()})
     if isinstance(value, (list, tuple)):
-        return type(value)(_parameters(v) for v in value)
-    return value
-
-
-def _node(name: str, storage: Storage, number: int, *, probe: bool) -> dict[str, Any]:
-    """A storage as ptypy lays it out: `_center` is the pixel index of physical zero."""
-    pixel = np.array(storage.pixel_size_m or (1.0, 1.0), float)
-    center = np.array([n // 2 for n in storage.shape] if probe else storage.offset, float) * (1 if probe else -1)
-    return {
-        "ID": name,
-        "numID": number,
-        "data": storage.data,
-        "shape": tuple(int(n) for n in storage.data.shape),
-        "_psize": pixel,
-        "_center": center,
-        "_origin": -center * pixel,
-        "fill_value": 0.0 if probe else storage.data.dtype.type(storage.fill),
-        "layermap": list(range(len(storage.data))),
-        "nlayers": len(storage.data),
-        "padding": 0,
-        "padonly": False,
-        "_energy": 0.0 if storage.energy_kev is None else float(storage.energy_kev),
-        "DataTooSmall": False,
-        "_is_scattered": False,
-        "model_initialized": True,
-        "_record": np.array((name.encode()[:16],), dtype=[("ID", "S16")])[()],
-        "_pool": {},
-        "_recs": {},
-    }
-
-
-def _place(storage: Storage) -> dict[str, Any]:
-    """What a storage of ours knows and ptypy's layout does not."""
-    return {
-        "offset": np.array(storage.offset, np.int64),
-        "fill": complex(storage.fill),
-        "pixels_only": storage.pixel_size_m is None,
-        "energy_kev": storage.energy_kev,
-    }
-
-
-def _storage(node: Mapping[str, Any], place: Mapping[str, Any]) -> Storage:
-    pixel = None if place["pixels_only"] else (float(node["_psize"][0]), float(node["_psize"][1]))
-    row, column = (int(n) for n in place["offset"])
-    return Storage(node["data"], pixel, (row, column), complex(place["fill"]), place["energy_kev"])
+        return type(value)(as_nodes(v) for v in value) if type(value) in (list, tuple) else [as_nodes(v) for v in value]
+    known = value is None or isinstance(value, (str, bool, float, complex))
+    if known or (isinstance(value, int) and abs(value) < 1 << 63):
+        return value
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufc":
+        return value
+    return str(value)
 
 
 def _ours(result: Result) -> dict[str, Any]:
     places: dict[str, dict[str, Any]] = {}
     for part, held in (("probe", result.probe), ("object", result.object)):
         for name, storage in held.items():
-            places.setdefault(name, {})[part] = _place(storage)
+            places.setdefault(name, {})[part] = layout.place(storage)
     return {
         "format": FORMAT,
-        "configuration": json.dumps(result.parameters, default=_plain),
-        "schedule": json.dumps(list(result.schedule), default=_plain),
-        "decisions": json.dumps(result.decisions, default=_plain),
+        "configuration": json.dumps(result.parameters, default=plain),
+        "used": json.dumps(result.used, default=plain),
+        "schedule": json.dumps(list(result.schedule), default=plain),
+        "decisions": json.dumps(result.decisions, default=plain),
         "versions": dict(result.versions),
         "ledger": {k: int(v) for k, v in result.ledger.items()},
         "ledger_frames": np.asarray(result.ledger_frames, np.float32),
@@ -218,15 +249,17 @@ def _ours(result: Result) -> dict[str, Any]:
         "coverage": dict(result.coverage),
         "storages": places,
         "last": {
-            part: {k: _node(k, s, n, probe=part == "probe") for n, (k, s) in enumerate(held.items())}
+            part: {k: layout.node(k, s, n, probe=part == "probe") for n, (k, s) in enumerate(held.items())}
             for part, held in result.last.items()
         },
         "started": result.started,
-        "scans": json.dumps(result.scans, default=_plain),
+        "scans": json.dumps(result.scans, default=plain),
+        "checkpoint": dict(result.checkpoint),
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON has no form for, as lists, numbers and texts."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, np.generic):

@@ -1,0 +1,5 @@
+"""Frames and positions from prepared `.ptyd` files, finished or still being written."""
+
+from .source import PtydScan, PtydTransport
+
+__all__ = ["PtydScan", "PtydTransport"]

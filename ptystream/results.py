@@ -1,0 +1,55 @@
+"""What goes into a result's file, and what it is called."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ptystream import __version__
+from ptystream.params.errors import ConfigurationError, Fault
+from ptystream.params.load import Configuration, ScanConfiguration
+from ptystream.params.patterns import fill
+from ptystream.storage import ptyr
+
+
+def as_json(given: Mapping[str, Any]) -> str:
+    """A configuration as text: what JSON has no form for is told by its text."""
+    return json.dumps(given, default=ptyr.plain)
+
+
+def file_name(pattern: str, run: str, info: Mapping[str, Any] | None = None) -> str:
+    """A path pattern filled in, as ptypy's: %(run)s, %(engine)s, %(iteration)d, %(iterations)04d, …
+
+    `info` is the last entry of `iter_info`; before there is one the engine is 'None' and the numbers are 0.
+    Raises `ConfigurationError` for a pattern with unknown keys.
+    """
+    try:
+        return fill(pattern, run, info)
+    except ValueError as error:
+        raise ConfigurationError([Fault("io", pattern, str(error))]) from error
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the bits of a result."""
+    return {"ptystream": __version__, "numpy": np.__version__, "python": platform.python_version()}
+
+
+def effective(configuration: Configuration) -> dict[str, Any]:
+    """Every parameter with the value in force, nested as in a configuration."""
+
+    def scan_of(scan: ScanConfiguration) -> dict[str, Any]:
+        data = scan.data.parameters.model_dump()
+        if scan.positions is not None:
+            data["positions"] = scan.positions.parameters.model_dump()
+        return {**scan.parameters.model_dump(), "data": data}
+
+    return {
+        **configuration.root.model_dump(),
+        "run": configuration.name,
+        "scans": {scan.label: scan_of(scan) for scan in configuration.scans},
+        "engines": {engine.label: {**engine.parameters.model_dump(), "name": engine.name} for engine in configuration.engines},
+    }
