@@ -47,14 +47,17 @@ class Overlap:
         """The probes were replaced: their next change is not to be measured against the old ones."""
         self._previous.clear()
 
-    def settle(self) -> None:
-        """Frames come: object pixels that hardly any light fell on go back to `fill`.
+    def settle(self, tiles: Sequence[Tile]) -> None:
+        """Frames come beside those of `tiles`: object pixels that hardly any light fell on go back to `fill`.
 
         They hold what a few photons in the probe's tails made of them, up to thousands of times the typical amplitude. No frame
         so far minds, but a new one may have the beam's middle there.
         """
-        xp = self.on.xp
-        for storage, lit, start in zip(self.reconstruction.objects.values(), self._lit, self._lit_from, strict=False):
+        xp, objects = self.on.xp, list(self.reconstruction.objects.values())
+        known_light = list(zip(self._lit, self._lit_from, strict=True))
+        if not known_light:  # no update yet: the engine has just taken a reconstruction over
+            known_light = list(zip(self.coverage(tiles), [o.offset for o in objects], strict=True))
+        for storage, (lit, start) in zip(objects, known_light, strict=False):
             typical = (lit * lit).sum() / xp.maximum(lit.sum(), 1e-30)
             y, x = start[0] - storage.offset[0], start[1] - storage.offset[1]
             known = storage.data[:, y : y + lit.shape[1], x : x + lit.shape[2]]

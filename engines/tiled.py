@@ -71,7 +71,8 @@ class TiledEngine:
         if not len(rows):
             return
         self.refinement.room(rows)
-        self.overlap.settle()
+        if self.tiles and self.keeps_waves:
+            self.overlap.settle(self.tiles)
         table, last = self.reconstruction.pods, None
         pixels = max(storage.shape[0] * storage.shape[1] for storage in self.reconstruction.probes.values())
         size = max(1, self.on.tile_bytes // (table.pods * pixels * self.complex.itemsize))

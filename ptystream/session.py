@@ -255,16 +255,20 @@ class Session:
         """Which of the acquisitions of that name an event of `source` means: a start after the end begins another. A source
         that tells no starts speaks of the newest."""
         turns = self._turns.setdefault((label, key), {})
-        turn = turns.get(source, max(turns.values(), default=0))
-        if isinstance(event, ScanStarted):
-            at = label, key, turn
-            known = self._assigned.get(at)
-            if (at in self._over or (at, source) in self._saved_ends) if known is None else known.is_over(source):
-                turn += 1
-            turns[source] = turn
-            for forgotten in list(self._turns)[:-REMEMBERED]:
-                del self._turns[forgotten]
+        if not isinstance(event, ScanStarted):
+            return label, key, turns.get(source, max(turns.values(), default=0))
+        turn = turns.get(source, 0)
+        while self._is_over((label, key, turn), source):
+            turn += 1
+        turns[source] = turn
+        for forgotten in list(self._turns)[:-REMEMBERED]:
+            del self._turns[forgotten]
         return label, key, turn
+
+    def _is_over(self, at: _Acquisition, source: str) -> bool:
+        """Whether nothing more of an acquisition is expected of `source`."""
+        known = self._assigned.get(at)
+        return known.is_over(source) if known is not None else at in self._over or (at, source) in self._saved_ends
 
     def _new_run(self, wanted: _Acquisition) -> _Pending:
         if len(self._pending) > MAX_PENDING:
