@@ -61,11 +61,11 @@ class Overlap:
             typical = (lit * lit).sum() / xp.maximum(lit.sum(), 1e-30)
             y, x = start[0] - storage.offset[0], start[1] - storage.offset[1]
             known = storage.data[:, y : y + lit.shape[1], x : x + lit.shape[2]]
-            known[:] = xp.where(lit < DARK * typical, known.dtype.type(storage.fill), known)
+            known[:] = xp.where((lit > 0) & (lit < DARK * typical), known.dtype.type(storage.fill), known)
 
     def forget_light(self) -> None:
         """Frames moved, got another dose or left: what they illuminate is to be summed anew."""
-        self._lit.clear()
+        self._lit, self._lit_from = [], []
 
     def begin(self, parameters: Any, visited: Sequence[Tile], resting: Sequence[Tile], mean_power: float) -> None:
         """What one iteration works with; `mean_power`: photons per pixel of a mean frame."""

@@ -71,7 +71,7 @@ class TiledEngine:
         if not len(rows):
             return
         self.refinement.room(rows)
-        if self.tiles and self.keeps_waves:
+        if self.curiter and self.tiles and self.keeps_waves:
             self.overlap.settle(self.tiles)
         table, last = self.reconstruction.pods, None
         pixels = max(storage.shape[0] * storage.shape[1] for storage in self.reconstruction.probes.values())

@@ -221,6 +221,7 @@ class _Trial:
         geometry = geometry_of(scan)
         model = scan.model(scan.label, 0, scan.parameters, geometry)
         store = _Frames(geometry.shape, frames)
+        gc.collect()  # an engine before this one may be part of a cycle
         self.before = tracemalloc.get_traced_memory()[0] if tracemalloc.is_tracing() else 0
         if tracemalloc.is_tracing():
             tracemalloc.reset_peak()

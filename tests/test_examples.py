@@ -20,4 +20,4 @@ def test_a_script_reconstructs_what_a_simulated_detector_sends(tmp_path: Path, m
     assert P.runtime.ledger["used"] == 150
     assert P.probe["SflowerG00"].shape == (2, 64, 64)
     assert P.misfit[-1, 1] < 5 * P.misfit[-1, 2]
-    assert {f.name for f in tmp_path.iterdir()} == {"plots", "recons", "recordings", "benchmark.json"}
+    assert {f.name for f in tmp_path.iterdir()} == {"dumps", "plots", "recons", "recordings", "benchmark.json"}

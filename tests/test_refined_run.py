@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
 from problems import BEAM, PLACES, end, feed, make_run
+from test_dumps import configuration
 
 from ptystream.events import Samples
 from ptystream.loop import Loop, LoopSettings, Step
@@ -97,7 +97,7 @@ def test_a_schedule_with_refinement_repeats_to_the_same_bits() -> None:
 
 def test_refined_positions_and_local_errors_are_in_the_file(tmp_path: Path) -> None:
     run = finished({"position_refinement": REFINE, "record_local_error": True})
-    path = ptyr.write(tmp_path / "a.ptyr", result_of(run, SimpleNamespace(given={})))
+    path = ptyr.write(tmp_path / "a.ptyr", result_of(run, configuration(tmp_path)))
     index = run.reconstruction.pods.index
     with h5py.File(path) as file:
         coordinates = file["content/positions/SsG00"][()]
@@ -116,7 +116,7 @@ def test_refined_positions_and_local_errors_are_in_the_file(tmp_path: Path) -> N
 
 def test_neither_is_there_where_it_was_not_asked_for(tmp_path: Path) -> None:
     run = finished({"position_refinement": REFINE | {"record": False}})
-    path = ptyr.write(tmp_path / "a.ptyr", result_of(run, SimpleNamespace(given={})))
+    path = ptyr.write(tmp_path / "a.ptyr", result_of(run, configuration(tmp_path)))
     with h5py.File(path) as file:
         assert "positions" not in file["content"]
         assert "error_local" not in file["content/runtime"]
