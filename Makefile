@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test quick lint bench bench-peers clean
+.PHONY: setup demo test quick matrix lint bench bench-peers clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -19,6 +19,9 @@ test: setup
 
 quick: setup
 	$(BIN)/python -P -m pytest -m "not slow" $(TESTS)
+
+matrix: setup
+	$(BIN)/python tests/matrix.py
 
 lint: setup
 	$(BIN)/ruff format --check .
