@@ -90,6 +90,11 @@ class MLOPRParameters(SubspaceParameters, MLParameters):
     name: str = parameter("MLOPR", ours=True)
     """Name of the engine."""
 
+    scale_precond: bool = parameter(True)
+    """Whether to use the object/probe scaling preconditioner
+
+    The gradient of a probe that one frame alone determines is small beside the object's: without it probes hardly move."""
+
 
 class MLOPR(LowRank, ML):
     """Conjugate gradients among probes that lie in a subspace which itself is found.
