@@ -163,7 +163,7 @@ def projected(on: Backend, probes: Any, dimensions: int) -> Any:
     if dimensions >= len(flat):
         return probes
     products = flat @ flat.conj().T
-    leading = xp.linalg.eigh(products.astype(xp.complex128))[1][:, -dimensions:].astype(flat.dtype)
+    leading = xp.linalg.eigh(products.astype(np.complex128))[1][:, -dimensions:].astype(flat.dtype)
     return (leading @ (leading.conj().T @ flat)).reshape(probes.shape)
 
 
@@ -176,7 +176,7 @@ def tangent(on: Backend, probes: Any, change: Any, dimensions: int) -> Any:
     xp, flat, x = on.xp, probes.reshape(len(probes), -1), change.reshape(len(change), -1)
     if dimensions >= len(flat):
         return change
-    powers, vectors = xp.linalg.eigh((flat @ flat.conj().T).astype(xp.complex128))
+    powers, vectors = xp.linalg.eigh((flat @ flat.conj().T).astype(np.complex128))
     powers, vectors = powers[-dimensions:], vectors[:, -dimensions:]
     there = powers > PRESENT * powers[-1]
     u = vectors[:, there].astype(flat.dtype)

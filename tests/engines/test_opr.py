@@ -1,9 +1,13 @@
 """A probe for each frame, and the subspace that an engine keeps them in."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
+from cuda import COMPILER
+from device import device
 from problems import BEAM, PATTERNS, end, feed, make_run
 
 from ptystream.engine import Context
@@ -286,3 +290,18 @@ def test_the_engine_is_found_by_its_name() -> None:
     held = load({"scans": {"s": scan}, "engines": {"a": {"name": "MLOPR", "subspace_dim": 4}}}).engines[0]
     assert held.engine is MLOPR
     assert (held.parameters.subspace_dim, held.parameters.subspace_start, held.parameters.scale_precond) == (4, 0, True)
+
+
+def test_likely_probes_of_a_device_are_those_of_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, require: Callable[[str, bool], None]
+) -> None:
+    require("c++", COMPILER is not None)
+    monkeypatch.setitem(BACKENDS, "gpu", device)
+    results = []
+    for where in ("cpu", "gpu"):
+        run = make_run(engines=[{**LIKELY, "subspace_dim": 2, "numiter": 3}], engine=MLOPR, model=OPR)
+        run.context = replace(run.context, device=where, precision="double")
+        run = reconstructed(run, drifting())
+        results.append((run.history()[0][:, 1], next(iter(run.reconstruction.probes.values())).data))
+    for cpu, gpu in zip(*results, strict=True):
+        np.testing.assert_allclose(gpu, cpu, rtol=1e-5, atol=1e-5 * np.abs(cpu).max())
