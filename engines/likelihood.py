@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.reconstruction import Reconstruction
+from ptystream.reconstruction import Reconstruction, Storage
 from ptystream.scan.block import FrameStore
 
 from .backend import Backend
@@ -74,9 +74,10 @@ class Likelihood:
         """Cost and gradient by object and, with `probes`, by probe: the sums over frames of an iteration."""
         xp, held = self.on.xp, self.reconstruction
         cost, fits = xp.zeros(held.pods.length), xp.full((held.pods.length, 3), np.nan)
+        own = self._own_probes() if probes else {}
 
         def work(part: int, share: Sequence[Tile]) -> tuple[Sums, Sums]:
-            objects, beams = self.sight.empty_sums(), self._empty_probes() if probes else []
+            objects, beams = self.sight.empty_sums(), self._empty_probes(own) if probes else []
             for number, tile in enumerate(share):
                 self._descend(tile, objects, beams, cost, fits, expect=number % EXPECT_EVERY == 0)
             return objects, beams
@@ -170,12 +171,18 @@ class Likelihood:
     def _waves(self, tile: Tile) -> Any:
         return self.on.xp.empty((len(tile.pods), len(tile), *self.sight.probe(tile, 0).shape), self.sight.complex)
 
-    def _empty_probes(self) -> Sums:
+    def _own_probes(self) -> dict[int, tuple[Any, Any]]:
+        """Sums of the probes that have layers of each frame: no two frames add to one, so all partial sums are in the same."""
+        probes = enumerate(self.reconstruction.probes.values())
+        return {number: self._zeros(storage) for number, storage in probes if storage.modes_per_frame}
+
+    def _empty_probes(self, own: Mapping[int, tuple[Any, Any]]) -> Sums:
+        probes = enumerate(self.reconstruction.probes.values())
+        return [own[number] if number in own else self._zeros(storage) for number, storage in probes]
+
+    def _zeros(self, storage: Storage) -> tuple[Any, Any]:
         xp, sight = self.on.xp, self.sight
-        return [
-            (xp.zeros(s.data.shape, sight.complex), xp.zeros(s.data.shape, sight.real))
-            for s in self.reconstruction.probes.values()
-        ]
+        return xp.zeros(storage.data.shape, sight.complex), xp.zeros(storage.data.shape, sight.real)
 
     def _mask(self, scan: int) -> Any:
         if scan not in self._masks:
@@ -233,6 +240,7 @@ def _total(parts: Sequence[Sums]) -> Sums:
     total = parts[0]
     for part in parts[1:]:
         for (num, den), (more, further) in zip(total, part, strict=True):
-            num += more
-            den += further
+            if more is not num:  # of probes with layers of each frame there is one sum
+                num += more
+                den += further
     return total

@@ -153,7 +153,7 @@ class ML(TiledEngine):
         self._shifting: str | None = None
         super().start(reconstruction, frames, context, state)
         self.likelihood = Likelihood(self.on, reconstruction, frames, self.sight)
-        self.conjugate = Conjugate(self.on.xp)
+        self.conjugate = Conjugate(self.on.xp, self._within)
         self.precondition = Preconditioner(self.on, (state or {}).get("scale"))
 
     def revise(self, rows: NDArray[np.int64], what: str) -> None:
@@ -257,7 +257,7 @@ class ML(TiledEngine):
             return False
         shorter = taken.shortened(cost)
         if shorter is not None:
-            self._move(taken.steps, shorter - taken.length)
+            self._move_again(taken, shorter)
             self._taken = replace(taken, length=shorter)
         return shorter is not None
 
@@ -269,7 +269,7 @@ class ML(TiledEngine):
             for field, more in zip(gradient.values(), prior[0].gradients(objects, prior[1]), strict=True):
                 field += more
         for name, (num, _) in zip(self._names("probe"), found.probes, strict=bool(found.probes)):
-            gradient[name] = support(self.on, num, self.p)
+            gradient[name] = self._within(name, support(self.on, num, self.p))
         return gradient
 
     def _sized(self, steps: Fields) -> dict[str, Any]:
@@ -285,6 +285,14 @@ class ML(TiledEngine):
         held = dict(self._storages())
         for name, step in steps.items():
             held[name].data += self.real.type(length) * step
+
+    def _move_again(self, taken: Taken, length: float) -> None:
+        """Put probe and object where the step that was taken leads with another length."""
+        self._move(taken.steps, length - taken.length)
+
+    def _within(self, name: str, field: Any) -> Any:
+        """The part of a gradient or a direction that a storage can go along; here all."""
+        return field
 
     def _level(self, found: Descent, rows: NDArray[np.int64]) -> None:
         """Put what all floating intensities have in common into the probes: their mean becomes 1, and the cost stays."""

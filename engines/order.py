@@ -1,8 +1,9 @@
 """The order in which frames are visited: random, and the same however they arrived.
 
-Each frame draws a number from (seed, purpose, iteration) and from what it is: its scan and its place on the lattice. So a
-frame's number depends on no other frame, and a share of the frames, or those that are there so far, are visited in the order
-in which the whole scan would be. The mixing is the finaliser of SplitMix64: Steele, Lea & Flood, OOPSLA 2014.
+Each frame draws a number from (seed, purpose, iteration) and from what it is: its scan and the number that its source gave
+it. So a frame's number depends on no other frame and not on its place, which refinement may change; a share of the frames, or
+those that are there so far, are visited in the order in which the whole scan would be. The mixing is the finaliser of
+SplitMix64: Steele, Lea & Flood, OOPSLA 2014.
 """
 
 from __future__ import annotations
@@ -12,26 +13,21 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.reconstruction import COLUMN, ROW, PodTable
+from ptystream.reconstruction import PodTable
 
 
 def random_order(table: PodTable, rows: NDArray[np.int64], seed: int, purpose: str, iteration: int) -> NDArray[np.int64]:
-    """`rows` of the pod table in random order; frames at the very same place draw by the order of their rows."""
+    """`rows` of the pod table in random order."""
     if not len(rows):
         return rows
     rows = np.sort(rows)
     key = np.zeros(1, np.uint64)
     for part in (seed, crc32(purpose.encode()), iteration):
         key = _mixed(key, np.uint64(part & 0xFFFFFFFFFFFFFFFF))
-    place = np.ascontiguousarray(table.remainder[rows, 0]).view(np.uint32)
     drawn = np.full(len(rows), key)
-    for column in (table.frame[rows, 0], *table.address[rows, 0, ROW : COLUMN + 1].T, *place.T):
+    for column in (table.frame[rows, 0], table.index[rows]):
         drawn = _mixed(drawn, column.astype(np.uint64))
-    twins = np.argsort(drawn, kind="stable")
-    first = np.flatnonzero(np.diff(drawn[twins], prepend=drawn[twins[:1]] + np.uint64(1)))
-    times = np.empty(len(rows), np.uint64)
-    times[twins] = np.arange(len(rows)) - np.repeat(first, np.diff(np.append(first, len(rows))))
-    return rows[np.argsort(_mixed(drawn, times), kind="stable")]
+    return rows[np.argsort(drawn, kind="stable")]
 
 
 def _mixed(state: NDArray[np.uint64], value: np.uint64 | NDArray[np.uint64]) -> NDArray[np.uint64]:

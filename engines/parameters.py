@@ -219,7 +219,7 @@ class ProjectionParameters(RefiningParameters, EngineParameters):
     It also gives the data misfit of probe × object, at the price of one more transform per frame."""
 
 
-class StochasticParameters(EngineParameters):
+class StochasticParameters(RefiningParameters, EngineParameters):
     """Engines that visit frames one after another, in random order, and update object and probe at every frame."""
 
     batch: int = parameter(1, lower=1, steerable=True, ours=True)

@@ -128,9 +128,11 @@ class StochasticEngine(TiledEngine):
                 storage.data = support(self.on, storage.data, p)
         self._brightest = Brightest(self.on, self.reconstruction, self.shape)
         scores = Scores(self.on.xp, len(order))
+        refines = self.refinement.distance(self.curiter) > 0
         for first in range(0, len(order), p.batch):
             pieces = self._pieces(order[first : first + p.batch], first)
-            # Whatever changes a frame's place does so here, before its wave is formed.
+            if refines:
+                self._refine(pieces)
             self._each(pieces, lambda piece: self._project(piece, scores))
             self._update_object(pieces, updates)
             if do_probe:
@@ -140,6 +142,18 @@ class StochasticEngine(TiledEngine):
         height, width = next(iter(self.frames.values())).shape
         pixels = height * width
         return scores.means(self.on.get, pixels, local, fits=p.compute_log_likelihood)
+
+    def _refine(self, pieces: Sequence[Piece]) -> None:
+        """Refine the places of the frames of a batch, with the probe and the object as they are now."""
+        if not self.refinement.step([piece.tile for piece in pieces], self.curiter):
+            return
+        for piece in pieces:
+            if len(piece.places) > 1:  # of several frames the arrays are copies
+                places = self.on.put(np.asarray(piece.places))
+                for pod, new in zip(piece.whole.pods, piece.tile.pods, strict=True):
+                    pod.corner[places], pod.remainder[places] = new.corner, new.remainder
+            y, x = self.reconstruction.pods.address[piece.tile.rows[0], 0, ROW : COLUMN + 1].tolist()
+            piece.corner = y, x
 
     def _project(self, piece: Piece, scores: Scores) -> None:
         """The waves of a piece, their errors, and r."""

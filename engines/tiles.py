@@ -142,7 +142,7 @@ class Sweeper:
     def sweep(self, items: Sequence[Any], work: Callable[[int, Sequence[Any]], T]) -> list[T]:
         """Call work(partial sum, its share of the items) once per partial sum; results in the order of the sums."""
         shares = [items[part :: self.partial_sums] for part in range(self.partial_sums)]
-        if self._pool is None:
+        if self._pool is None or len(items) == 1:
             return [work(part, share) for part, share in enumerate(shares)]
         return list(self._pool.map(work, range(self.partial_sums), shares))
 

@@ -13,6 +13,7 @@ NEAR_FIELD = "M. Stockmar et al., Near-field ptychography: phase retrieval for i
 RELAXATION = "M. Odstrcil et al., Ptychographic coherent diffractive imaging with orthogonal probe relaxation, Opt. Express 24, 8360 (2016), doi:10.1364/OE.24.008360"  # noqa: E501
 PARAMETERS = "B. Enders, P. Thibault, A computational framework for ptychographic reconstructions, Proc. R. Soc. A 472, 20160640 (2016), doi:10.1098/rspa.2016.0640"  # noqa: E501
 DIFFERENCE_MAP = "P. Thibault et al., Probe retrieval in ptychographic coherent diffractive imaging, Ultramicroscopy 109, 338 (2009), doi:10.1016/j.ultramic.2008.12.011"  # noqa: E501
+LIKELIHOOD = "P. Thibault, M. Guizar-Sicairos, Maximum-likelihood refinement for coherent diffractive imaging, New J. Phys. 14, 063004 (2012), doi:10.1088/1367-2630/14/6/063004"  # noqa: E501
 
 ENGINES: Mapping[str, tuple[str, ...]] = {
     "DM": (DIFFERENCE_MAP,),
@@ -26,9 +27,8 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
     "SDR": (
         "M. Pham et al., Semi-implicit relaxed Douglas-Rachford algorithm (sDR) for ptychography, Opt. Express 27, 31246 (2019), doi:10.1364/OE.27.031246",  # noqa: E501
     ),
-    "ML": (
-        "P. Thibault, M. Guizar-Sicairos, Maximum-likelihood refinement for coherent diffractive imaging, New J. Phys. 14, 063004 (2012), doi:10.1088/1367-2630/14/6/063004",  # noqa: E501
-    ),
+    "ML": (LIKELIHOOD,),
+    "MLOPR": (LIKELIHOOD, RELAXATION),
     "DM_3dBragg": (
         DIFFERENCE_MAP,
         "S. O. Hruszkewycz et al., High-resolution three-dimensional structural microscopy by single-angle Bragg ptychography, Nat. Mater. 16, 244 (2017), doi:10.1038/nmat4798",  # noqa: E501

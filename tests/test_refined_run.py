@@ -5,9 +5,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 from problems import BEAM, PLACES, end, feed, make_run
 from test_dumps import configuration
 
+from ptystream.engines.dm import DM
+from ptystream.engines.epie import EPIE
+from ptystream.engines.sdr import SDR
 from ptystream.events import Samples
 from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.plan import result_of
@@ -19,9 +23,9 @@ PIXEL = BEAM.pixel_m
 REFINE = {"start": {"after_last_frame": 1}, "amplitude": 2 * PIXEL, "max_shift": 4 * PIXEL, "record": True}
 
 
-def finished(*engines: dict, watch: list | None = None) -> Run:
+def finished(*engines: dict, watch: list | None = None, engine: type = DM) -> Run:
     """Frames in three parts, to the end."""
-    run = make_run(engines=[{"numiter": 4, **given} for given in engines])
+    run = make_run(engines=[{"numiter": 4, **given} for given in engines], engine=engine)
     loop = Loop(run, LoopSettings(min_frames_for_recon=20))
     for first, stop in ((0, 40), (40, 80), (80, 92)):
         feed(run, first, stop)
@@ -39,15 +43,16 @@ def finished(*engines: dict, watch: list | None = None) -> Run:
     raise AssertionError("the run does not end")
 
 
-def test_what_is_counted_from_the_last_frame_begins_there_and_snapshots_show_it() -> None:
+@pytest.mark.parametrize("engine", [DM, EPIE, SDR])
+def test_what_is_counted_from_the_last_frame_begins_there_and_snapshots_show_it(engine: type) -> None:
     watched: list = []
-    run = finished({"position_refinement": REFINE}, watch=watched)
+    run = finished({"position_refinement": REFINE}, watch=watched, engine=engine)
     assert watched[0] == 0 < watched[1]
     moved = run.reconstruction.pods.moved
     assert np.hypot(*moved.T).max() <= 4 * PIXEL * (1 + 1e-6)
     shown = run.snapshot({}).positions
     np.testing.assert_allclose(shown * PIXEL, PLACES[run.reconstruction.pods.index] + moved, atol=1e-4 * PIXEL)
-    still = finished({"position_refinement": {"start": {"after_last_frame": 4}, "max_shift": 4 * PIXEL}})
+    still = finished({"position_refinement": {"start": {"after_last_frame": 4}, "max_shift": 4 * PIXEL}}, engine=engine)
     assert not still.reconstruction.pods.moved.any()
 
 

@@ -11,13 +11,16 @@ from oracle import Problem, shift_matrix
 from scipy.ndimage import gaussian_filter
 from test_dm import FRAMES, SIDE, add, parameters, start
 from test_dm import problem as random_problem
+from test_stochastic import start as begin
 
 from ptystream.detectors.simulated.pictures import moon
 from ptystream.engine import Context
 from ptystream.engines.dm import DM
+from ptystream.engines.epie import EPIE
 from ptystream.engines.parameters import PositionRefinementParameters
 from ptystream.engines.raar import RAAR
 from ptystream.engines.refinement import REACH, lattice
+from ptystream.engines.sdr import SDR
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import check
 from ptystream.reconstruction import PodTable, Reconstruction, Storage, nearest
@@ -502,3 +505,124 @@ def test_positions_that_are_right_stay_within_the_noise(exact: Lost, kind: Any, 
     found, plain = with_it.iterate(100).misfit[-10:].mean(axis=0), without.iterate(100).misfit[-10:].mean(axis=0)
     assert exact.apart(with_it) <= 0.3
     assert (found[:2] <= worse * plain[:2]).all()
+
+
+# ------------------------------------------------------------------ engines that visit frame after frame
+
+
+STOCHASTIC = {
+    "EPIE": (EPIE, {}),
+    "SDR": (SDR, {"sigma": 1.0, "tau": 0.5}),
+}
+sequential = pytest.mark.parametrize("name", STOCHASTIC)
+
+
+def visiting(name: str, q: Problem, *, refine: Any, iterations: int = 1, threads: int = 1, **given: Any) -> Any:
+    """An engine that refines before each update, after some iterations, positions in object pixels."""
+    engine = begin(name, q, threads=threads, probe_update_start=99, position_refinement=refine, **STOCHASTIC[name][1] | given)
+    engine.iterate(iterations)
+    return engine
+
+
+HELD = {"EPIE": {"alpha": 0.0}, "SDR": {"beta_object": 0.0}}
+"""An object that does not give way, so that every frame finds the same."""
+
+
+@sequential
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("subpix", [None, "linear"])
+@pytest.mark.parametrize("metric", ["fourier", "photon"])
+def test_frame_after_frame_goes_where_a_plain_search_finds_it(name: str, batch: int, subpix: str | None, metric: str) -> None:
+    q = problem(2, 1)
+    refine = {**FIRST, "method": "GridSearch", "amplitude": 2.0, "metric": metric}
+    engine = visiting(name, q, refine=refine, subpix=subpix, batch=batch, **HELD[name])
+    steps = np.arange(-4, 5) / 2 if subpix else np.arange(-2, 3)
+    trials = [np.array([y, x]) for y in steps for x in steps if y * y + x * x <= 4 + 1e-9]
+    found, moved = places(engine), 0
+    for j in range(FRAMES):
+        errors = [misfit(q, engine, j, measured(q)[j] + step, subpix, metric) for step in trials]
+        np.testing.assert_allclose(found[j], np.tile(measured(q)[j] + trials[int(np.argmin(errors))], (2, 1)), atol=1e-6)
+        moved += int(np.argmin(errors) != len(trials) // 2)
+    assert moved > FRAMES // 2
+
+
+@sequential
+@pytest.mark.parametrize("batch", [1, 5, 100])
+def test_a_frame_is_updated_at_the_place_it_was_just_given(name: str, batch: int) -> None:
+    """One iteration that refines is one without on frames that were measured where it put them."""
+    q = problem(2, 2)
+    given = {"subpix": "linear", "batch": batch, "record_local_error": True}
+    refine = {**FIRST, "method": "GridSearch", "amplitude": 1.0, "stop": 1}
+    engine = visiting(name, q, refine=refine, iterations=0, **given)
+    errors = engine.iterate(1).errors
+    for tile in engine.tiles:
+        for k, pod in enumerate(tile.pods):
+            np.testing.assert_array_equal(pod.corner, engine.reconstruction.pods.address[tile.rows, k, 4:])
+            np.testing.assert_array_equal(pod.remainder, engine.reconstruction.pods.remainder[tile.rows, k])
+    moved = places(engine)[:, 0]
+    assert np.abs(moved - measured(q)).max() > 0.5
+    if name == "SDR":  # its waves stay those of the measured places, as they are P O there
+        return
+    straight = problem(2, 2)
+    straight.corner, straight.remainder = (v.astype(t) for v, t in zip(nearest(moved), (int, float), strict=True))
+    plain = visiting(name, straight, refine=False, iterations=0, **given)
+    storage = plain.reconstruction.objects["o"]
+    storage.grow(engine.reconstruction.objects["o"].offset, tuple(np.add(storage.offset, storage.shape) + 9))
+    np.testing.assert_allclose(plain.iterate(1).errors, errors, rtol=1e-5)
+    a, b = (e.reconstruction.objects["o"] for e in (plain, engine))
+    np.testing.assert_allclose(a.data[:, : b.shape[0], : b.shape[1]], b.data[:, : a.shape[0], : a.shape[1]], atol=1e-5)
+
+
+@sequential
+@pytest.mark.parametrize("batch", [1, 7])
+def test_threads_change_no_step_of_sequential_engines(name: str, batch: int) -> None:
+    refine, q = {**FIRST, "amplitude": 2.0}, problem(frames=40)
+    held = [visiting(name, q, refine=refine, iterations=2, threads=n, batch=batch, subpix="linear") for n in (1, 3)]
+    np.testing.assert_array_equal(places(held[0]), places(held[1]))
+    np.testing.assert_array_equal(*(engine.reconstruction.objects["o"].data for engine in held))
+
+
+@sequential
+@pytest.mark.parametrize("parameter", CHANGES)
+def test_each_parameter_changes_where_frames_go_in_sequential_engines(name: str, parameter: str) -> None:
+    plain = {**FIRST, "amplitude": 2.0, "stop": 3}
+    a, b = (
+        places(visiting(name, problem(), refine=refine, iterations=3, subpix="linear"))
+        for refine in (plain, plain | CHANGES[parameter])
+    )
+    assert np.abs(a - b).max() > 0.1
+    none = visiting(name, problem(), refine=False, iterations=3, subpix="linear")
+    np.testing.assert_allclose(places(none)[:, 0], measured(problem()), atol=1e-6)
+
+
+@pytest.mark.slow
+@sequential
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("metric", ["fourier", "photon"])
+@pytest.mark.parametrize("method", METHODS)
+def test_sequential_engines_find_offsets_of_two_pixels(lost: Lost, name: str, batch: int, method: str, metric: str) -> None:
+    kind, given = STOCHASTIC[name]
+    refine = {**METHODS[method], "start": 3, "max_shift": 6.0, "metric": metric}
+    engine = lost.engine(kind, numiter=60, probe_update_start=20, batch=batch, position_refinement=refine, **given)
+    assert lost.apart(engine) == pytest.approx(2.0, abs=1e-4)
+    engine.complete()
+    engine.iterate(60)
+    assert lost.apart(engine) <= 0.3
+    assert np.hypot(*engine.reconstruction.pods.moved.T).max() <= 6.0
+    shot = engine.snapshot()
+    np.testing.assert_array_equal(shot.pods.address, engine.reconstruction.pods.address)
+    np.testing.assert_array_equal(shot.pods.moved, engine.reconstruction.pods.moved)
+
+
+@pytest.mark.slow
+@sequential
+def test_sequential_engines_find_offsets_while_frames_come(lost: Lost, name: str) -> None:
+    kind, given = STOCHASTIC[name]
+    refine = {**METHODS["Annealing"], "start": 3, "max_shift": 6.0, "metric": "photon"}
+    engine = lost.engine(kind, 16, numiter=60, probe_update_start=30, position_refinement=refine, **given)
+    for first in range(16, 64, 6):
+        engine.iterate(3)
+        engine.extend(lost.add(engine, first, min(first + 6, 64)))
+    engine.complete()
+    engine.iterate(60)
+    assert lost.apart(engine) <= 0.3

@@ -158,36 +158,37 @@ def test_the_number_of_threads_does_not_change_a_bit(name: str, batch: int, subp
             np.testing.assert_array_equal(a, b)
 
 
-def table(corner: np.ndarray, remainder: np.ndarray) -> PodTable:
-    made, count = PodTable(1), len(corner)
-    address = np.zeros((count, 1, 6), np.int32)
-    address[:, 0, 4:] = corner
-    slots = np.stack([np.zeros(count, int), np.arange(count)[::-1]], axis=1)
-    made.append(address, remainder[:, None].astype("f4"), np.ones((count, 1), "f4"), slots)
+def table(scan: np.ndarray, index: np.ndarray) -> PodTable:
+    """Frames that arrived in this order."""
+    made, count = PodTable(1), len(index)
+    slots = np.stack([scan, np.arange(count)], axis=1)
+    made.append(np.zeros((count, 1, 6), np.int32), np.zeros((count, 1, 2), "f4"), np.ones((count, 1), "f4"), slots, index)
     return made
 
 
 def test_the_order_is_random_and_the_same_however_frames_arrived() -> None:
     r = np.random.default_rng(0)
-    corner, remainder, rows = r.integers(-50, 50, (500, 2)), r.uniform(-0.5, 0.5, (500, 2)), np.arange(500)
-    first = random_order(table(corner, remainder), rows, 3, "visit", 7)
+    scan, index, rows = np.repeat([0, 1], 250), np.tile(np.arange(250), 2), np.arange(500)
+    first = random_order(table(scan, index), rows, 3, "visit", 7)
     np.testing.assert_array_equal(np.sort(first), rows)
     shuffled = r.permutation(500)
-    again = random_order(table(corner[shuffled], remainder[shuffled]), rows, 3, "visit", 7)
+    again = random_order(table(scan[shuffled], index[shuffled]), rows, 3, "visit", 7)
     np.testing.assert_array_equal(shuffled[again], first)
     some = np.flatnonzero(r.random(500) > 0.6)
-    np.testing.assert_array_equal(random_order(table(corner, remainder), some, 3, "visit", 7), first[np.isin(first, some)])
+    np.testing.assert_array_equal(random_order(table(scan, index), some, 3, "visit", 7), first[np.isin(first, some)])
     for other in ((4, "visit", 7), (3, "visit", 8), (3, "move", 7)):
-        assert (random_order(table(corner, remainder), rows, *other) == first).sum() < 10
+        assert (random_order(table(scan, index), rows, *other) == first).sum() < 10
     assert abs(np.corrcoef(first, rows)[0, 1]) < 0.2
-    assert len(random_order(table(corner, remainder), rows[:0], 3, "visit", 7)) == 0
+    assert len(random_order(table(scan, index), rows[:0], 3, "visit", 7)) == 0
 
 
-def test_frames_at_one_place_are_not_visited_in_a_row() -> None:
-    made = table(np.repeat(np.arange(100)[:, None], 2, axis=1).repeat(5, axis=0), np.zeros((500, 2)))
-    order = random_order(made, np.arange(500), 0, "visit", 0)
-    np.testing.assert_array_equal(np.sort(order), np.arange(500))
+def test_a_frame_keeps_its_turn_when_it_moves_and_neighbours_do_not_come_in_a_row() -> None:
+    made, rows = table(np.zeros(500, int), np.arange(500)), np.arange(500)
+    order = random_order(made, rows, 0, "visit", 0)
     assert (np.diff(order // 5) == 0).sum() < 20
+    made.address[:, :, 4:] += np.arange(500)[:, None, None] % 7
+    made.remainder[:] = 0.25
+    np.testing.assert_array_equal(random_order(made, rows, 0, "visit", 0), order)
 
 
 @both

@@ -34,10 +34,12 @@ def test_the_device_form_agrees_with_the_oracle(name: str, case: str) -> None:
 @pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("name", ["EPIE", "SDR"])
 @pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("what", ["extend", "position", "withdrawn", "mask", "rest", "centre", "average", "restart"])
+@pytest.mark.parametrize("what", ["extend", "position", "withdrawn", "mask", "rest", "centre", "average", "restart", "refine"])
 def test_whatever_the_loop_asks_for_gives_the_cpu_result(name: str, batch: int, what: str) -> None:
     def run(where: str) -> Any:
-        more = {"probe_center_tol": 0.5} if what == "centre" else {}
+        more: dict[str, Any] = {"probe_center_tol": 0.5} if what == "centre" else {}
+        if what == "refine":
+            more = {"position_refinement": {"start": 2, "amplitude": 2.0, "max_shift": 6.0, "amplitude_decay": False}}
         rows = 6 if what == "extend" else None
         engine = start(name, problem(2), device=where, rows=rows, batch=batch, subpix="linear", **GENTLE[name], **more)
         engine.iterate(2)
@@ -59,6 +61,7 @@ def test_whatever_the_loop_asks_for_gives_the_cpu_result(name: str, batch: int, 
         coverage = engine.snapshot(("coverage",)).objects["o"].data
         engine.finish()
         held = engine.reconstruction
+        assert held.pods.moved.any() == (what == "refine")
         return progress.errors, coverage, held.probes["p"].data, held.objects["o"].data
 
     for want, got in zip(run("cpu"), run("gpu"), strict=True):

@@ -57,7 +57,7 @@ class Namespace:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._library, name)
-        if name == "fft":
+        if name in ("fft", "linalg"):
             return Namespace(found)
         if not callable(found):
             return found
@@ -116,4 +116,6 @@ def _each(values: Any) -> list[Any]:
 
 
 def _sent(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_sent, value))
     return value.view(DeviceArray) if isinstance(value, np.ndarray) else value
