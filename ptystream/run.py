@@ -285,6 +285,7 @@ class Run:
                 "error": progress.errors[-1],
                 "frames": progress.frames,
                 "count": count,
+                **progress.more,
             }
         )
         fourier, misfit = progress.errors[-1, 0], progress.misfit[-1, 1]
@@ -517,6 +518,7 @@ def select(block: Block, chosen: NDArray[np.bool_]) -> Block:
         block.positions_m[chosen],
         block.dose[chosen],
         block.arrival_ns[chosen],
+        block.further[chosen] if len(block.further) else block.further,
     )
 
 
@@ -526,7 +528,7 @@ def join(blocks: Sequence[Block]) -> Block:
         blocks[0].scan,
         *(
             np.concatenate([getattr(b, name) for b in blocks])
-            for name in ("slots", "indices", "positions_m", "dose", "arrival_ns")
+            for name in ("slots", "indices", "positions_m", "dose", "arrival_ns", "further")
         ),
     )
 

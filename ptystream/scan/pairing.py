@@ -222,6 +222,9 @@ class Pairing:
         if not known.all():
             self.ledger.note("samples_too_many", int(np.count_nonzero(~known)), f"{self._room} records are kept")
         records, values = records[known], readings.values[known]
+        for column, role in enumerate(("z", "angle")):
+            if role in source.roles:
+                self.ledger.further[records, column] = values[:, source.roles.index(role)]
         if source.positions and not self._theory:
             self._set_positions(records, values[:, :2], readings.spread[known])
         if "dose" in source.roles:
