@@ -63,11 +63,11 @@ class Overlap:
         xp, objects = self.on.xp, list(self.reconstruction.objects.values())
         known_light = list(zip(self._lit, self._lit_from, strict=True))
         if not known_light:  # no update yet: the engine has just taken a reconstruction over
-            known_light = list(zip(self.coverage(tiles), [o.offset for o in objects], strict=True))
+            known_light = list(zip(self.coverage(tiles), [o.corner for o in objects], strict=True))
         for storage, (lit, start) in zip(objects, known_light, strict=False):
             typical = (lit * lit).sum() / xp.maximum(lit.sum(), 1e-30)
-            y, x = start[0] - storage.offset[0], start[1] - storage.offset[1]
-            known = storage.data[:, y : y + lit.shape[1], x : x + lit.shape[2]]
+            begin = [s - o for s, o in zip(start, storage.corner, strict=True)]
+            known = storage.data[tuple(slice(b, b + n) for b, n in zip(begin, lit.shape, strict=True))]
             known[:] = xp.where(lit < DARK * typical, known.dtype.type(storage.fill), known)
 
     def forget_light(self) -> None:

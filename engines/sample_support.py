@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+LEAST = 0.2
+"""Part of the brightest sample's light below which a sample of a profile is damped."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lattice:
@@ -90,9 +93,8 @@ def rod_profile(size: Floats, lit: Floats, at: Lattice) -> Profile:
 
 
 def _mean(total: Floats, weight: Floats) -> Floats:
-    """total / weight; 0 where hardly any light fell."""
-    known = weight > 1e-3 * max(float(weight.max()), 1e-300)
-    return np.where(known, total / np.where(known, weight, 1.0), 0.0)
+    """total / weight; less where hardly any light fell, because anything may stand there."""
+    return np.asarray(total / np.maximum(weight, LEAST * max(float(weight.max()), 1e-300)))
 
 
 def smoothed_profile(value: Floats, sigma: float | None) -> Floats:

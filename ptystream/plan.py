@@ -160,6 +160,8 @@ def _mixed(configuration: Configuration) -> Iterator[Fault]:
         for name in ("energy", "distance", "psize"):
             if not getattr(p, name):
                 yield Fault(f"{path}.{name}", getattr(p, name), "must be given: Bragg3dModel works in metres")
+        if p.save is not None:
+            yield Fault(f"{path}.save", p.save, "a .ptyd file holds no rocking angles; record the session instead")
         given = None if scan.positions is None else scan.positions.parameters
         if given is None or given.channels.angle is None:
             yield Fault(f"{path}.positions.channels.angle", None, "name the channel of the rocking angle (degrees)")

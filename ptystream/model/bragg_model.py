@@ -124,7 +124,7 @@ class Bragg3d(ScanModel):
         weight = np.sqrt(block.dose[fits])[:, None].astype(np.float32)
         frame = np.stack([np.full(count, self.number), block.slots[fits]], axis=1)
         part = remainder[fits][:, None].astype(np.float32)
-        rows = reconstruction.pods.append(address, part, weight, frame, depth[fits])
+        rows = reconstruction.pods.append(address, part, weight, frame, block.indices[fits], depth[fits])
         self._rows.update(zip(block.slots[fits].tolist(), rows.tolist(), strict=True))
         self._depth_of.update(zip(rows.tolist(), self._z(block)[fits].tolist(), strict=True))
         return rows, block.slots[~fits]
@@ -137,6 +137,7 @@ class Bragg3d(ScanModel):
         reconstruction.pods.depth[row] = depth[0]
         reconstruction.pods.address[row, :1, 4:] = corner[0]
         reconstruction.pods.remainder[row, :1] = remainder[0]
+        reconstruction.pods.moved[row] = 0
         return True
 
     # ------------------------------------------------------------------ where a view lies

@@ -108,24 +108,21 @@ class RockingScan(PtyScan):
         further[:, 0] = np.nan_to_num(further[:, 0])
         return self.ledger.position[members].mean(axis=1), further
 
-    def take_exactly(self, indices: NDArray[np.int64], timeout_s: float) -> Block:
-        """The curves whose frames at the lowest angle have these numbers, as soon as all are there; see `PtyScan`."""
-        deadline, n = time.monotonic() + timeout_s, self._group
-        with self._condition:
-            while True:
-                ready, held = self._pairing.usable()
-                whole, rest = self._together(ready, False)
-                curves = whole.reshape(-1, n)
-                leads = {int(self.ledger.index[c[0]]): k for k, c in enumerate(curves)}
-                lacking = [i for i in indices.tolist() if i not in leads]
-                if not lacking and self._decide_dose(whole, self.ended is not None):
-                    chosen = [leads[i] for i in indices.tolist()]
-                    self._pairing.keep(np.delete(curves, chosen, axis=0).ravel(), rest, held)
-                    return self._hand_out(curves[chosen].ravel())
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._condition.wait(left):
-                    what = f"the rocking curve of frame {lacking[0]}" if lacking else "the dose median"
-                    raise TimeoutError(f"{self.label}: {what} did not come within {timeout_s:g} s")
+    def _await(self, indices: NDArray[np.int64], timeout_s: float) -> NDArray[np.int64]:
+        """The frames of the curves whose lowest angles have these numbers, out by now or not."""
+        deadline, ledger, n = time.monotonic() + timeout_s, self.ledger, self._group
+        while True:
+            there = np.flatnonzero(self._pairing.is_there(np.arange(ledger.length)))
+            there = there[np.argsort(ledger.slot[there], kind="stable")]
+            curves = complete(ledger, there, n, self._step, self._tolerance)[0].reshape(-1, n)
+            leads = {int(ledger.index[curve[0]]): k for k, curve in enumerate(curves)}
+            lacking = [i for i in indices.tolist() if i not in leads]
+            if not lacking and self._decide_dose(curves.ravel(), self.ended is not None):
+                return np.asarray(curves[[leads[i] for i in indices.tolist()]].ravel(), np.int64)
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._condition.wait(left):
+                what = f"the rocking curve of frame {lacking[0]}" if lacking else "the dose median"
+                raise TimeoutError(f"{self.label}: {what} did not come within {timeout_s:g} s")
 
     # ------------------------------------------------------------------ what changes afterwards
 
@@ -163,6 +160,12 @@ class RockingScan(PtyScan):
         self.ledger.exclude(members, reason)
         for record in members.tolist():
             self._curve_of.pop(record, None)
+
+    def are_out(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether a frame of these curves is excluded by now."""
+        with self._condition:
+            out = [bool(self.ledger.reason[self._members[slot]].any()) for slot in np.asarray(slots).tolist()]
+            return np.array(out, np.bool_)
 
     def slot_of(self, index: int) -> int | None:
         """Curve that a frame number is held in."""

@@ -83,7 +83,7 @@ def add(made: Reconstruction, q: Problem, frames: np.ndarray) -> np.ndarray:
     address[:, 0, 4:] = q.corner[frames, 1:] + FIRST[1:]
     frame = np.stack([np.zeros(len(frames), int), frames], axis=1)
     part, weight = q.remainder[frames][:, None].astype("f4"), q.weight[frames][:, None].astype("f4")
-    return made.pods.append(address, part, weight, frame, q.corner[frames, 0] + FIRST[0])
+    return made.pods.append(address, part, weight, frame, None, q.corner[frames, 0] + FIRST[0])
 
 
 def start(q: Problem, rows: int | None = None, precision: str = "double", threads: int = 1, **parameters: Any) -> DMBragg3d:
