@@ -317,8 +317,9 @@ def test_frames_come_grow_the_volume_move_and_go() -> None:
 
 
 def test_growing_is_complete_at_the_end() -> None:
-    """Waves that are made anew from the same probe and object: the same sums."""
+    """Waves that are made from the same probe and object: the same sums."""
     q = problem(6)
+    q.object = np.ones(CANVAS, complex)
     growing, whole = start(q, rows=2), start(q)
     growing.extend(add(growing.reconstruction, q, np.arange(2, 6)))
     for engine in (growing, whole):
@@ -326,6 +327,60 @@ def test_growing_is_complete_at_the_end() -> None:
         engine.finish()
     mine, other = (e.reconstruction.objects["o"].data for e in (growing, whole))
     assert mine == pytest.approx(other, abs=1e-9)
+
+
+def known_problem() -> Problem:
+    """Probe and object are what the frames were made of."""
+    q = problem(6)
+    r = np.random.default_rng(4)
+    q.object = 1 + 0.4 * (r.normal(size=CANVAS) + 1j * r.normal(size=CANVAS))
+    for j in range(len(q.counts)):
+        q.counts[j] = np.rint(np.abs(np.fft.fftn(moved(q, j, "linear") * q.object[q.window(j)], norm="ortho")) ** 2)
+    return q
+
+
+HELD = {"object_inertia": 1e9, "probe_update_start": 99, "subpix": "linear"}
+SEARCH = {"method": "GridSearch", "start": 0, "amplitude": 1.5 * R1, "max_shift": 2.5 * R1, "amplitude_decay": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "iterations", "found"),
+    [
+        ({}, 1, True),
+        ({"metric": "photon"}, 1, True),
+        ({"method": "Annealing", "nshifts": 40, "amplitude": 0.6 * R1}, 25, True),
+        ({"start": 1}, 1, False),
+        ({"max_shift": 0.2 * R1}, 1, False),
+        ({"amplitude": 0.3 * R1}, 1, False),
+        ({"interval": 2, "start": 0, "amplitude": 0.5 * R1}, 2, False),
+    ],
+)
+def test_frames_are_brought_back_to_where_they_were(change: dict[str, Any], iterations: int, found: bool) -> None:
+    """Sub-pixel places in (r1, r2): a step along the beam, which r3 would be for, changes nothing."""
+    q = known_problem()
+    truth = q.corner[:, 1:] + q.remainder
+    engine = start(q, position_refinement={**SEARCH, **change}, **HELD)
+    pods = engine.reconstruction.pods
+    pods.address[2, 0, 4:] += np.array([1, 0])
+    engine.revise(np.array([2]), "position")
+    assert engine.tiles[0].pods[0].corner.shape == (SHAPE[0] * len(engine.tiles[0]), 2)
+    engine.iterate(iterations)
+    now = pods.address[:, 0, 4:] - np.array(FIRST[1:]) + pods.remainder[:, 0]
+    off = np.abs(now - truth).max(axis=1)
+    assert (off[2] < 0.3) == found
+    assert off[[0, 1, 3, 4, 5]].max() < 0.5
+    assert np.hypot(*pods.moved[2]) <= {**SEARCH, **change}["max_shift"] * (1 + 1e-9)
+
+
+def test_refinement_stops_where_it_is_told_to() -> None:
+    engine = start(known_problem(), position_refinement={**SEARCH, "start": 0, "stop": 1}, **HELD)
+    engine.reconstruction.pods.address[2, 0, 4:] += np.array([1, 1])
+    engine.revise(np.array([2]), "position")
+    engine.iterate(1)
+    first = engine.reconstruction.pods.moved.copy()
+    assert np.abs(first).max() > 0
+    engine.iterate(2)
+    assert (engine.reconstruction.pods.moved == first).all()
 
 
 def test_flat_storages_are_refused() -> None:
