@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import field_validator
 
 from ptystream.engine import Context
+from ptystream.model.bragg import extrusion
 from ptystream.params.base import Branch, parameter
 from ptystream.reconstruction import Reconstruction, Storage, Volume
 from ptystream.scan.block import FrameStore
@@ -125,20 +126,21 @@ class VolumeOverlap(Overlap):
         the same all along it is (Eᵀ W E)⁻¹ Eᵀ W P, with W the weight of a slice."""
         assert isinstance(storage, Volume) and storage.bragg is not None
         plain = support(self.on, data, self.p.model_copy(update={"probe_support": None}))
-        host, matrix = self.on.get(plain), storage.bragg.extrusion()
+        host, matrix = self.on.get(plain), extrusion(storage.bragg)
         n3, n1, n2 = host.shape
         if self.p.extruded:
             weight = np.repeat(self.on.get(den).mean(axis=(1, 2), dtype=np.float64), n1)
             weight /= max(float(weight.max()), 1e-300)
-            normal = matrix.T @ (weight[:, None] * matrix)
+            weighted = matrix.multiply(weight[:, None]).tocsr()
+            normal = (matrix.T @ weighted).toarray()
             normal[np.diag_indices_from(normal)] += 1e-12 * normal.max()
-            across = np.linalg.solve(normal, matrix.T @ (weight[:, None] * host.reshape(n3 * n1, n2)))
+            across = np.linalg.solve(normal, weighted.T @ host.reshape(n3 * n1, n2))
             host = (matrix @ across).reshape(host.shape)
         if self.p.probe_support is not None:
             rows = matrix.shape[1]
             y, x = np.arange(rows)[:, None] - rows // 2, np.arange(n2)[None] - n2 // 2
             disc = np.pi * (y**2 + x**2) < self.p.probe_support * n1 * n2
-            host = host * ((matrix @ disc).reshape(host.shape) > 0.5)
+            host = host * ((matrix @ disc.astype(float)).reshape(host.shape) > 0.5)
         return self.on.put(np.ascontiguousarray(host, self.sight.complex))
 
     def confine(self, storage: Storage, lit: Any) -> None:

@@ -16,10 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from ptystream.model.fft import Transform
 from ptystream.model.geometry import KEV_METRES, Geometry
@@ -115,21 +117,21 @@ class BraggGeometry:
         view = (rows, n2)
         return BeamPlane(view, self.energy_kev, self.distance_m, self.detector_pixel_m, pixel_m=(r1 * self.cos, r2))
 
-    def extrusion(self) -> Floats:
-        """The matrix (q3 · q1, rows of the plane across the beam) that spreads a wave along the beam, linearly between rows."""
-        n3, n1, _ = self.shape
-        rows = self.plane().view[0]
-        k, i = np.divmod(np.arange(n3 * n1), n1)
-        at = i - n1 // 2 + self.slant * (k - n3 // 2) + rows // 2
-        low = np.clip(np.floor(at).astype(int), 0, rows - 2)
-        made = np.zeros((n3 * n1, rows))
-        made[np.arange(n3 * n1), low] = 1 - (at - low)
-        made[np.arange(n3 * n1), low + 1] = at - low
-        return made
-
     def extruded(self, wave: NDArray[Any]) -> NDArray[Any]:
         """A wave across the beam (row, column) as the volume (r3, r1, r2) that it fills."""
-        return np.asarray((self.extrusion() @ wave).reshape(self.shape))
+        return np.asarray((extrusion(self) @ wave).reshape(self.shape))
+
+
+@lru_cache(maxsize=8)
+def extrusion(geometry: BraggGeometry) -> csr_array:
+    """The sparse matrix (r3 · r1, row of the plane across the beam) that spreads a wave along the beam, linearly between rows."""
+    n3, n1, _ = geometry.shape
+    rows = geometry.plane().view[0]
+    k, i = np.divmod(np.arange(n3 * n1), n1)
+    at = i - n1 // 2 + geometry.slant * (k - n3 // 2) + rows // 2
+    low = np.clip(np.floor(at).astype(int), 0, rows - 2)
+    values, columns = np.stack([1 - (at - low), at - low], axis=1), np.stack([low, low + 1], axis=1)
+    return csr_array((values.ravel(), columns.ravel(), np.arange(0, 2 * n3 * n1 + 1, 2)), shape=(n3 * n1, rows))
 
 
 @dataclass(frozen=True, slots=True)

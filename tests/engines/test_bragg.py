@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
+from cuda import COMPILER
+from device import device
 from oracle import shift_matrix
 
 from ptystream.engine import Context
+from ptystream.engines import backend
 from ptystream.engines.bragg import DMBragg3d, SampleSupportParameters
 from ptystream.engines.sample_support import Lattice, bounds, layer_profile, smoothed_profile
-from ptystream.model.bragg import BraggGeometry, rocking_curve
+from ptystream.model.bragg import BraggGeometry, extrusion, rocking_curve
 from ptystream.reconstruction import PodTable, Reconstruction, Storage, Volume
 
 SHAPE, CANVAS, FIRST = (8, 16, 15), (13, 27, 24), (-4, -11, 3)
@@ -86,7 +90,9 @@ def add(made: Reconstruction, q: Problem, frames: np.ndarray) -> np.ndarray:
     return made.pods.append(address, part, weight, frame, None, q.corner[frames, 0] + FIRST[0])
 
 
-def start(q: Problem, rows: int | None = None, precision: str = "double", threads: int = 1, **parameters: Any) -> DMBragg3d:
+def start(
+    q: Problem, rows: int | None = None, precision: str = "double", threads: int = 1, device: str = "cpu", **parameters: Any
+) -> DMBragg3d:
     common: dict[str, Any] = {"slice_m": R3, "bragg": GEOMETRY}
     made = Reconstruction(
         {"p": Volume(q.probe.copy(), (R1, R2), (0, 0), 0.0, **common)},
@@ -189,7 +195,7 @@ def _probe(q: Problem, p: Any) -> None:
         bottom += np.stack([(y.T @ part @ x).real for part in np.abs(seen) ** 2 + 0j])
     weight = bottom + inertia
     q.probe = q.probe + top / weight
-    matrix = GEOMETRY.extrusion()
+    matrix = extrusion(GEOMETRY).toarray()
     if p.extruded:
         root = np.sqrt(np.repeat(weight.mean(axis=(1, 2)), SHAPE[1]))[:, None]
         flat = np.linalg.lstsq(root * matrix, root * q.probe.reshape(ROWS, -1), rcond=None)[0]
@@ -292,6 +298,26 @@ def test_precision_and_threads_change_little_and_nothing() -> None:
         results.append(engine.reconstruction.objects["o"].data)
     assert np.abs(results[1] - results[0]).max() < 1e-3 * np.abs(results[0]).max()
     assert (results[1] == results[2]).all()
+
+
+@pytest.mark.parametrize("case", ["plain", "extruded", "probe support", "shrunk", "rod", "linear", "smooth"])
+def test_the_device_form_gives_the_cpu_result(
+    case: str, monkeypatch: pytest.MonkeyPatch, require: Callable[[str, bool], None]
+) -> None:
+    require("c++", COMPILER is not None)
+    monkeypatch.setitem(backend.BACKENDS, "gpu", device)
+    results = []
+    for where in ("cpu", "gpu"):
+        refine = {"position_refinement": SEARCH} if case == "linear" else {}
+        engine = start(problem(4), device=where, rows=3, **CASES[case], **refine)
+        engine.iterate(2)
+        engine.reconstruction.objects["o"].grow_slices(FIRST[0] - 2, FIRST[0] + 3)
+        engine.extend(add(engine.reconstruction, problem(4), np.arange(3, 4)))
+        engine.revise(np.array([0]), "withdrawn")
+        engine.iterate(2)
+        engine.finish()
+        results.append(engine.reconstruction.objects["o"].data)
+    assert np.abs(results[0] - results[1]).max() < 1e-7 * np.abs(results[0]).max()
 
 
 def test_frames_come_grow_the_volume_move_and_go() -> None:
