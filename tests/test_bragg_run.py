@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ptystream.checkpoint import checkpoint_of
+from ptystream.dumping import Dumping
 from ptystream.engine import Context
 from ptystream.engines.bragg import DMBragg3d
 from ptystream.events import Frames, Payload, Samples, ScanEnded, ScanStarted
@@ -204,6 +206,31 @@ def test_viewers_and_files_take_volumes(whole: Run, tmp_path: Any) -> None:
     assert again == pytest.approx(kept / np.sqrt((np.abs(kept) ** 2).sum()), abs=1e-6)
 
 
+def test_a_run_goes_on_from_its_dump(tmp_path: Any) -> None:
+    def begun(count: int) -> tuple[Run, Loop]:
+        run = make_run(numiter=4, sample_support=None)
+        feed(run, np.arange(count))
+        return run, Loop(run, LoopSettings(min_frames_for_recon=8))
+
+    count = 20 * ANGLES + 3
+    run, loop = begun(count)
+    for _ in range(3):
+        loop.step()
+    given = load({"scans": SCANS, "engines": {"e": {"name": "DM_3dBragg"}}, "io": {"home": str(tmp_path)}})
+    checkpoint = checkpoint_of(ptyr.read(Dumping(given, None).autosave._dump(run, loop)()))
+    again, after = begun(count)
+    after.resume(checkpoint)
+    mine, its = (r.engine.snapshot().objects["SsG00"] for r in (run, again))
+    assert (mine.data == its.data).all()
+    assert mine.corner == its.corner
+    assert again.reconstruction.pods.depth.tolist() == run.reconstruction.pods.depth.tolist()
+    assert again.frames == 20
+    feed(again, np.arange(count, len(FRAMES)))
+    end(again)
+    to_the_end(after)
+    assert again.frames == len(FRAMES) // ANGLES
+
+
 # ---------------------------------------------------------------------- configurations
 
 SOURCE = {"name": "ZmqScan", "address": "tcp://127.0.0.1:5570", "shape": SIDE, **OPTICS}
@@ -234,6 +261,7 @@ def test_a_configuration_becomes_a_model_that_an_engine_runs_on() -> None:
     [
         ({"engine": "DM"}, "engines.a.name: 'DM'", "DM_3dBragg"),
         ({"scan": {"name": "Full", "rocking": None}}, "engines.a.name", "Bragg3dModel"),
+        ({"data": {"save": "append", "dfile": "a.ptyd"}}, "scans.s.data.save", "no rocking angles"),
         ({"data": {"energy": None}}, "scans.s.data.energy", "must be given"),
         ({"positions": {**POSITIONS, "channels": {}}}, "scans.s.data.positions.channels.angle", "rocking angle"),
         ({"positions": {**POSITIONS, "unit": "px"}}, "scans.s.data.positions.unit", "metres"),
