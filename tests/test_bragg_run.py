@@ -18,7 +18,7 @@ from ptystream.model.bragg_parameters import Bragg3dParameters
 from ptystream.model.geometry import Geometry
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
-from ptystream.plan import models_of, save, warm_up
+from ptystream.plan import make_plan, models_of, save, warm_up
 from ptystream.reconstruction import Volume
 from ptystream.run import EngineEntry, Run, Scan
 from ptystream.scan.parameters import ChannelsParameters, PositionsParameters, PtyScanParameters
@@ -254,6 +254,14 @@ def test_a_configuration_becomes_a_model_that_an_engine_runs_on() -> None:
     assert isinstance(model, Bragg3d)
     engines = [EngineEntry(e.label, e.name, e.parameters, e.engine) for e in made.engines]
     warm_up(made, engines, Context())
+
+
+def test_the_plan_makes_a_buffer_of_rocking_curves() -> None:
+    plan = make_plan(configuration({"rocking": {**ROCKING, "tolerance": 1e-6}}))
+    buffer, model = plan.scans[0].make(None)
+    assert isinstance(buffer, RockingScan)
+    assert isinstance(model, Bragg3d)
+    assert (buffer._group, buffer._step, buffer._tolerance) == (ANGLES, STEP, 1e-6)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from ptystream.reconstruction import Reconstruction, Volume
 from ptystream.scan.block import Block, FrameStore
 
 STEP = 8
-"""A volume that would grow past its bound is refused frame by frame; margins of growth (pixels) stay below this per axis."""
+"""Pixels by which a volume grows along r1 and r2 at a time."""
 
 
 class Bragg3d(ScanModel):

@@ -224,7 +224,10 @@ class Pairing:
         records, values = records[known], readings.values[known]
         for column, role in enumerate(("z", "angle")):
             if role in source.roles:
-                self.ledger.further[records, column] = values[:, source.roles.index(role)]
+                told, ledger = values[:, source.roles.index(role)], self.ledger
+                late = (ledger.flags[records] & USED != 0) & (ledger.further[records, column] != told)
+                ledger.note("corrections_late", int(np.count_nonzero(late)), f"{role} of frames in use stays what it was")
+                ledger.further[records[~late], column] = told[~late]
         if source.positions and not self._theory:
             self._set_positions(records, values[:, :2], readings.spread[known])
         if "dose" in source.roles:

@@ -104,6 +104,25 @@ def test_positions_that_differ_in_z_are_different_and_steps_must_follow() -> Non
     assert made._members[0].tolist() == [0, 1, 4]
 
 
+def test_angles_that_change_when_a_curve_is_in_use_are_noted_and_not_taken() -> None:
+    made = scan()
+    come(made, (0, 1, 10.0), (1, 1, 10.02), (2, 1, 10.04))
+    made.take(10)
+    come_again = {"y": 1e-6, "x": 0.0, "z": 0.0, "angle": 11.0}
+    made.feed("positions", Samples("e", 1, {k: np.array([v]) for k, v in come_again.items()}), 1)
+    assert made.ledger.notes()["corrections_late"] == 1
+    assert made.ledger.further[1, 1] == 10.02
+
+
+@pytest.mark.parametrize(("tolerance", "curves"), [(1e-9, 0), (2e-7, 1)])
+def test_positions_within_the_tolerance_are_one(tolerance: float, curves: int) -> None:
+    made = scan()
+    made._tolerance = tolerance
+    come(made, (0, 1.0, 10.0), (1, 1.1, 10.02), (2, 0.9, 10.04))
+    block = made.take(10)
+    assert (len(block) if isinstance(block, Block) else 0) == curves
+
+
 def test_incomplete_curves_are_in_the_ledger_at_the_end() -> None:
     made = scan()
     come(made, (0, 1, 10.0), (1, 1, 10.02), (2, 1, 10.04), (3, 2, 10.0), (4, 2, 10.02), (5, 3, np.nan))
