@@ -73,6 +73,7 @@ class Overlap:
     def forget_light(self) -> None:
         """Frames moved, got another dose or left: what they illuminate is to be summed anew."""
         self._lit.clear()
+        self._lit_from.clear()
 
     def begin(self, parameters: Any, visited: Sequence[Tile], resting: Sequence[Tile], mean_power: float) -> None:
         """What one iteration works with; `mean_power`: photons per pixel of a mean frame."""
