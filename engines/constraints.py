@@ -42,11 +42,11 @@ def disc_of_frequencies(shape: tuple[int, int], fraction: float, dtype: np.dtype
     return (np.pi * (y**2 + x**2) < fraction * height * width).astype(dtype)
 
 
-def smoothed(on: Backend, data: Any, std: float | None) -> Any:
-    """The object (layer, y, x) after a Gaussian filter of that standard deviation in pixels."""
+def smoothed(on: Backend, data: Any, std: float | None, *, along: bool = False) -> Any:
+    """The object (layer, y, x) after a Gaussian filter of that standard deviation in pixels; `along`: over layers too."""
     if not std:
         return data
-    sigma = (0, std, std)
+    sigma = (std if along else 0, std, std)
     parts = (on.ndimage.gaussian_filter(part, sigma) for part in (data.real.copy(), data.imag.copy()))
     return _complex(*parts).astype(data.dtype)
 

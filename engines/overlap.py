@@ -33,7 +33,7 @@ class Overlap:
         self.on, self.reconstruction, self.sight = on, reconstruction, sight
         self._previous: dict[str, Any] = {}
         self._lit: list[Any] = []
-        self._lit_from: list[tuple[int, int]] = []
+        self._lit_from: list[tuple[int, int, int]] = []
         self._lit_rows = 0
         """Σ w² |P|² of the rows below `_lit_rows` on each object's canvas, and where that begins on the lattice."""
         self._lit_age = 0
@@ -42,6 +42,13 @@ class Overlap:
     def constrain(self, storage: Storage, data: Any) -> Any:
         """What an engine asks of a probe (layer, y, x) that was updated, before its supports; here nothing."""
         return data
+
+    def confine(self, storage: Storage, lit: Any) -> None:
+        """What an engine does to an object that was updated, in place; `lit`: its illumination. Here nothing."""
+
+    def supported(self, storage: Storage, data: Any, den: Any) -> Any:
+        """A probe (layer, y, x) that was updated as a quotient by `den`, inside its supports."""
+        return support(self.on, self.constrain(storage, data), self.p)
 
     def forget(self) -> None:
         """The probes were replaced: their next change is not to be measured against the old ones."""
@@ -56,16 +63,17 @@ class Overlap:
         xp, objects = self.on.xp, list(self.reconstruction.objects.values())
         known_light = list(zip(self._lit, self._lit_from, strict=True))
         if not known_light:  # no update yet: the engine has just taken a reconstruction over
-            known_light = list(zip(self.coverage(tiles), [o.offset for o in objects], strict=True))
+            known_light = list(zip(self.coverage(tiles), [o.corner for o in objects], strict=True))
         for storage, (lit, start) in zip(objects, known_light, strict=False):
             typical = (lit * lit).sum() / xp.maximum(lit.sum(), 1e-30)
-            y, x = start[0] - storage.offset[0], start[1] - storage.offset[1]
-            known = storage.data[:, y : y + lit.shape[1], x : x + lit.shape[2]]
+            begin = [s - o for s, o in zip(start, storage.corner, strict=True)]
+            known = storage.data[tuple(slice(b, b + n) for b, n in zip(begin, lit.shape, strict=True))]
             known[:] = xp.where((lit > 0) & (lit < DARK * typical), known.dtype.type(storage.fill), known)
 
     def forget_light(self) -> None:
         """Frames moved, got another dose or left: what they illuminate is to be summed anew."""
-        self._lit, self._lit_from = [], []
+        self._lit.clear()
+        self._lit_from.clear()
 
     def begin(self, parameters: Any, visited: Sequence[Tile], resting: Sequence[Tile], mean_power: float) -> None:
         """What one iteration works with; `mean_power`: photons per pixel of a mean frame."""
@@ -87,21 +95,22 @@ class Overlap:
                 num += self._rest[number] * storage.data
                 den += self._rest[number]
             lit.append(den.copy())
-            num += inertia * smoothed(self.on, storage.data, self.p.obj_smooth_std)
+            num += inertia * smoothed(self.on, storage.data, self.p.obj_smooth_std, along=storage.slices > 1)
             den += inertia
             storage.data = _quotient(xp, num, den, storage.data, inertia)
         found = [(storage.data, den) for storage, (_, den) in zip(self.reconstruction.objects.values(), totals, strict=True)]
         disperse(xp, self.reconstruction.object_dispersion, list(self.reconstruction.objects), found)
-        for storage in self.reconstruction.objects.values():
+        for storage, light in zip(self.reconstruction.objects.values(), lit, strict=True):
             if self.p.clip_object is not None:
                 clip(xp, storage.data, *self.p.clip_object)
+            self.confine(storage, light)
         age = self._lit_age + sum(map(len, self.visited)) if self.resting else 0
         self.remember(lit)
         self._lit_age = age
 
     def remember(self, lit: list[Any]) -> None:
         """An update of the objects saw this illumination Σ w² |P|², (layer, y, x) of each, by all rows there are."""
-        self._lit, self._lit_from = lit, [o.offset for o in self.reconstruction.objects.values()]
+        self._lit, self._lit_from = lit, [o.corner for o in self.reconstruction.objects.values()]
         self._lit_rows = self.reconstruction.pods.length
         self._lit_age = 0
 
@@ -112,9 +121,9 @@ class Overlap:
             return self.coverage(self.resting)
         news = self.coverage([t for t in self.visited if t.rows[-1] >= self._lit_rows], self._lit_rows)
         for number, (lit, start) in enumerate(zip(self._lit, self._lit_from, strict=True)):
-            offset = list(self.reconstruction.objects.values())[number].offset
-            y, x = start[0] - offset[0], start[1] - offset[1]
-            news[number][:, y : y + lit.shape[1], x : x + lit.shape[2]] += lit
+            corner = list(self.reconstruction.objects.values())[number].corner
+            begin = [s - o for s, o in zip(start, corner, strict=True)]
+            news[number][tuple(slice(b, b + n) for b, n in zip(begin, lit.shape, strict=True))] += lit
         return [self.on.xp.maximum(every - now, 0) for every, now in zip(news, visited, strict=True)]
 
     def update_probe(self) -> float:
@@ -138,7 +147,7 @@ class Overlap:
                 sum(len(t) for t in tiles for pod in t.pods if pod.probe == number) for tiles in (self.visited, self.resting)
             )
             resting = 0.0 if storage.modes_per_frame else others / max(views, 1)
-            held = real(self.p.probe_inertia * (views + others) / len(storage.data)) + den * real(resting)
+            held = real(self.p.probe_inertia * (views + others) / storage.layers) + den * real(resting)
             den += held
             pull = self.p.probe_inertia if views + others else 0.0
             if self.sight.subpix == "fourier":
@@ -150,8 +159,8 @@ class Overlap:
             found.append((data, den))
         disperse(xp, self.reconstruction.probe_dispersion, list(self.reconstruction.probes), found)
         changes = []
-        for (data, _), (name, storage) in zip(found, self.reconstruction.probes.items(), strict=True):
-            storage.data = support(self.on, self.constrain(storage, data), self.p)
+        for (data, den), (name, storage) in zip(found, self.reconstruction.probes.items(), strict=True):
+            storage.data = self.supported(storage, data, den)
             before = self._previous.get(name)
             step = storage.data if before is None else storage.data[: len(before)] - before
             changes.append(xp.vdot(step, step).real / xp.maximum(xp.vdot(storage.data, storage.data).real, 1e-30))
@@ -168,8 +177,9 @@ class Overlap:
             for tile in share:
                 for k, pod in enumerate(tile.pods):
                     if pod.probe == number:
-                        moved = xp.empty((len(tile), *self.sight.view(tile)), self.sight.complex)
-                        half, where = self._trusted[pod.object][0][pod.object_layer], self.sight.window(tile, k)[1:]
+                        moved = xp.empty((len(pod.layer), *self.sight.view(tile)), self.sight.complex)
+                        half = self.sight.canvas(tile, k, self._trusted[pod.object][0])
+                        where = self.sight.window(tile, k)[1:]
                         self.on.kernels.model(*self.sight.probes(tile, k, change), half, *where, moved)
                         total += xp.vdot(moved, moved).real
             return total
@@ -191,10 +201,10 @@ class Overlap:
             xp, real = self.on.xp, self.sight.real
             sums = [xp.zeros(o.data.shape, real) for o in self.reconstruction.objects.values()]
             for tile in share:
-                skip = int(np.searchsorted(tile.rows, first))
+                skip = int(np.searchsorted(tile.rows, first)) * (len(tile.counting) // len(tile))
                 for number, pod in enumerate(tile.pods):
                     (views, which), (_, origin, corner, weight) = self.sight.probes(tile, number), self.sight.window(tile, number)
-                    into = sums[pod.object][pod.object_layer]
+                    into = self.sight.canvas(tile, number, sums[pod.object])
                     self.on.kernels.illumination(views, which[skip:], origin, corner[skip:], weight[skip:], into)
             return sums
 
@@ -243,7 +253,7 @@ class Overlap:
         residual, window = tile.waves[number] - model, self.sight.window(tile, number)
         seen, where = window[0], window[1:]
         if self.sight.subpix == "fourier":
-            half, whole = (o[pod.object_layer] for o in self._trusted[pod.object])
+            half, whole = (self.sight.canvas(tile, number, o) for o in self._trusted[pod.object])
             k.probe_terms(residual, half, *where, terms, powers)
             k.probe_terms(residual, whole, *where, terms, xp.empty_like(powers))
         else:

@@ -42,6 +42,7 @@ class ProjectionEngine(TiledEngine):
         visited = [tile for tile in self.tiles if wanted[tile.rows].any()]
         resting = [tile for tile in self.tiles if not wanted[tile.rows].any()]
         errors, misfits, local = [], [], None
+        self.more: dict[str, Any] = {}
         for _ in range(iterations):
             error, misfit, local = self._iteration(visited, resting)
             errors.append(error)
@@ -54,14 +55,19 @@ class ProjectionEngine(TiledEngine):
             np.array(misfits),
             sum(len(tile) for tile in visited),
             local if self.p.record_local_error else None,
+            more=dict(self.more),
         )
 
     # ------------------------------------------------------------------ one iteration
+
+    def begin(self) -> None:
+        """What an engine does before each iteration; what it puts in `more` comes with the progress."""
 
     def _iteration(
         self, visited: Sequence[Tile], resting: Sequence[Tile]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         p, xp = self.p, self.on.xp
+        self.begin()
         self.sight.subpix = self._subpix()
         do_probe = p.probe_update_start <= self.curiter
         object_first = p.update_object_first or not do_probe
@@ -99,7 +105,7 @@ class ProjectionEngine(TiledEngine):
         k, xp, a, b, c = self.on.kernels, self.on.xp, *self.coefficients()
         count, limit, mask = len(tile), self.frames[tile.scan].limit, self._mask(tile.scan)
         seen = [self.sight.probes(tile, pod) for pod in range(len(tile.pods))]
-        error, change = xp.zeros(count), xp.zeros(count)
+        error, change = xp.zeros(count), xp.zeros(len(tile.counting))
         aux = xp.empty_like(tile.waves)
         if self.p.compute_log_likelihood:
             for pod, view in enumerate(seen):
@@ -118,7 +124,7 @@ class ProjectionEngine(TiledEngine):
         for pod, view in enumerate(seen):
             into = None if sums is None else self.sight.of_object(sums, tile, pod)
             k.update(tile.waves[pod], f[pod], *view, *self.sight.window(tile, pod), a, b, change, into)
-        local[tile.index, 0], local[tile.index, 2] = error, change
+        local[tile.index, 0], local[tile.index, 2] = error, change.reshape(count, -1).mean(axis=1)
 
     def _bound(self) -> float:
         """Power bound in photons per pixel."""

@@ -146,7 +146,7 @@ class Refinement:
             table.moved[rows], table.address[rows][:, :, ROW : COLUMN + 1].astype(np.int64), table.remainder[rows].astype(float)
         )
         best = replace(here, moved=here.moved.copy(), corner=here.corner.copy(), remainder=here.remainder.copy())
-        waves = self.on.xp.empty((len(tile.pods), len(tile), *self.sight.probe(tile, 0).shape), self.sight.complex)
+        waves = self.on.xp.empty((len(tile.pods), len(tile.counting), *self.sight.probe(tile, 0).shape), self.sight.complex)
         least = self._error(tile, here, waves)
         for step in steps:
             there, allowed = self._there(tile, here, step, pixel)
@@ -214,12 +214,12 @@ class Refinement:
         return np.array(self.on.get(amplitude if self.p.metric == "fourier" else photon))
 
     def _pods(self, tile: Tile, places: _Places) -> list[Any]:
-        put, real = self.on.put, self.sight.real
+        put, real, each = self.on.put, self.sight.real, len(tile.counting) // len(tile)
         return [
             replace(
                 pod,
-                corner=put(np.ascontiguousarray(places.corner[:, k])),
-                remainder=put(np.ascontiguousarray(places.remainder[:, k], real)),
+                corner=put(np.repeat(places.corner[:, k], each, axis=0)),
+                remainder=put(np.repeat(places.remainder[:, k].astype(real), each, axis=0)),
             )
             for k, pod in enumerate(tile.pods)
         ]

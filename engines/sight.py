@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ptystream.model.propagate import Propagator
-from ptystream.reconstruction import Reconstruction, Storage
+from ptystream.reconstruction import Reconstruction, Storage, Volume
 
 from .backend import Backend
 from .subpixel import shifted_layers
-from .tiles import Tile
+from .tiles import Pod, Tile
 
 Sums = list[tuple[Any, Any]]
 """For each storage numerator (layer, y, x) complex and denominator (layer, y, x) real."""
@@ -50,7 +50,7 @@ class Sight:
         if self.subpix is None:
             return data, held.layer
         if self.subpix == "linear":
-            views = self.on.xp.empty((len(tile), *data.shape[-2:]), self.complex)
+            views = self.on.xp.empty((len(held.layer), *data.shape[-2:]), self.complex)
             self.on.kernels.shifted_views(data, held.layer, held.remainder, views)
         else:
             views = shifted_layers(data, held.layer, held.remainder, self.on.xp)
@@ -59,6 +59,8 @@ class Sight:
     def window(self, tile: Tile, pod: int) -> tuple[Any, tuple[int, int], Any, Any]:
         """(object layer (y, x), its origin on the lattice, corners, weights)."""
         held, seen = tile.pods[pod], self.object(tile, pod)
+        if isinstance(seen, Volume):
+            return stacked(seen.data), (0, 0), self.stacked_corner(held, seen), held.weight
         return seen.data[held.object_layer], seen.offset, held.corner, held.weight
 
     def model(self, tile: Tile, pod: int, out: Any) -> Any:
@@ -133,7 +135,22 @@ class Sight:
         """The object layer's part of `empty_sums` that a pod adds to."""
         held = tile.pods[pod]
         num, den = sums[held.object]
-        return num[held.object_layer], den[held.object_layer]
+        return self.canvas(tile, pod, num), self.canvas(tile, pod, den)
+
+    def canvas(self, tile: Tile, pod: int, data: Any) -> Any:
+        """What a pod sees (y, x) of an array shaped as its object."""
+        return stacked(data) if isinstance(self.object(tile, pod), Volume) else data[tile.pods[pod].object_layer]
+
+    def stacked_corner(self, held: Pod, seen: Volume) -> Any:
+        """First pixels of views on the `stacked` slices of a volume, (view, 2)."""
+        first, y, x = seen.corner
+        row = (held.slice - first) * seen.shape[0] + held.corner[:, 0] - y
+        return self.on.xp.stack([row, held.corner[:, 1] - x], axis=1)
+
+
+def stacked(volume: Any) -> Any:
+    """Slices (r3, r1, r2) one below the other, (r3 · r1, r2): the same memory."""
+    return volume.reshape(-1, volume.shape[-1])
 
 
 def _split(waves: Any, parts: int) -> Any:

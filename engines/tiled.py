@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.engine import Context
-from ptystream.reconstruction import Reconstruction, Storage
+from ptystream.reconstruction import PROBE, Reconstruction, Storage
 from ptystream.scan.block import FrameStore
 
 from .backend import BACKENDS, Backend
@@ -31,6 +31,8 @@ class TiledEngine:
 
     keeps_waves: ClassVar[bool] = True
     """Whether exit waves are state; otherwise tiles hold none."""
+    takes_volumes: ClassVar[bool] = False
+    """Whether the engine works on volumes, and on nothing else."""
 
     def __init__(self, parameters: Any) -> None:
         self.p = parameters
@@ -55,7 +57,7 @@ class TiledEngine:
         self.shape = next(iter(reconstruction.probes.values())).shape
         self.curiter = int((state or {}).get("iteration", 0))
         self.sight = Sight(self.on, reconstruction, self.shape, self.complex)
-        self.overlap = Overlap(self.on, reconstruction, self.sight)
+        self.overlap = self.make_overlap()
         self.tiles: list[Tile] = []
         self._masks: dict[int, Any] = {}
         self._mean: dict[str, tuple[int, Any]] | None = None
@@ -74,7 +76,7 @@ class TiledEngine:
         if self.curiter and self.tiles and self.keeps_waves:
             self.overlap.settle(self.tiles)
         table, last = self.reconstruction.pods, None
-        pixels = max(storage.shape[0] * storage.shape[1] for storage in self.reconstruction.probes.values())
+        pixels = max(storage.slices * storage.shape[0] * storage.shape[1] for storage in self.reconstruction.probes.values())
         size = max(1, self.on.tile_bytes // (table.pods * pixels * self.complex.itemsize))
         if self.tiles and len(self.tiles[-1]) < size and self._key(self.tiles[-1].rows) == self._key(rows):
             last = self.tiles.pop()
@@ -82,7 +84,7 @@ class TiledEngine:
         added = [self._tile(key[0], key[1], chosen) for key, chosen in runs(table, rows, self.frames, size)]
         self._form(added)
         if last is not None and self.keeps_waves:
-            added[0].waves[:, : len(last)] = last.waves
+            added[0].waves[:, : len(last.counting)] = last.waves
         self.tiles.extend(added)
 
     def revise(self, rows: NDArray[np.int64], what: str) -> None:
@@ -110,7 +112,7 @@ class TiledEngine:
         """The tile after a revision of the rows that are `here`; None where nothing is left of it."""
         if not here.any():
             return tile
-        others = self.on.put(np.flatnonzero(~here))
+        others = self.on.put(np.flatnonzero(np.repeat(~here, len(tile.counting) // len(tile))))
         if what == "withdrawn":
             if here.all():
                 return None
@@ -178,6 +180,10 @@ class TiledEngine:
 
     # ------------------------------------------------------------------ what an iteration needs
 
+    def make_overlap(self) -> Overlap:
+        """The overlap constraint that the engine works with."""
+        return Overlap(self.on, self.reconstruction, self.sight)
+
     def _subpix(self) -> str | None:
         return self.p.subpix if self.curiter >= self.p.subpix_start else None
 
@@ -187,10 +193,11 @@ class TiledEngine:
         counts, row = store.slab(number), table.frame[rows, 1] % store.slab_frames
         if self.on.resident:
             counts, row = self.on.put(counts[row]), np.arange(len(rows))
-        pods = pods_of(table, rows, self.real, self.on.put)
-        shape = list(self.reconstruction.probes.values())[pods[0].probe].shape
-        waves = self.on.xp.empty((len(pods), len(rows), *shape), self.complex) if self.keeps_waves else None
-        row, index, counting = (self.on.put(v) for v in (row, rows, np.arange(len(rows))))
+        probe = list(self.reconstruction.probes.values())[int(table.address[rows[0], 0, PROBE])]
+        pods = pods_of(table, rows, self.real, self.on.put, probe.slices)
+        views = len(rows) * probe.slices
+        waves = self.on.xp.empty((len(pods), views, *probe.shape), self.complex) if self.keeps_waves else None
+        row, index, counting = (self.on.put(v) for v in (row, rows, np.arange(views)))
         return Tile(rows, scan, number, waves, counts, row, index, counting, pods)
 
     def _key(self, rows: NDArray[np.int64]) -> Key:

@@ -23,7 +23,10 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Pod:
-    """What one pod of a tile sees; arrays live on the engine's device."""
+    """What one pod of a tile sees; arrays live on the engine's device.
+
+    Of a volume a frame sees slices one after the other: each is a view of its own, and `frame` below means view.
+    """
 
     probe: int
     """Number of the probe."""
@@ -38,6 +41,8 @@ class Pod:
     """Sub-pixel part of the corner. Shape (frame, 2), real."""
     weight: Any
     """Factor on the model amplitude. Shape (frame,), real."""
+    slice: Any = None
+    """Lattice coordinate r3 of each view, where the object is a volume. Shape (view,), int64."""
 
 
 @dataclass(slots=True)
@@ -50,7 +55,7 @@ class Tile:
     number: int
     """Number of the slab in the scan."""
     waves: Any
-    """Exit waves. Shape (pod, frame, y, x), complex; None where they are no state."""
+    """Exit waves. Shape (pod, frame, y, x), complex, of volumes (pod, frame · slice, y, x); None where they are no state."""
     counts: Any
     """Where the counts are: the slab itself, or the tile's frames on the device. Shape (frame of it, y, x)."""
     row: Any
@@ -58,7 +63,7 @@ class Tile:
     index: Any
     """`rows` on the device."""
     counting: Any
-    """0, 1, 2, … on the device. Shape (frame,), int64."""
+    """0, 1, 2, … on the device, one for each wave of a pod. Int64."""
     pods: list[Pod]
 
     def __len__(self) -> int:
@@ -89,9 +94,13 @@ def runs(
     return found
 
 
-def pods_of(table: PodTable, rows: NDArray[np.int64], real: np.dtype[Any], put: Callable[[Any], Any]) -> list[Pod]:
-    """The pods of rows that form a tile."""
+def pods_of(
+    table: PodTable, rows: NDArray[np.int64], real: np.dtype[Any], put: Callable[[Any], Any], slices: int = 1
+) -> list[Pod]:
+    """The pods of rows that form a tile; `slices`: of the probe, where it is a volume."""
     pods = []
+    step = np.tile(np.arange(slices), len(rows))
+    rows = np.repeat(rows, slices)
     for k in range(table.pods):
         address = table.address[rows, k]
         probe, obj, layer = (int(v) for v in address[0, [PROBE, OBJECT, OBJECT_LAYER]])
@@ -102,10 +111,11 @@ def pods_of(table: PodTable, rows: NDArray[np.int64], real: np.dtype[Any], put: 
                 probe,
                 obj,
                 layer,
-                put(address[:, PROBE_LAYER].astype(np.int64)),
+                put(address[:, PROBE_LAYER].astype(np.int64) + step),
                 put(np.ascontiguousarray(address[:, ROW : COLUMN + 1], np.int64)),
                 put(table.remainder[rows, k].astype(real)),
                 put(table.weight[rows, k].astype(real)),
+                put(table.depth[rows] + step),
             )
         )
     return pods

@@ -220,7 +220,7 @@ class _Trial:
     def __init__(self, entry: EngineEntry, scan: ScanConfiguration, frames: int, context: Context, warm: int) -> None:
         geometry = geometry_of(scan)
         model = scan.model(scan.label, 0, scan.parameters, geometry)
-        store = _Frames(geometry.shape, frames)
+        store = _Frames(model.store_shape, frames)
         gc.collect()  # an engine before this one may be part of a cycle
         self.before = tracemalloc.get_traced_memory()[0] if tracemalloc.is_tracing() else 0
         if tracemalloc.is_tracing():
@@ -234,7 +234,7 @@ class _Trial:
         model.place(made, block)
         self.engine: Engine = entry.make(entry.parameters)
         stores: Any = {0: store}
-        self.engine.start(made, stores, replace(context, mean_photons=1.0, brightest_photons=float(np.prod(geometry.shape))))
+        self.engine.start(made, stores, replace(context, mean_photons=1.0, brightest_photons=float(np.prod(model.store_shape))))
         self.engine.iterate(warm)  # the probe's update is part of what is measured
 
     def iterate(self) -> float:

@@ -55,6 +55,8 @@ class Progress:
     """Sentences for the log."""
     warnings: tuple[str, ...] = field(default=())
     """Sentences for the log that the user should act upon."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What the engine adds to `iter_info` of the last iteration, by name."""
 
 
 class Engine(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from ptystream.epochs import EpochMap
 from ptystream.ingest import Tap
 from ptystream.loop import LoopSettings
 from ptystream.model import sharing
+from ptystream.model.bragg_model import Bragg3d
 from ptystream.model.geometry import Geometry, GeometryError
 from ptystream.model.scan_model import ScanModel
 from ptystream.params.branches import IoParameters, RootParameters
@@ -33,6 +34,7 @@ from ptystream.results import as_json, effective, file_name, versions
 from ptystream.run import EngineEntry, Run
 from ptystream.scan.block import Block
 from ptystream.scan.ptyscan import PtyScan
+from ptystream.scan.rocking import RockingScan
 from ptystream.scan.saver import Saver
 from ptystream.session import Channel, Plan, ScanEntry
 from ptystream.stopwatch import write_benchmark
@@ -125,6 +127,9 @@ def geometry_of(scan: ScanConfiguration) -> Geometry:
 def models_of(configuration: Configuration) -> dict[str, ScanModel]:
     """The scan models, with what they share settled. Raises `ConfigurationError` for all that cannot be begun or shared."""
     seed = configuration.root.seed
+    mixed = list(_mixed(configuration))
+    if mixed:
+        raise ConfigurationError(mixed)
     first = {s.label: s.model(s.label, k, s.parameters, geometry_of(s), seed) for k, s in enumerate(configuration.scans)}
     faults = [Fault(f"scans.{path}", value, remedy) for path, value, remedy in sharing.faults(first)]
     models = {}
@@ -138,6 +143,30 @@ def models_of(configuration: Configuration) -> dict[str, ScanModel]:
     if faults:
         raise ConfigurationError(faults)
     return models
+
+
+def _mixed(configuration: Configuration) -> Iterator[Fault]:
+    """Rocking curves with engines that do not know them, or the other way round, or without what they need."""
+    curves = [scan for scan in configuration.scans if scan.model.volumes]
+    for engine in configuration.engines:
+        takes = bool(getattr(engine.engine, "takes_volumes", False))
+        path = f"engines.{engine.label}.name"
+        if takes and len(curves) < len(configuration.scans):
+            yield Fault(path, engine.name, "works on rocking curves: every scan needs `name: Bragg3dModel`")
+        elif curves and not takes:
+            yield Fault(path, engine.name, "does not work on rocking curves (scans with Bragg3dModel); use DM_3dBragg")
+    for scan in curves:
+        path, p = f"scans.{scan.label}.data", scan.data.parameters
+        for name in ("energy", "distance", "psize"):
+            if not getattr(p, name):
+                yield Fault(f"{path}.{name}", getattr(p, name), "must be given: Bragg3dModel works in metres")
+        if p.save is not None:
+            yield Fault(f"{path}.save", p.save, "a .ptyd file holds no rocking angles; record the session instead")
+        given = None if scan.positions is None else scan.positions.parameters
+        if given is None or given.channels.angle is None:
+            yield Fault(f"{path}.positions.channels.angle", None, "name the channel of the rocking angle (degrees)")
+        elif given.unit != "m":
+            yield Fault(f"{path}.positions.unit", given.unit, "Bragg3dModel needs positions in metres")
 
 
 def _wait(savers: Mapping[str, Saver]) -> None:
@@ -180,7 +209,8 @@ def _maker(
             limit, before = settings.frames_per_block, savers.get(scan.label)
             saver = Saver(scan.label, p, Path(root.io.home) / p.dfile, max_frames=limit, after=before)
             savers[scan.label] = saver
-        buffer = PtyScan(
+        buffer = partial(
+            PtyScan,
             scan.label,
             scan.data.parameters,
             positions,
@@ -191,7 +221,12 @@ def _maker(
             seed=model.seed,
             saver=saver,
         )
-        return buffer, model.again()
+        if isinstance(model, Bragg3d):
+            p = scan.parameters.rocking
+            curves = partial(RockingScan, *buffer.args, **buffer.keywords)
+            angles, step = p.n_rocking_positions, p.rocking_step
+            return curves(angles=angles, step_deg=step, tolerance_m=p.tolerance), model.again()
+        return buffer(), model.again()
 
     return make
 
@@ -293,11 +328,11 @@ class _Sample:
 def warm_up(configuration: Configuration, engines: Iterable[EngineEntry], context: Context) -> None:
     """Run each engine on two empty frames of every usual count type, so that nothing compiles when frames come."""
     first = next(iter(models_of(configuration).values()))
-    scan, geometry = first.label, first.geometry
+    scan = first.label
     for dtype in ("u2", "u4"):
         for entry in engines:
             model = first.again()
-            store = _Sample(geometry.shape, dtype)
+            store = _Sample(first.store_shape, dtype)
             made = Reconstruction({}, {}, PodTable(model.pods))
             zero = np.zeros(2, np.int64)
             block = Block(scan, np.arange(2), np.arange(2), np.zeros((2, 2)), np.ones(2), zero)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.model.bragg import BraggGeometry
 from ptystream.model.propagate import Propagator
 
 PROBE, PROBE_LAYER, OBJECT, OBJECT_LAYER, ROW, COLUMN = range(6)
@@ -64,6 +65,21 @@ class Storage:
         self.data, self.offset = data, (start[0], start[1])
         return True
 
+    @property
+    def slices(self) -> int:
+        """Layers that a frame sees one after the other along a third axis; 1: it sees single layers."""
+        return 1
+
+    @property
+    def layers(self) -> int:
+        """Layers that each stand for a whole view."""
+        return len(self.data)
+
+    @property
+    def corner(self) -> tuple[int, int, int]:
+        """Lattice coordinates of data[0, 0, 0]; layers that are no axis of space count from 0."""
+        return 0, *self.offset
+
     def add_frames(self, count: int) -> None:
         """Give `count` more frames layers of their own: the mean of those that are there."""
         modes, have = self.modes_per_frame, len(self.data)
@@ -84,6 +100,45 @@ class Storage:
 
 
 @dataclass(slots=True)
+class Volume(Storage):
+    """A probe or object in three dimensions: its layers are slices along a third axis of space, (r3, r1, r2)."""
+
+    first: int = 0
+    """Lattice coordinate r3 of data[0]."""
+    slice_m: float = 1.0
+    """Distance of two slices along r3, metres."""
+    bragg: BraggGeometry | None = None
+    """What its axes mean."""
+
+    @property
+    def slices(self) -> int:
+        """Slices; a frame sees all of a probe."""
+        return len(self.data)
+
+    @property
+    def layers(self) -> int:
+        """One view."""
+        return 1
+
+    @property
+    def corner(self) -> tuple[int, int, int]:
+        """Lattice coordinates (r3, r1, r2) of data[0, 0, 0]."""
+        return self.first, *self.offset
+
+    def grow_slices(self, low: int, high: int, margin: int = 4) -> bool:
+        """Make lattice slices [low, high) part of the volume; returns whether anything changed."""
+        stop = self.first + len(self.data)
+        before = 0 if low >= self.first else -(-(self.first - low) // margin) * margin
+        after = 0 if high <= stop else -(-(high - stop) // margin) * margin
+        if not before and not after:
+            return False
+        data = np.full_like(self.data, self.fill, shape=(before + len(self.data) + after, *self.shape))
+        data[before : before + len(self.data)] = self.data
+        self.data, self.first = data, self.first - before
+        return True
+
+
+@dataclass(slots=True)
 class PodTable:
     """Who sees what: for each frame and pod (energy × probe mode × object mode) one row of integers.
 
@@ -100,6 +155,7 @@ class PodTable:
     _frame: NDArray[np.int64] = field(init=False)
     _index: NDArray[np.int64] = field(init=False)
     _moved: NDArray[np.float64] = field(init=False)
+    _depth: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
         self._address = np.zeros((0, self.pods, 6), np.int32)
@@ -108,6 +164,7 @@ class PodTable:
         self._frame = np.zeros((0, 2), np.int64)
         self._index = np.zeros(0, np.int64)
         self._moved = np.zeros((0, 2), np.float64)
+        self._depth = np.zeros(0, np.int64)
 
     @property
     def address(self) -> NDArray[np.int32]:
@@ -147,7 +204,7 @@ class PodTable:
         """
         return self._moved[: self.length]
 
-    REVISABLE: ClassVar[tuple[str, ...]] = ("address", "remainder", "weight", "moved")
+    REVISABLE: ClassVar[tuple[str, ...]] = ("address", "remainder", "weight", "moved", "depth")
     """What of a row may change after it was appended: a checkpoint keeps it."""
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -159,6 +216,11 @@ class PodTable:
         for name, held in state.items():
             getattr(self, name)[...] = held
 
+    @property
+    def depth(self) -> NDArray[np.int64]:
+        """Lattice coordinate r3 of the first slice that a frame sees of a `Volume`; 0 elsewhere. Shape (frame,)."""
+        return self._depth[: self.length]
+
     def append(
         self,
         address: NDArray[np.int32],
@@ -166,9 +228,10 @@ class PodTable:
         weight: NDArray[np.float32],
         frame: NDArray[np.int64],
         index: NDArray[np.int64] | None = None,
+        depth: NDArray[np.int64] | None = None,
     ) -> NDArray[np.int64]:
         """Add rows and return their numbers. Shapes as the properties' with the same leading axis; fewer pods than the table
-        has places are filled up with none. `index` None: the slots."""
+        has places are filled up with none. `index` None: the slots; `depth` None: 0."""
         new, lacking = len(address), self.pods - address.shape[1]
         if lacking:
             nothing = np.full((new, lacking, 6), -1, np.int32)
@@ -178,7 +241,7 @@ class PodTable:
         stop = self.length + new
         if stop > len(self._address):
             capacity = max(256, 2 * len(self._address), stop)
-            for name in ("_address", "_remainder", "_weight", "_frame", "_index", "_moved"):
+            for name in ("_address", "_remainder", "_weight", "_frame", "_index", "_moved", "_depth"):
                 old = getattr(self, name)
                 grown = np.zeros((capacity, *old.shape[1:]), old.dtype)
                 grown[: self.length] = old[: self.length]
@@ -187,6 +250,7 @@ class PodTable:
         self._address[part], self._remainder[part] = address, remainder
         self._weight[part], self._frame[part] = weight, frame
         self._index[part], self._moved[part] = frame[:, 1] if index is None else index, 0
+        self._depth[part] = 0 if depth is None else depth
         self.length = stop
         return np.arange(stop - new, stop)
 

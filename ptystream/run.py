@@ -19,7 +19,7 @@ from ptystream.checkpoint import Checkpoint
 from ptystream.engine import Context, Engine, Progress
 from ptystream.model.scan_model import ScanModel
 from ptystream.publish.snapshot import Image, Snapshot
-from ptystream.reconstruction import COLUMN, OBJECT, PROBE, ROW, PodTable, Reconstruction
+from ptystream.reconstruction import COLUMN, OBJECT, PROBE, ROW, PodTable, Reconstruction, Volume
 from ptystream.scan.block import Block, FrameStore, Revision
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.schedule import Entry, Schedule, from_runs, to_runs
@@ -285,6 +285,7 @@ class Run:
                 "error": progress.errors[-1],
                 "frames": progress.frames,
                 "count": count,
+                **progress.more,
             }
         )
         fourier, misfit = progress.errors[-1, 0], progress.misfit[-1, 1]
@@ -336,7 +337,10 @@ class Run:
             (self.reconstruction.objects, checkpoint.objects),
         ):
             for name, storage in saved.items():
-                held[name].data, held[name].offset = storage.data, storage.offset
+                mine = held[name]
+                mine.data, mine.offset = storage.data, storage.offset
+                if isinstance(mine, Volume) and isinstance(storage, Volume):
+                    mine.first = storage.first
         self.reconstruction.pods.restore(checkpoint.rows)
         known = {label: scan.known() for label, scan in self.scans.items()}
         for label, scan in self.scans.items():
@@ -517,6 +521,7 @@ def select(block: Block, chosen: NDArray[np.bool_]) -> Block:
         block.positions_m[chosen],
         block.dose[chosen],
         block.arrival_ns[chosen],
+        block.further[chosen] if len(block.further) else block.further,
     )
 
 
@@ -526,7 +531,7 @@ def join(blocks: Sequence[Block]) -> Block:
         blocks[0].scan,
         *(
             np.concatenate([getattr(b, name) for b in blocks])
-            for name in ("slots", "indices", "positions_m", "dose", "arrival_ns")
+            for name in ("slots", "indices", "positions_m", "dose", "arrival_ns", "further")
         ),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ptystream.model.bragg_model import Bragg3d
 from ptystream.model.opr import OPR
 from ptystream.model.parameters import BareParameters
 from ptystream.model.scan_model import Full, ScanModel, Vanilla
@@ -22,6 +23,7 @@ MODELS: Mapping[str, type[ScanModel]] = {
     "BlockGradFull": Full,
     "OPRModel": OPR,
     "BlockOPRModel": OPR,
+    "Bragg3dModel": Bragg3d,
 }
 
 BARE: Mapping[str, type[Branch]] = {"ScanModel": BareParameters, "BlockScanModel": BareParameters}

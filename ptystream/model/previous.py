@@ -17,7 +17,7 @@ class Previous:
 
     name: str
     data: NDArray[np.complex128]
-    """(layer, y, x)."""
+    """(layer, y, x); of a volume (r3, r1, r2)."""
     pixel_size_m: tuple[float, float] | None
     center: tuple[float, float]
     """Pixel of physical zero (y, x)."""
@@ -57,14 +57,17 @@ def read(rfile: str, part: str, label: str | None, own: str | None) -> Previous:
 
 def _storage(name: str, node: Any) -> Previous:
     data = node["data"]
-    if data.ndim != 3 or data.dtype.kind not in "fc" or data.size * data.dtype.itemsize > MAX_ARRAY_BYTES:
+    volume = data.ndim == 4 and data.shape[0] == 1
+    if (data.ndim != 3 and not volume) or data.dtype.kind not in "fc" or data.size * data.dtype.itemsize > MAX_ARRAY_BYTES:
         raise ValueError(f"{name}: {data.dtype} of shape {data.shape} is no storage, or too large")
-    shape = data.shape[1:]
+    shape = data.shape[-2:]
     psize = np.asarray(node["_psize"][()] if "_psize" in node else (1.0, 1.0), float).ravel()
     center = np.asarray(node["_center"][()] if "_center" in node else [n // 2 for n in shape], float).ravel()
+    if volume:
+        psize, center = psize[-2:], center[-2:]
     if psize.shape != (2,) or center.shape != (2,) or not (np.isfinite(psize).all() and np.isfinite(center).all()):
         raise ValueError(f"{name}: pixel {psize} and centre {center} are no two numbers each")
-    values = np.asarray(data[()], complex)
+    values = np.asarray(data[0] if volume else data[()], complex)
     if not np.isfinite(values).all():
         raise ValueError(f"{name}: holds values that are not finite")
     pixel = None if (psize == 1.0).all() or (psize <= 0).any() else (float(psize[0]), float(psize[1]))

@@ -46,6 +46,9 @@ class ScanModel:
     probe_per_frame: ClassVar[bool] = False
     """Whether every frame has a probe of its own, which no other scan can share."""
 
+    volumes: ClassVar[bool] = False
+    """Whether storages are volumes and frames rocking curves, which only some engines take."""
+
     def __init__(self, label: str, number: int, parameters: Any, geometry: Geometry, seed: int = 0) -> None:
         self.label, self.number, self.p, self.geometry, self.seed = label, number, parameters, geometry, seed
         self.coherence: CoherenceParameters = getattr(parameters, "coherence", CoherenceParameters())
@@ -66,6 +69,11 @@ class ScanModel:
             self.probe(1.0, energy, blind)
         known = blind, np.ones(blind.shape, np.bool_), (0, 0)
         self._object(0, ((0, 0), self.geometry.view), known)
+
+    @property
+    def store_shape(self) -> tuple[int, int]:
+        """Shape of the frames that an engine is given."""
+        return self.geometry.shape
 
     @property
     def pods(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Protocol
 
@@ -58,6 +58,8 @@ class Block:
     """I0 relative to the median of the run's first frames; 1 where no dose was measured. Shape (frame,)."""
     arrival_ns: NDArray[np.int64]
     """When each frame reached us. Shape (frame,)."""
+    further: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
+    """[z, angle]: beam position along z, metres, and rocking angle, degrees, of scans that measure them. Shape (frame, 2)."""
 
     def __len__(self) -> int:
         return len(self.slots)

@@ -85,6 +85,11 @@ class Intake:
         self._max_bytes = max_bytes if max_bytes is not None else memory // 2
 
     @property
+    def max_bytes(self) -> int:
+        """Memory that frames may take."""
+        return self._max_bytes
+
+    @property
     def decided(self) -> bool:
         """Whether raw shape, dtype and centre are fixed."""
         return self._preparation is not None

@@ -38,12 +38,12 @@ class Readings:
 
 
 class Join:
-    """Joins the samples of one source to frames. Roles: 'y', 'x' after the matrix, 'dose'."""
+    """Joins the samples of one source to frames. Roles: 'y', 'x' after the matrix, 'z', 'angle', 'dose'."""
 
     def __init__(self, parameters: PositionsParameters, max_samples: int) -> None:
         self.parameters = parameters
         channels = parameters.channels
-        self.roles = tuple(role for role in ("y", "x", "dose") if getattr(channels, role) is not None)
+        self.roles = tuple(role for role in ("y", "x", "z", "angle", "dose") if getattr(channels, role) is not None)
         self.positions = "y" in self.roles
         self._names = [getattr(channels, role) for role in self.roles]
         self._matrix = np.asarray(parameters.matrix, float)

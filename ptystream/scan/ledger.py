@@ -33,6 +33,7 @@ _COLUMNS: dict[str, tuple[Any, tuple[int, ...], Any]] = {
     "time_ns": (np.int64, (), 0),
     "position": (np.float64, (2,), np.nan),
     "dose": (np.float64, (), np.nan),
+    "further": (np.float64, (2,), np.nan),
     "flags": (np.uint8, (), 0),
     "reason": (np.uint8, (), 0),
 }
@@ -54,6 +55,8 @@ class Ledger:
     position: NDArray[np.float64]
     """(y, x) on the sample, NaN while not known. Shape (record, 2)."""
     dose: NDArray[np.float64]
+    further: NDArray[np.float64]
+    """[z (metres), rocking angle (degrees)] where they are measured, otherwise NaN. Shape (record, 2)."""
     flags: NDArray[np.uint8]
     reason: NDArray[np.uint8]
     """0: none; otherwise see `reasons`."""

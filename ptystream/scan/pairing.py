@@ -222,6 +222,12 @@ class Pairing:
         if not known.all():
             self.ledger.note("samples_too_many", int(np.count_nonzero(~known)), f"{self._room} records are kept")
         records, values = records[known], readings.values[known]
+        for column, role in enumerate(("z", "angle")):
+            if role in source.roles:
+                told, ledger = values[:, source.roles.index(role)], self.ledger
+                late = (ledger.flags[records] & USED != 0) & (ledger.further[records, column] != told)
+                ledger.note("corrections_late", int(np.count_nonzero(late)), f"{role} of frames in use stays what it was")
+                ledger.further[records[~late], column] = told[~late]
         if source.positions and not self._theory:
             self._set_positions(records, values[:, :2], readings.spread[known])
         if "dose" in source.roles:

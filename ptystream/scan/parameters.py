@@ -292,6 +292,13 @@ class ChannelsParameters(Branch):
     x: str | None = parameter("x", ours=True)
     """Channel of the stage's horizontal reading; None: this source has none."""
 
+    z: str | None = parameter(None, ours=True)
+    """Channel of the beam position along z, metres, for Bragg3dModel: z is normal to the planes that reflect, x along their
+    trace in the plane of incidence, y horizontal across it. None: 0. `matrix` does not touch it."""
+
+    angle: str | None = parameter(None, ours=True)
+    """Channel of the rocking angle, degrees, for Bragg3dModel; None: not measured by this source."""
+
     dose: str | None = parameter(None, ours=True)
     """Channel of the beam intensity I0; None: not measured by this source."""
 
@@ -299,6 +306,8 @@ class ChannelsParameters(Branch):
     def _pair(self) -> Self:
         if (self.y is None) != (self.x is None):
             raise ValueError(f"y: {self.y!r}, x: {self.x!r}: name both, or neither")
+        if self.y is None and (self.z or self.angle):
+            raise ValueError(f"z: {self.z!r}, angle: {self.angle!r}: come with y and x in one source; name those too")
         if self.y is None and self.dose is None:
             raise ValueError("no channel is named: name y and x, or dose")
         return self

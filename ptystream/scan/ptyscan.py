@@ -98,6 +98,8 @@ class PtyScan:
             changed=self._changed,
             pixel_m=pixel_m,
         )
+        self._group = 1
+        """Records that become one frame of a block."""
         self._num_frames = self._pairing.num_theory or parameters.num_frames
         self.ledger.expected = self._num_frames or 0
 
@@ -186,14 +188,20 @@ class PtyScan:
         with self._condition:
             ready, held = self._pairing.usable()
             final = self.ended is not None and self.ledger.waiting == len(ready)
+            ready, rest = self._together(ready, final)
             if len(ready) == 0:
                 return EOS if final else WAIT
             if len(ready) < self.parameters.min_frames * ranks and not final:
                 return WAIT
             if not self._decide_dose(ready, final):
                 return WAIT
-            self._pairing.keep(ready[limit:], held)
+            limit *= self._group
+            self._pairing.keep(ready[limit:], rest, held)
             return self._hand_out(ready[:limit])
+
+    def _together(self, ready: NDArray[np.int64], final: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(records that can be handed out, those that wait for others), of those that are `ready`; `final`: nothing comes."""
+        return ready, NONE
 
     def take_exactly(self, indices: NDArray[np.int64], timeout_s: float) -> Block:
         """The frames with these numbers, in this order, as soon as all are there: for repeating a schedule. Frames that are
@@ -489,6 +497,7 @@ class PtyScan:
             ledger.position[records],
             dose,
             ledger.arrival_ns[records],
+            ledger.further[records],
         )
         if self._saver is not None:
             self._saver.take(block, self.frames, ledger.expected)

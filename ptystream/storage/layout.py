@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.reconstruction import Storage
+from ptystream.model.bragg import BraggGeometry
+from ptystream.reconstruction import Storage, Volume
 
 MAX_LAYERS = 1 << 20
 
@@ -17,17 +20,21 @@ def node(name: str, storage: Storage, number: int, *, probe: bool, grids: bool =
     """A storage as ptypy lays it out: `_center` is the pixel index of physical zero, `_origin` where pixel [0, 0] lies."""
     pixel = np.array(storage.pixel_size_m or (1.0, 1.0), float)
     center = np.array([n // 2 for n in storage.shape] if probe else [-n for n in storage.offset], float)
+    data = storage.data
+    if isinstance(storage, Volume):
+        pixel, data = np.array([storage.slice_m, *pixel]), data[None]
+        center = np.array([storage.slices // 2 if probe else -storage.first, *center], float)
     made: dict[str, Any] = {
         "ID": name,
         "numID": number,
-        "data": storage.data,
-        "shape": tuple(int(n) for n in storage.data.shape),
+        "data": data,
+        "shape": tuple(int(n) for n in data.shape),
         "_psize": pixel,
         "_center": center,
         "_origin": -center * pixel,
         "fill_value": 0.0 if probe else storage.data.dtype.type(storage.fill),
-        "layermap": list(range(len(storage.data))),
-        "nlayers": len(storage.data),
+        "layermap": list(range(len(data))),
+        "nlayers": len(data),
         "padding": 0,
         "padonly": False,
         "_energy": 0.0 if storage.energy_kev is None else float(storage.energy_kev),
@@ -39,15 +46,14 @@ def node(name: str, storage: Storage, number: int, *, probe: bool, grids: bool =
         "_recs": {},
     }
     if grids:
-        made["grids"] = coordinates(storage.data.shape, pixel, center)
+        made["grids"] = coordinates(data.shape, pixel, center)
     return made
 
 
-def coordinates(shape: tuple[int, ...], pixel: NDArray[np.float64], center: NDArray[np.float64]) -> tuple[Any, Any]:
-    """Metres of every pixel, rows and columns, each of `shape` (layer, y, x)."""
-    y = (np.arange(shape[1]) - center[0]) * pixel[0]
-    x = (np.arange(shape[2]) - center[1]) * pixel[1]
-    return np.broadcast_to(y[:, None], shape).copy(), np.broadcast_to(x[None, :], shape).copy()
+def coordinates(shape: tuple[int, ...], pixel: NDArray[np.float64], center: NDArray[np.float64]) -> tuple[Any, ...]:
+    """Metres of every pixel along each axis of space, each of `shape` (layer, …): rows and columns; of a volume r3, r1, r2."""
+    axes = [(np.arange(n) - c) * p for n, c, p in zip(shape[1:], center, pixel, strict=True)]
+    return tuple(np.broadcast_to(axis, shape).copy() for axis in np.meshgrid(*axes, indexing="ij"))
 
 
 def storage(held: Mapping[str, Any], *, probe: bool) -> Storage:
@@ -75,16 +81,26 @@ def storage(held: Mapping[str, Any], *, probe: bool) -> Storage:
 
 def place(of: Storage) -> dict[str, Any]:
     """What a storage of ours knows and ptypy's layout does not."""
-    return {
+    known = {
         "offset": np.array(of.offset, np.int64),
         "fill": complex(of.fill),
         "pixels_only": of.pixel_size_m is None,
         "energy_kev": of.energy_kev,
     }
+    if isinstance(of, Volume):
+        known["first"] = of.first
+        known["bragg"] = json.dumps(None if of.bragg is None else asdict(of.bragg))
+    return known
 
 
 def placed(held: Mapping[str, Any], where: Mapping[str, Any]) -> Storage:
     """The storage that `node` and `place` were made of."""
-    pixel = None if where["pixels_only"] else (float(held["_psize"][0]), float(held["_psize"][1]))
+    pixel = None if where["pixels_only"] else (float(held["_psize"][-2]), float(held["_psize"][-1]))
     row, column = (int(n) for n in where["offset"])
+    if "first" in where:
+        named = json.loads(where["bragg"]) or {}
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in named.items()}
+        common = pixel, (row, column), complex(where["fill"]), where["energy_kev"]
+        bragg = BraggGeometry(**given) if given else None
+        return Volume(held["data"][0], *common, first=int(where["first"]), slice_m=float(held["_psize"][0]), bragg=bragg)
     return Storage(held["data"], pixel, (row, column), complex(where["fill"]), where["energy_kev"])
