@@ -32,13 +32,13 @@ ENGINES: dict[str, dict[str, Any]] = {
     "DM": {"numiter": 120, "average_last": 20},
     "RAAR": {"numiter": 150, "average_last": 20},
     "EPIE": {"numiter": 120},
-    "SDR": {"numiter": 120, "sigma": 1.0, "tau": 0.5, "average_last": 20},
+    "SDR": {"numiter": 150, "sigma": 1.0, "tau": 0.5, "average_last": 20},
     "ML": {"numiter": 150, "scale_precond": True},
     "DMOPR": {"numiter": 120, "average_last": 20, "subspace_dim": 2},
     "MLOPR": {"numiter": 150, "scale_precond": True, "subspace_dim": 2},
 }
 """Engines and what is not a default of theirs."""
-PHASE_RAD = {"DM": 0.2, "RAAR": 0.25, "EPIE": 0.1, "SDR": 0.3, "ML": 0.08, "DMOPR": 0.2, "MLOPR": 0.1}
+PHASE_RAD = {"DM": 0.2, "RAAR": 0.25, "EPIE": 0.1, "SDR": 0.45, "ML": 0.08, "DMOPR": 0.2, "MLOPR": 0.1}
 """Standard deviation of the phase against the truth, without its ramp, that an engine must reach."""
 APART = 0.2
 """Complex rms between the objects of a growing and of a complete scan that is allowed."""

@@ -210,8 +210,10 @@ def _pixel(seen: Seen) -> tuple[float, float] | None:
 def _error(axis: Any, seen: Seen) -> None:
     errors = seen.snapshot.errors
     colour = "black" if seen.layout.grey else None
-    axis.semilogy(np.arange(1, len(errors) + 1), np.maximum(errors[:, 0], 1e-12), color=colour)
-    axis.set(xlabel="iteration", ylabel="photons", title="engine's error")
+    likelihood = not errors[:, 0].any() and bool(errors[:, 1].any())  # maximum likelihood has no fourier error
+    own = errors[:, 1] if likelihood else errors[:, 0]
+    axis.semilogy(np.arange(1, len(errors) + 1), np.maximum(own, 1e-12), color=colour)
+    axis.set(xlabel="iteration", ylabel="cost per pixel" if likelihood else "photons", title="engine's error")
 
 
 def _misfit(axis: Any, seen: Seen) -> None:

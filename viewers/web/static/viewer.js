@@ -185,7 +185,10 @@ function draw() {
   $("phase-note").textContent = $("ramp").checked ? "global phase and ramp removed" : "as the engine holds it";
   drawObject(header, arrays);
   drawProbe(header, arrays);
-  curves($("errors"), arrays.errors, [{ column: 0, colour: "#58b7ff", name: "fourier" }, { column: 2, colour: "#d9a441", name: "exit" }]);
+  const own = (column) => arrays.errors.data.some((v, k) => k % 3 === column && v > 0);
+  const likelihood = !own(0) && own(1);  // an engine without a fourier error
+  const projections = [{ column: 0, colour: "#58b7ff", name: "fourier" }, { column: 2, colour: "#d9a441", name: "exit" }];
+  curves($("errors"), arrays.errors, likelihood ? [{ column: 1, colour: "#58b7ff", name: "likelihood" }] : projections);
   curves($("misfit"), arrays.misfit, [{ column: 1, colour: "#4cc38a", name: "photon" }, { column: 2, colour: "#8592a3", name: "Poisson" }, { column: 0, colour: "#b06ee0", name: "amplitude" }]);
   map($("map"), arrays.ledger_map);
   ptystream.drawn++;
