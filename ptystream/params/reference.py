@@ -17,12 +17,15 @@ from ptystream.params.load import gives_positions, plugins, source_parameters
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 
 LABELLED = {
+    "scandata": "Sources of frames and positions, by name: what may stand under `scans.*.data`.",
+    "scan": "Scan models, by name: what may stand under `scans.*`.",
+    "engine": "Engines, by name: what may stand under `engines.*`.",
     "ptycho.scans": "Container for instances of scan parameters\n\n"
     "Label → entry, as many as there are: see `scan`. An entry without a `name` is a template and left out.",
     "ptycho.engines": "Container for instances of engine parameters\n\n"
     "Label → entry: see `engine`. They run in the order of their labels; one without a `name` is a template and left out.",
 }
-"""Branches whose entries have labels of the user's choice."""
+"""Branches of entries that have names: of the user's choice, or of what is built in."""
 
 
 def entries() -> list[dict[str, Any]]:
