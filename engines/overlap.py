@@ -66,8 +66,7 @@ class Overlap:
             known_light = list(zip(self.coverage(tiles), [o.corner for o in objects], strict=True))
         for storage, (lit, start) in zip(objects, known_light, strict=False):
             typical = (lit * lit).sum() / xp.maximum(lit.sum(), 1e-30)
-            begin = [s - o for s, o in zip(start, storage.corner, strict=True)]
-            known = storage.data[tuple(slice(b, b + n) for b, n in zip(begin, lit.shape, strict=True))]
+            known = storage.data[_place(storage, lit, start)]
             known[:] = xp.where((lit > 0) & (lit < DARK * typical), known.dtype.type(storage.fill), known)
 
     def forget_light(self) -> None:
@@ -104,15 +103,14 @@ class Overlap:
             if self.p.clip_object is not None:
                 clip(xp, storage.data, *self.p.clip_object)
             self.confine(storage, light)
-        age = self._lit_age + sum(map(len, self.visited)) if self.resting else 0
-        self.remember(lit)
-        self._lit_age = age
+        self.remember(lit, self._lit_age + sum(map(len, self.visited)) if self.resting else 0)
 
-    def remember(self, lit: list[Any]) -> None:
-        """An update of the objects saw this illumination Σ w² |P|², (layer, y, x) of each, by all rows there are."""
+    def remember(self, lit: list[Any], age: int = 0) -> None:
+        """An update of the objects saw this illumination Σ w² |P|², (layer, y, x) of each, by all rows there are; `age`: frames
+        visited since it was summed over all."""
         self._lit, self._lit_from = lit, [o.corner for o in self.reconstruction.objects.values()]
         self._lit_rows = self.reconstruction.pods.length
-        self._lit_age = 0
+        self._lit_age = age
 
     def _resting(self, visited: Sequence[Any]) -> list[Any]:
         """Illumination by the tiles that rest, from what is remembered of all and what those `visited` illuminate now."""
@@ -121,9 +119,7 @@ class Overlap:
             return self.coverage(self.resting)
         news = self.coverage([t for t in self.visited if t.rows[-1] >= self._lit_rows], self._lit_rows)
         for number, (lit, start) in enumerate(zip(self._lit, self._lit_from, strict=True)):
-            corner = list(self.reconstruction.objects.values())[number].corner
-            begin = [s - o for s, o in zip(start, corner, strict=True)]
-            news[number][tuple(slice(b, b + n) for b, n in zip(begin, lit.shape, strict=True))] += lit
+            news[number][_place(list(self.reconstruction.objects.values())[number], lit, start)] += lit
         return [self.on.xp.maximum(every - now, 0) for every, now in zip(news, visited, strict=True)]
 
     def update_probe(self) -> float:
@@ -275,6 +271,12 @@ def trusted(xp: Any, data: Any, lit: Any) -> tuple[Any, Any]:
     typical = (lit * power).sum() / xp.maximum(lit.sum(), 1e-30)
     weight = xp.minimum(1, 4 * typical / xp.maximum(power, 1e-30))
     return (data * xp.sqrt(weight)).astype(data.dtype), (data * weight).astype(data.dtype)
+
+
+def _place(storage: Storage, lit: Any, start: Sequence[int]) -> tuple[slice, ...]:
+    """Where an illumination that begins at `start` on the lattice lies in an object that may have grown since."""
+    begin = (s - o for s, o in zip(start, storage.corner, strict=True))
+    return tuple(slice(b, b + n) for b, n in zip(begin, lit.shape, strict=True))
 
 
 def _total(parts: Sequence[Any], number: int) -> tuple[Any, Any]:

@@ -114,19 +114,9 @@ class Loop:
         with run.stopwatch.measure("data_load"):
             new = self._collect()
         if run.reconstruction is None and not self._start():
-            if run.complete and not any(scan.waiting for scan in run.scans.values()):
-                log.error("%s: the scan ended without a usable frame", run.name)
-                run.state = "failed"
-                return Step.DONE
-            return Step.IDLE
-        if run.frames == 0 and not run.complete:
-            return Step.IDLE  # all that were there have been withdrawn
-        if run.frames == 0:
-            log.error("%s: the scan ended without a usable frame", run.name)
-            if run.engine is not None:
-                run.apply({"do": "finish"})
-            run.state = "failed"
-            return Step.DONE
+            return self._without_frames()
+        if run.frames == 0:  # all that were there have been withdrawn
+            return self._without_frames()
         if run.engine is None and not self._next_engine():
             return Step.DONE
         assert run.engine_entry is not None
@@ -147,6 +137,17 @@ class Loop:
                 run.state = "finished"
                 return Step.DONE
         return Step.WORKED
+
+    def _without_frames(self) -> Step:
+        """There is nothing to iterate on: wait, or give up where the scan is over."""
+        run = self.run
+        if not run.complete or any(scan.waiting for scan in run.scans.values()):
+            return Step.IDLE
+        log.error("%s: the scan ended without a usable frame", run.name)
+        if run.engine is not None:
+            run.apply({"do": "finish"})
+        run.state = "failed"
+        return Step.DONE
 
     # ------------------------------------------------------------------ data
 
@@ -242,4 +243,5 @@ class Loop:
         share = min(old, max(int(self._budget) - new, 1))
         rotating = (self._rotation + np.arange(share)) % max(old, 1)
         self._rotation = int((self._rotation + share) % max(old, 1))
-        return rows[np.concatenate([np.sort(rotating), np.arange(old, total)]).astype(np.int64)]
+        chosen: NDArray[np.int64] = rows[np.concatenate([np.sort(rotating), np.arange(old, total)])]
+        return chosen

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -203,7 +203,8 @@ class Run:
         scan, what, value = self.scans[entry["scan"]], entry["what"], entry["value"]
         if what == "mask":
             scan.buffer.mask(value)
-            rows = np.array([f + k for f, b in zip(scan.rows, scan.taken, strict=True) for k in range(len(b))], np.int64)
+            own = (np.arange(first, first + len(block)) for first, block in zip(scan.rows, scan.taken, strict=True))
+            rows = np.concatenate([np.zeros(0, np.int64), *own])
         else:
             slot = scan.buffer.slot_of(int(entry["index"]))
             row = None if slot is None else scan.model.row(slot)
@@ -488,19 +489,11 @@ class Run:
 
     def ledger(self) -> dict[str, int]:
         """Counts of all scans together."""
-        total: dict[str, int] = {}
-        for scan in self.scans.values():
-            for key, count in scan.buffer.ledger.counts().items():
-                total[key] = total.get(key, 0) + int(count)
-        return total
+        return summed(scan.buffer.ledger.counts() for scan in self.scans.values())
 
     def notes(self) -> dict[str, int]:
         """What all scans counted that is no frame, as of `Ledger.notes`."""
-        total: dict[str, int] = {}
-        for scan in self.scans.values():
-            for key, count in scan.buffer.ledger.notes().items():
-                total[key] = total.get(key, 0) + int(count)
-        return total
+        return summed(scan.buffer.ledger.notes() for scan in self.scans.values())
 
     def ledger_map(self) -> NDArray[np.float32]:
         """[y, x, code] of every frame with a known position, lattice pixels. Shape (frame, 3)."""
@@ -510,6 +503,15 @@ class Run:
             pixel = scan.model.to_pixels(positions)
             parts.append(np.concatenate([pixel, codes[:, None]], axis=1))
         return np.concatenate(parts).astype(np.float32) if parts else np.zeros((0, 3), np.float32)
+
+
+def summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Counts of several under the same keys, in one."""
+    total: dict[str, int] = {}
+    for part in parts:
+        for key, count in part.items():
+            total[key] = total.get(key, 0) + int(count)
+    return total
 
 
 def select(block: Block, chosen: NDArray[np.bool_]) -> Block:
@@ -538,9 +540,10 @@ def join(blocks: Sequence[Block]) -> Block:
 
 def as_then(block: Block, then: Mapping[str, Sequence[Sequence[Any]]]) -> Block:
     """The block with the positions and doses that `Schedule.to_repeat` gives."""
-    for what, values in ((what, {"position": block.positions_m, "dose": block.dose}[what]) for what in then):
-        for index, value in then[what]:
-            values[block.indices == index] = value
+    held = {"position": block.positions_m, "dose": block.dose}
+    for what, changed in then.items():
+        for index, value in changed:
+            held[what][block.indices == index] = value
     return block
 
 

@@ -116,6 +116,11 @@ class _Pending:
     checkpoint: Checkpoint | None = None
     """Where it goes on from, as far as an interrupted session had come."""
 
+    @property
+    def names(self) -> str:
+        """Its acquisitions, for the log."""
+        return ", ".join(f"{key!r} of {label}" for label, key, _ in self.keys.values())
+
 
 class Session:
     """Steps the runs of one plan, one after another, while their sources feed them."""
@@ -276,7 +281,7 @@ class Session:
             if empty is None:
                 self._over[wanted] = None  # what comes of it later would be half a scan
                 raise _NoScan("too_many_scans", f"{len(self._pending)} have begun and are not reconstructed yet")
-            log.warning("%s: nothing came: given up for another", names(empty))
+            log.warning("%s: nothing came: given up for another", empty.names)
             self._drop(empty)
         checkpoint = self._checkpoint if self._checkpoint is not None and wanted in self._checkpoint.acquisitions else None
         decisions = {} if checkpoint is None else checkpoint.buffer_decisions
@@ -317,7 +322,7 @@ class Session:
                 source.stop()
             for pending in self._pending:
                 came = pending.run.ledger().get("received", 0)
-                log.warning("%s: %d frames had come and are not reconstructed: the session ended", names(pending), came)
+                log.warning("%s: %d frames had come and are not reconstructed: the session ended", pending.names, came)
             self.plan.close()
         self._check()
         return self.results
@@ -371,7 +376,7 @@ class Session:
     def _reconstruct(self, pending: _Pending) -> None:
         run = self.current = pending.run
         run.name = self._next_name()
-        log.info("%s: %s", run.name, names(pending))
+        log.info("%s: %s", run.name, pending.names)
         loop = Loop(run, self.plan.loop)
         self._received_before = (time.monotonic(), 0)
         engine = run.engine
@@ -409,7 +414,7 @@ class Session:
                 if self.plan.autosave is not None:
                     self.plan.autosave.wait()
                 self._save(run)
-                if run.frames and self._tap is not None:
+                if run.frames and run.state == "finished" and self._tap is not None:  # a restart goes on with what has failed
                     note = {"acquisitions": list(pending.keys.values())}
                     self._tap.write(Message(time.time_ns(), SESSION, (json.dumps(note).encode(),)))
             finally:
@@ -506,8 +511,3 @@ class Session:
                 self.publisher.offer(snapshot)
                 self.metrics.viewers(self.publisher.viewers)
             self.metrics.run(run, ledger, time.time_ns())
-
-
-def names(pending: _Pending) -> str:
-    """Its acquisitions, for the log."""
-    return ", ".join(f"{key!r} of {label}" for label, key, _ in pending.keys.values())

@@ -364,27 +364,56 @@ def test_positions_that_are_not_waited_for_any_longer_end_a_scan_that_cannot_sta
     assert ptyr.read(path).ledger["used"] == 29
 
 
+class Tap:
+    """A recorder that keeps messages in a list."""
+
+    def __init__(self) -> None:
+        self.kept: list[Message] = []
+
+    def write(self, message: Message, recorded: Callable[[Message], None] | None = None) -> None:
+        self.kept.append(message)
+        if recorded is not None:
+            recorded(message)
+
+    def index(self, message: Message, epoch: str, indices: np.ndarray) -> None:
+        pass
+
+
+def test_a_scan_that_a_failure_cut_off_is_not_noted_as_done(tmp_path: Path) -> None:
+    frames, places = messages()
+
+    class Breaks(Memory):
+        """Fails when the engine has begun."""
+
+        def receive(self, timeout_s: float) -> Message | None:
+            deadline = time.monotonic() + 30
+            while self._left == 0 and not (running.current and running.current.iterations):
+                assert time.monotonic() < deadline
+                threading.Event().wait(0.01)
+            return super().receive(timeout_s)
+
+    broken = Breaks("s/data", frames[:60], OSError("the cable is out"))
+    running = session(tmp_path, broken, Stalled("s/positions", places), Metrics(), min_frames_for_recon=20)
+    tap = running._tap = Tap()
+    for source in running._sources:
+        source._tap = tap
+    with pytest.raises(SessionError, match="the cable is out"):
+        running.run()
+    assert len(running.results) == 1
+    assert [message for message in tap.kept if message.channel == "session"] == []
+
+
 def test_a_restart_leaves_out_the_scans_that_have_a_result(tmp_path: Path) -> None:
     """As many as come in a night, and the one under way when the power went."""
-    kept: list[Message] = []
-
-    class Tap:
-        def write(self, message: Message, recorded: Callable[[Message], None] | None = None) -> None:
-            kept.append(message)
-            if recorded is not None:
-                recorded(message)
-
-        def index(self, message: Message, epoch: str, indices: np.ndarray) -> None:
-            pass
-
     all_of_them = [messages(f"scan {k}" if k % 2 else "again") for k in range(8)]
     frames, places = ([m for pair in all_of_them for m in pair[k]] for k in (0, 1))
     cut = len(all_of_them[0][0]) * 7 + 60
     settings = {"live": {"runs": None}, "engines": {"e": {"name": "DM", "numiter": 1}}}
     first = session(tmp_path, Paced("s/data", frames[:cut]), Paced("s/positions", places[:cut]), Metrics(), **settings)
-    first._tap = Tap()
+    tap = first._tap = Tap()
+    kept = tap.kept
     for source in first._sources:
-        source._tap = first._tap
+        source._tap = tap
     thread = threading.Thread(target=first.run)
     thread.start()
     deadline = time.monotonic() + 60
