@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ptystream.engine import Context
 from ptystream.model.fft import Transform, transforms
+from ptystream.parallel import ALONE
 
 from .kernels import Kernels
 from .tiles import PARTIAL_SUMS, TILE_BYTES, Sweeper
@@ -35,6 +36,8 @@ class Backend:
     """Host array to array of the device; the same array where both are one."""
     get: Callable[[Any], NDArray[Any]]
     """And back."""
+    total: Callable[[Any], Any]
+    """The sum of a device array over all ranks, perhaps in place."""
     resident: bool
     """Whether counts are copied to the device; otherwise tiles look into the slabs."""
 
@@ -54,6 +57,7 @@ def cpu(context: Context) -> Backend:
         tile_bytes=TILE_BYTES,
         put=np.asarray,
         get=np.asarray,
+        total=context.ranks.total,
         resident=False,
     )
 
@@ -74,6 +78,7 @@ def gpu(context: Context) -> Backend:
         tile_bytes=1 << 28,
         put=cupy.asarray,
         get=cupy.asnumpy,
+        total=(lambda array: cupy.asarray(context.ranks.total(cupy.asnumpy(array)))) if context.ranks.size > 1 else ALONE.total,
         resident=True,
     )
 

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.parallel import ALONE, Ranks
 from ptystream.reconstruction import Reconstruction, Storage
 from ptystream.scan.block import FrameStore
 
 from .backend import Backend
 from .sight import Sight, Sums
 from .subpixel import add_adjoint
-from .tiled import poisson_expectation
+from .tiled import poisson_expectation, rows_of
 from .tiles import Tile
 
 LIKELIHOODS = ("gaussian", "poisson", "euclid")
@@ -40,13 +41,17 @@ class Descent:
     """Of each row of the pod table, on the host; 0 where it was not visited. Shape (row,)."""
     fits: NDArray[np.float64]
     """As `Progress.misfit`, of each row. Shape (row, 3)."""
+    rows: NDArray[np.int64]
+    """Those that were visited, on any rank."""
 
 
 class Likelihood:
     """The frames of some tiles as data; `configure` says of which kind their noise is."""
 
-    def __init__(self, on: Backend, reconstruction: Reconstruction, frames: Mapping[int, FrameStore], sight: Sight) -> None:
-        self.on, self.reconstruction, self.frames, self.sight = on, reconstruction, frames, sight
+    def __init__(
+        self, on: Backend, reconstruction: Reconstruction, frames: Mapping[int, FrameStore], sight: Sight, ranks: Ranks = ALONE
+    ) -> None:
+        self.on, self.reconstruction, self.frames, self.sight, self.ranks = on, reconstruction, frames, sight, ranks
         self.scale: Any = on.xp.ones(0, sight.real)
         """Factor on the modelled intensities of each row of the pod table."""
         self._trust: dict[int, Any] = {}
@@ -83,8 +88,11 @@ class Likelihood:
             return objects, beams
 
         parts = self.on.sweeper.sweep(tiles, work)
-        objects, beams = (_total([part[k] for part in parts]) for k in (0, 1))
-        return Descent(objects, beams, self.on.get(cost) + self._constant(tiles), self.on.get(fits))
+        objects, beams = (self._total([part[k] for part in parts]) for k in (0, 1))
+        costs, known, scale = self.on.get(cost) + self._constant(tiles), self.on.get(fits), self.on.get(self.scale)
+        rows = self.ranks.exchange(rows_of(tiles), costs, known, scale)
+        self.scale = self.on.put(scale)
+        return Descent(objects, beams, costs, known, rows)
 
     def along(self, tiles: Sequence[Tile], objects: Sequence[Any], probes: Sequence[Any] | None, *, every: bool) -> Any:
         """The cost at O + t `objects`, P + t `probes` as a polynomial in t, as the kernel `line` has it. Shape (9,), host.
@@ -98,11 +106,11 @@ class Likelihood:
                 self._line(tile, objects, probes, every, lines)
 
         self.on.sweeper.sweep(tiles, work)
-        return self.on.get(lines.sum(axis=0))
+        return self.on.get(self.on.total(lines.sum(axis=0)))
 
     def power(self, tiles: Sequence[Tile]) -> float:
         """Photons of all frames over their valid pixels, times R: what they are as counts."""
-        return self.level * float(self._known(tiles)[:, 0].sum())
+        return self.level * float(self.ranks.total(self._known(tiles)[:, 0].sum(keepdims=True))[0])
 
     # ------------------------------------------------------------------ one tile
 
@@ -168,6 +176,16 @@ class Likelihood:
 
     # ------------------------------------------------------------------ what they need
 
+    def _total(self, parts: Sequence[Sums]) -> Sums:
+        """The partial sums, added in their order, and then over the ranks."""
+        total = parts[0]
+        for part in parts[1:]:
+            for (num, den), (more, further) in zip(total, part, strict=True):
+                if more is not num:  # of probes with layers of each frame there is one sum
+                    num += more
+                    den += further
+        return [(self.on.total(num), self.on.total(den)) for num, den in total]
+
     def _waves(self, tile: Tile) -> Any:
         return self.on.xp.empty((len(tile.pods), len(tile), *self.sight.probe(tile, 0).shape), self.sight.complex)
 
@@ -199,8 +217,7 @@ class Likelihood:
         """What the cost of each row lacks to be the negative logarithm of a Poisson probability."""
         constant = np.zeros(self.reconstruction.pods.length)
         if LIKELIHOODS[self.kind] == "poisson":
-            for tile, known in zip(tiles, np.split(self._known(tiles), np.cumsum([len(t) for t in tiles])[:-1]), strict=True):
-                constant[tile.rows] = known[:, 1]
+            constant[rows_of(tiles)] = self._known(tiles)[:, 1]
         return constant
 
     def _known(self, tiles: Sequence[Tile]) -> NDArray[np.float64]:
@@ -214,8 +231,7 @@ class Likelihood:
                 counts = np.where((counts < store.limit) & (store.mask != 0), counts, 0)
                 self._facts[tile.rows, 0] = counts.sum(axis=(1, 2))
                 self._facts[tile.rows, 1] = poisson_constant(counts, trust(store), self.level)
-        rows = [tile.rows for tile in tiles]
-        return self._facts[np.concatenate(rows)] if rows else np.zeros((0, 2))
+        return self._facts[rows_of(tiles)]
 
 
 def trust(store: FrameStore) -> NDArray[np.float64]:
@@ -233,14 +249,3 @@ def poisson_constant(counts: NDArray[np.float64], weight: NDArray[np.float64], l
     n = level * counts
     constant: NDArray[np.float64] = (weight * (gammaln(n + 1) - xlogy(n, n) + n)).sum(axis=(1, 2))
     return constant
-
-
-def _total(parts: Sequence[Sums]) -> Sums:
-    """The partial sums, added in their order."""
-    total = parts[0]
-    for part in parts[1:]:
-        for (num, den), (more, further) in zip(total, part, strict=True):
-            if more is not num:  # of probes with layers of each frame there is one sum
-                num += more
-                den += further
-    return total

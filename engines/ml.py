@@ -22,7 +22,7 @@ from .line import Taken, step_length
 from .parameters import EngineParameters, RefiningParameters
 from .precondition import Preconditioner
 from .smoothness import Smoothness, inner, seen
-from .tiled import TiledEngine, means
+from .tiled import TiledEngine, means, rows_of
 from .tiles import Tile
 
 
@@ -152,7 +152,7 @@ class ML(TiledEngine):
         self._changes = 0
         self._shifting: str | None = None
         super().start(reconstruction, frames, context, state)
-        self.likelihood = Likelihood(self.on, reconstruction, frames, self.sight)
+        self.likelihood = Likelihood(self.on, reconstruction, frames, self.sight, context.ranks)
         self.conjugate = Conjugate(self.on.xp, self._within)
         self.precondition = Preconditioner(self.on, (state or {}).get("scale"))
 
@@ -185,18 +185,17 @@ class ML(TiledEngine):
         if rows is not None:
             wanted[rows] = True
         visited = [tile for tile in self.tiles if wanted[tile.rows].any()]
-        here = np.concatenate([tile.rows for tile in visited]) if visited else np.zeros(0, np.int64)
         errors, misfits, local = [], [], None
         for _ in range(iterations):
-            found = self._iteration(visited, here)
-            if self.refinement.step(visited, self.curiter):
+            found = self._iteration(visited)
+            here = found.rows
+            if self.refinement.distance(self.curiter) > 0 and self._agree(visited, self.refinement.step(visited, self.curiter)):
                 self.overlap.forget_light()
                 self._taken = None  # what it cost no longer says what it should
                 self._changes += 1
             local = np.full((len(found.cost), 3), np.nan)
             local[here] = 0
-            for tile in visited:
-                local[tile.rows, 1] = found.cost[tile.rows] / np.prod(self.frames[tile.scan].shape)
+            local[here, 1] = found.cost[here] / self._pixels(here)
             error, misfit = means(here, local, found.fits)
             errors.append(error)
             misfits.append(misfit)
@@ -213,7 +212,7 @@ class ML(TiledEngine):
 
     # ------------------------------------------------------------------ one iteration
 
-    def _iteration(self, visited: Sequence[Tile], rows: NDArray[np.int64]) -> Descent:
+    def _iteration(self, visited: Sequence[Tile]) -> Descent:
         """One step; what was found before it."""
         self.sight.subpix = self._subpix()
         if self.sight.subpix != self._shifting:
@@ -222,17 +221,19 @@ class ML(TiledEngine):
         self.likelihood.configure(self.p)
         do_probe = self.p.probe_update_start <= self.curiter
         found = self.likelihood.descend(visited, probes=do_probe)
-        if not visited:
+        rows = found.rows
+        self._there = int(self.context.ranks.total(np.array([sum(map(len, self.tiles))]))[0])
+        if not len(rows):
             return found
         share = self._share(rows)
-        if len(rows) == self._all():
+        if len(rows) == self._there:
             self.overlap.remember([lit for _, lit in found.objects])
-        prior = self._prior(visited) if self.p.reg_del2 else None
+        prior = self._prior(rows) if self.p.reg_del2 else None
         objects = [storage.data for storage in self.reconstruction.objects.values()]
         cost = float(found.cost[rows].sum()) + (prior[0].value(objects, prior[1]) if prior is not None else 0.0)
         if share == 1 and self._taken_back(cost):
             return found
-        if self.p.floating_intensities and do_probe and len(rows) == self._all():
+        if self.p.floating_intensities and do_probe and len(rows) == self._there:
             self._level(found, rows)
         powers = [power for _, power in (*found.objects, *found.probes)]
         names = self._names("object") + (self._names("probe") if do_probe else [])
@@ -307,29 +308,30 @@ class ML(TiledEngine):
     def _share(self, rows: NDArray[np.int64]) -> float:
         """Unchanged frames in common with the last iteration, over the larger number; 0 where not all are visited."""
         now = np.zeros(self.reconstruction.pods.length, np.bool_)
-        now[rows] = len(rows) == self._all()
+        now[rows] = len(rows) == self._there
         common = int(np.count_nonzero(now[: len(self._followed)] & self._followed))
         before, self._before = self._before, int(np.count_nonzero(now))
         self._followed = now
         return common / max(before, self._before, 1)
 
-    def _prior(self, visited: Sequence[Tile]) -> tuple[Smoothness, float]:
+    def _prior(self, visited: NDArray[np.int64]) -> tuple[Smoothness, float]:
         """The smoothness of the object, and its amplitude beside these frames of those there are."""
         held = self.reconstruction
         key = held.pods.length, self._changes, [(o.offset, o.shape) for o in held.objects.values()]
-        rows = np.concatenate([tile.rows for tile in self.tiles])
+        rows = self.context.ranks.exchange(rows_of(self.tiles))
         if self._smoothness is None or self._smoothness[0] != key:
             self._smoothness = key, Smoothness(self.on, seen(held, rows), self.real)
         smoothness = self._smoothness[1]
-        counts = self._pixels(visited) * self.likelihood.power(self.tiles)
+        counts = int(self._pixels(visited).sum()) * self.likelihood.power(self.tiles)
         return smoothness, self.p.reg_del2_amplitude * counts / (8 * smoothness.pixels**2)
 
-    def _pixels(self, tiles: Sequence[Tile]) -> int:
-        """Pixels of the detector, all frames together."""
-        return sum(len(tile) * int(np.prod(self.frames[tile.scan].shape)) for tile in tiles)
-
-    def _all(self) -> int:
-        return sum(len(tile) for tile in self.tiles)
+    def _pixels(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Pixels of the detector of each of these rows."""
+        sizes = np.zeros(1 + max(self.frames), np.int64)
+        for scan, store in self.frames.items():
+            sizes[scan] = np.prod(store.shape)
+        counts: NDArray[np.int64] = sizes[self.reconstruction.pods.frame[rows, 0]]
+        return counts
 
     def _probes(self) -> list[tuple[str, Storage]]:
         return [(name, storage) for name, storage in self._storages() if name.startswith("probe ")]

@@ -6,10 +6,9 @@ Odstrcil et al., Opt. Express 24, 8360 (2016). The model OPRModel gives each fra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ptystream.engine import Context
 from ptystream.params.base import Branch, parameter
@@ -53,6 +52,8 @@ class DMOPRParameters(SubspaceParameters, DMParameters):
 
 class LowRank(TiledEngine):
     """What an engine adds that keeps probes in a subspace, for storages with layers of each frame."""
+
+    wants_probe_per_frame: ClassVar[bool] = True
 
     def start(
         self,
@@ -117,13 +118,13 @@ class MLOPR(LowRank, ML):
         self._started: dict[str, Any] = {}
         super().start(reconstruction, frames, context, state)
 
-    def _iteration(self, visited: Sequence[Tile], rows: NDArray[np.int64]) -> Descent:
+    def _iteration(self, visited: Sequence[Tile]) -> Descent:
         kept = self._dimensions(), *(len(storage.data) for _, storage in self._own())
         if self._kept != kept and self.p.probe_update_start <= self.curiter:
             self._kept = kept
             self._retract()
             self._taken = None  # what it cost was the cost of other probes
-        return super()._iteration(visited, rows)
+        return super()._iteration(visited)
 
     def _move(self, steps: Fields, length: float) -> None:
         self._started = {name: storage.data.copy() for name, storage in self._own() if name in steps}

@@ -78,13 +78,20 @@ class Overlap:
         """What one iteration works with; `mean_power`: photons per pixel of a mean frame."""
         self.p, self.visited, self.resting, self.mean_power = parameters, visited, resting, mean_power
         self._rest: list[Any] | None = None
+        counts = np.zeros((2, 1 + len(self.reconstruction.probes)))
+        for line, tiles in zip(counts, (visited, resting), strict=True):
+            line[0] = sum(map(len, tiles))
+            for tile in tiles:
+                for pod in tile.pods:
+                    line[1 + pod.probe] += len(tile)
+        (self._frames, *self._views), (self._others, *self._other_views) = self.on.get(self.on.total(self.on.put(counts)))
 
     def update_object(self, sums: Sequence[Sums | None] | None = None) -> None:
         """O = (c_o G O + Σ w conj(P) ψ) / (c_o + Σ w² |P|²), from `sums` where the sweep has made them."""
         xp, real = self.on.xp, self.sight.real.type
         parts = self._object_sums() if sums is None else sums
-        totals = [_total(parts, number) for number in range(len(self.reconstruction.objects))]
-        if self.resting and self._rest is None:
+        totals = [self._total(parts, number) for number in range(len(self.reconstruction.objects))]
+        if self._others and self._rest is None:
             self._rest = self._resting([den for _, den in totals])
         inertia = real(self.p.object_inertia * self.mean_power)
         lit = []
@@ -103,7 +110,7 @@ class Overlap:
             if self.p.clip_object is not None:
                 clip(xp, storage.data, *self.p.clip_object)
             self.confine(storage, light)
-        self.remember(lit, self._lit_age + sum(map(len, self.visited)) if self.resting else 0)
+        self.remember(lit, self._lit_age + int(self._frames) if self._others else 0)
 
     def remember(self, lit: list[Any], age: int = 0) -> None:
         """An update of the objects saw this illumination Σ w² |P|², (layer, y, x) of each, by all rows there are; `age`: frames
@@ -114,7 +121,7 @@ class Overlap:
 
     def _resting(self, visited: Sequence[Any]) -> list[Any]:
         """Illumination by the tiles that rest, from what is remembered of all and what those `visited` illuminate now."""
-        if not self._lit or self._lit_age >= sum(map(len, self.resting)):
+        if not self._lit or self._lit_age >= self._others:
             self._lit_age = 0
             return self.coverage(self.resting)
         news = self.coverage([t for t in self.visited if t.rows[-1] >= self._lit_rows], self._lit_rows)
@@ -138,10 +145,8 @@ class Overlap:
         parts = self._probe_sums()
         found = []
         for number, storage in enumerate(self.reconstruction.probes.values()):
-            num, den = _total(parts, number)
-            views, others = (
-                sum(len(t) for t in tiles for pod in t.pods if pod.probe == number) for tiles in (self.visited, self.resting)
-            )
+            num, den = self._total(parts, number)
+            views, others = self._views[number], self._other_views[number]
             resting = 0.0 if storage.modes_per_frame else others / max(views, 1)
             held = real(self.p.probe_inertia * (views + others) / storage.layers) + den * real(resting)
             den += held
@@ -180,7 +185,7 @@ class Overlap:
                         total += xp.vdot(moved, moved).real
             return total
 
-        curvature = sum(self.on.sweeper.sweep(self.visited, work)) + (held * xp.abs(change) ** 2).sum()
+        curvature = self.on.total(sum(self.on.sweeper.sweep(self.visited, work))) + (held * xp.abs(change) ** 2).sum()
         return xp.minimum(1.0, xp.vdot(change, slope).real / xp.maximum(curvature, 1e-30)).astype(self.sight.real)
 
     def seen(self, tiles: Sequence[Tile]) -> list[Any]:
@@ -190,8 +195,9 @@ class Overlap:
             return self._lit
         return self.coverage(tiles)
 
-    def coverage(self, tiles: Sequence[Tile], first: int = 0) -> list[Any]:
-        """Σ w² |P|² on each object's canvas, (layer, y, x), by the rows of these tiles from row `first` on."""
+    def coverage(self, tiles: Sequence[Tile], first: int = 0, *, own: bool = False) -> list[Any]:
+        """Σ w² |P|² on each object's canvas, (layer, y, x), by the rows of these tiles from row `first` on; `own`: of this rank
+        alone."""
 
         def work(part: int, share: Sequence[Tile]) -> list[Any]:
             xp, real = self.on.xp, self.sight.real
@@ -205,7 +211,18 @@ class Overlap:
             return sums
 
         parts = self.on.sweeper.sweep(tiles, work)
-        return [sum((part[n] for part in parts[1:]), parts[0][n]) for n in range(len(parts[0]))]
+        sums = [sum((part[n] for part in parts[1:]), parts[0][n]) for n in range(len(parts[0]))]
+        return sums if own else [self.on.total(every) for every in sums]
+
+    def _total(self, parts: Sequence[Any], number: int) -> tuple[Any, Any]:
+        """The partial sums of one storage, added in their order, and then over the ranks."""
+        num, den = parts[0][number]
+        for part in parts[1:]:
+            if part[number][0] is num:
+                continue
+            num += part[number][0]
+            den += part[number][1]
+        return self.on.total(num), self.on.total(den)
 
     def _object_sums(self) -> Sequence[Sums]:
         def work(part: int, share: Sequence[Tile]) -> Sums:
@@ -277,17 +294,6 @@ def _place(storage: Storage, lit: Any, start: Sequence[int]) -> tuple[slice, ...
     """Where an illumination that begins at `start` on the lattice lies in an object that may have grown since."""
     begin = (s - o for s, o in zip(start, storage.corner, strict=True))
     return tuple(slice(b, b + n) for b, n in zip(begin, lit.shape, strict=True))
-
-
-def _total(parts: Sequence[Any], number: int) -> tuple[Any, Any]:
-    """The partial sums of one storage, added in their order."""
-    num, den = parts[0][number]
-    for part in parts[1:]:
-        if part[number][0] is num:
-            continue
-        num += part[number][0]
-        den += part[number][1]
-    return num, den
 
 
 def _quotient(xp: Any, num: Any, den: Any, old: Any, inertia: Any) -> Any:

@@ -18,7 +18,7 @@ from ptystream.engine import Progress
 from .constraints import center
 from .parameters import ProjectionParameters
 from .sight import Sums
-from .tiled import EPSILON, TiledEngine, means, poisson_expectation
+from .tiled import EPSILON, TiledEngine, means, poisson_expectation, rows_of
 from .tiles import Tile
 
 EXPECT_EVERY = 16
@@ -53,7 +53,7 @@ class ProjectionEngine(TiledEngine):
             self.curiter,
             np.array(errors),
             np.array(misfits),
-            sum(len(tile) for tile in visited),
+            self._visited,
             local if self.p.record_local_error else None,
             more=dict(self.more),
         )
@@ -89,10 +89,11 @@ class ProjectionEngine(TiledEngine):
                 break
         if p.probe_center_tol is not None:
             center(self.on, self.reconstruction, self.tiles, p.probe_center_tol)
-        if self.refinement.step(visited, self.curiter):
+        if self.refinement.distance(self.curiter) > 0 and self._agree(visited, self.refinement.step(visited, self.curiter)):
             self.overlap.forget_light()
         errors, known = self.on.get(local), self.on.get(fits)
-        rows = np.concatenate([tile.rows for tile in visited]) if visited else np.zeros(0, np.int64)
+        rows = self.context.ranks.exchange(rows_of(visited), errors, known)
+        self._visited = len(rows)
         if p.record_local_error:
             errors[np.setdiff1d(np.arange(len(errors)), rows)] = np.nan
         return *means(rows, errors, known if p.compute_log_likelihood else None), errors

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .tiled import means
-
 
 class Scores:
     """What an iteration measures, in the order in which frames are visited. Arrays (frame,)."""
@@ -21,14 +19,13 @@ class Scores:
         self.expected: dict[int, Any] = {}
         """The Poisson expectation where it was asked, by place in the order."""
 
-    def means(
-        self, get: Callable[[Any], NDArray[Any]], pixels: int, local: NDArray[np.float64], *, fits: bool
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Errors and misfit (`fits`: whether it was asked for) of the iteration, as of `tiled.means`.
+    def fill(
+        self, get: Callable[[Any], NDArray[Any]], pixels: int, local: NDArray[np.float64], known: NDArray[np.float64]
+    ) -> None:
+        """Each frame's errors into `local` and its misfits into `known`, (row of the pod table, 3) both, as of `tiled.means`.
 
-        Each frame's errors go into `local` (row of the pod table, 3); `get` brings arrays to the host.
+        `get` brings arrays to the host.
         """
-        known = np.full((len(local), 3), np.nan)
         fourier, change, amplitude, photon, valid = (
             get(v) for v in (self.fourier, self.change, self.amplitude, self.photon, self.valid)
         )
@@ -37,4 +34,3 @@ class Scores:
         known[self.rows, 0], known[self.rows, 1] = amplitude / valid, photon / valid
         for place, value in self.expected.items():
             known[self.rows[place], 2] = float(value)
-        return means(self.rows, local, known if fits else None)

@@ -31,8 +31,8 @@ from .parameters import StochasticParameters
 from .pieces import Key, Piece, Seen, grouped, layers_seen
 from .scores import Scores
 from .subpixel import add_adjoint
-from .tiled import EPSILON, TiledEngine, poisson_expectation
-from .tiles import Pod, part_of
+from .tiled import EPSILON, TiledEngine, means, poisson_expectation
+from .tiles import Pod, Tile, part_of
 
 EXPECT_EVERY = 64
 """The Poisson expectation of the misfit hardly differs from frame to frame: one piece of so many is asked."""
@@ -79,12 +79,12 @@ class StochasticEngine(TiledEngine):
         self._find()
         visited = np.flatnonzero(self._tile_of >= 0) if rows is None else rows[self._tile_of[rows] >= 0]
         notes, warnings = self._news()
-        errors, misfits = [], []
+        errors, misfits, count = [], [], 0
         local = np.zeros((table.length, 3))
         for _ in range(iterations):
             local = np.zeros((table.length, 3))
             order = random_order(table, visited, self.context.seed, "visit", self.curiter)
-            error, misfit = self._iteration(order, local)
+            error, misfit, count = self._iteration(order, local)
             errors.append(error)
             misfits.append(misfit)
             self.curiter += 1
@@ -93,7 +93,7 @@ class StochasticEngine(TiledEngine):
             self.curiter,
             np.array(errors),
             np.array(misfits),
-            len(visited),
+            count,
             local if self.p.record_local_error else None,
             notes,
             warnings,
@@ -108,10 +108,12 @@ class StochasticEngine(TiledEngine):
         return told
 
     def _parallel(self) -> tuple[str, ...]:
-        if self.p.batch == 1:
-            return ()
-        name = type(self).__name__
-        return (f"{name} with batch {self.p.batch}: a parallel variant; the result depends on the number of frames in a batch",)
+        name, ranks, told = type(self).__name__, self.context.ranks.size, []
+        if self.p.batch > 1:
+            told.append(f"{name} with batch {self.p.batch}: a parallel variant; the result depends on the frames in a batch")
+        if ranks > 1:
+            told.append(f"{name} on {ranks} ranks: a parallel variant, their mean after each iteration; the result depends on it")
+        return tuple(told)
 
     def doubts(self) -> tuple[str, ...]:
         """What a user should hear about the parameters."""
@@ -119,13 +121,17 @@ class StochasticEngine(TiledEngine):
 
     # ------------------------------------------------------------------ one iteration
 
-    def _iteration(self, order: NDArray[np.int64], local: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        p, updates = self.p, self.updates()
+    def _iteration(
+        self, order: NDArray[np.int64], local: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+        """(errors, misfit, number of frames) of an iteration; `local` gets the errors of each row."""
+        p, updates, ranks = self.p, self.updates(), self.context.ranks
         self.sight.subpix = self._subpix()
         do_probe = p.probe_update_start <= self.curiter
         if do_probe:
             for storage in self.reconstruction.probes.values():
                 storage.data = support(self.on, storage.data, p)
+        before = [storage.data.copy() for _, storage in self._storages()] if ranks.size > 1 else []
         self._brightest = Brightest(self.on, self.reconstruction, self.shape)
         scores = Scores(self.on.xp, len(order))
         refines = self.refinement.distance(self.curiter) > 0
@@ -137,11 +143,33 @@ class StochasticEngine(TiledEngine):
             self._update_object(pieces, updates)
             if do_probe:
                 self._update_probe(pieces, updates)
+        visited = [self.tiles[number] for number in np.unique(self._tile_of[order])]
+        if refines:
+            self._agree(visited, moved=True)
+        if before:
+            self._average(before, visited)
         if p.probe_center_tol is not None:
             center(self.on, self.reconstruction, self.tiles, p.probe_center_tol)
         height, width = next(iter(self.frames.values())).shape
-        pixels = height * width
-        return scores.means(self.on.get, pixels, local, fits=p.compute_log_likelihood)
+        known = np.full((len(local), 3), np.nan)
+        scores.fill(self.on.get, height * width, local, known)
+        rows = ranks.exchange(scores.rows, local, known)
+        return *means(rows, local, known if p.compute_log_likelihood else None), len(rows)
+
+    def _average(self, before: Sequence[Any], visited: Sequence[Tile]) -> None:
+        """The mean over the ranks of what each has made of `before`: of a probe by the frames visited, of each pixel of an
+        object by the light that they brought there. Nashed et al., Opt. Express 22, 32082 (2014)."""
+        xp, tiny = self.on.xp, self.real.type(1e-30)
+        probes = list(self.reconstruction.probes.values())
+        weights: list[Any] = [xp.zeros((len(storage.data), 1, 1), self.real) for storage in probes]
+        for tile in visited:
+            for pod in tile.pods:
+                layers = self.on.put(np.bincount(self.on.get(pod.layer), minlength=len(weights[pod.probe])).astype(self.real))
+                weights[pod.probe] += layers[:, None, None]
+        weights += self.overlap.coverage(visited, own=True)
+        for (_, storage), old, weight in zip(self._storages(), before, weights, strict=True):
+            change = self.on.total((storage.data - old) * weight)
+            storage.data = old + change / xp.maximum(self.on.total(weight), tiny)
 
     def _refine(self, pieces: Sequence[Piece]) -> None:
         """Refine the places of the frames of a batch, with the probe and the object as they are now."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ptystream.engine import Context
 from ptystream.reconstruction import PROBE, Reconstruction, Storage
 from ptystream.scan.block import FrameStore
+from ptystream.spread import mine
 
 from .backend import BACKENDS, Backend
 from .overlap import Overlap
@@ -31,6 +32,7 @@ class TiledEngine:
 
     keeps_waves: ClassVar[bool] = True
     """Whether exit waves are state; otherwise tiles hold none."""
+    spreads: ClassVar[bool] = True
     takes_volumes: ClassVar[bool] = False
     """Whether the engine works on volumes, and on nothing else."""
 
@@ -73,8 +75,11 @@ class TiledEngine:
         if not len(rows):
             return
         self.refinement.room(rows)
-        if self.curiter and self.tiles and self.keeps_waves:
+        if self.curiter and rows[0] and self.keeps_waves:
             self.overlap.settle(self.tiles)
+        rows = mine(self.context.ranks, rows)
+        if not len(rows):
+            return
         table, last = self.reconstruction.pods, None
         pixels = max(storage.slices * storage.shape[0] * storage.shape[1] for storage in self.reconstruction.probes.values())
         size = max(1, self.on.tile_bytes // (table.pods * pixels * self.complex.itemsize))
@@ -234,14 +239,23 @@ class TiledEngine:
             self._decided = mean, brightest / pixels
         return self._decided
 
+    def _agree(self, visited: Sequence[Tile], moved: bool) -> bool:
+        """After a step of the position refinement: every rank learns where frames are now; whether any has `moved`."""
+        table, ranks = self.reconstruction.pods, self.context.ranks
+        if ranks.size == 1:
+            return moved
+        ranks.exchange(rows_of(visited), table.moved, table.address, table.remainder)
+        return bool(ranks.total(np.array([float(moved)]))[0])
+
     def _totals(self) -> NDArray[np.float64]:
         """Photons of each frame over its valid pixels. Shape (frame,)."""
-        totals = []
+        totals = np.zeros(self.reconstruction.pods.length)
         for tile in self.tiles:
             store = self.frames[tile.scan]
             counts = self.on.get(tile.counts[tile.row]).astype(np.float64)
-            totals.append(np.where((counts < store.limit) & (store.mask != 0), counts, 0).sum(axis=(1, 2)))
-        return np.concatenate(totals) if totals else np.zeros(1)
+            totals[tile.rows] = np.where((counts < store.limit) & (store.mask != 0), counts, 0).sum(axis=(1, 2))
+        rows = self.context.ranks.exchange(rows_of(self.tiles), totals)
+        return totals[rows] if len(rows) else np.zeros(1)
 
     def _adopt(self) -> None:
         """Take storages over that are new: all at the start, those of a further scan when it comes."""
@@ -266,6 +280,11 @@ class TiledEngine:
             if held is None or held.shape != data.shape:  # the canvas has grown: the mean begins anew
                 count, held = 0, data
             self._mean[name] = count + 1, held + (data - held) / (count + 1)
+
+
+def rows_of(tiles: Sequence[Tile]) -> NDArray[np.int64]:
+    """Rows of the pod table in these tiles."""
+    return np.concatenate([tile.rows for tile in tiles]) if tiles else np.zeros(0, np.int64)
 
 
 def means(

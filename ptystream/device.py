@@ -39,3 +39,11 @@ def find_gpu() -> tuple[str | None, str]:
         return None, f"CUDA finds no device: {error}"
     name = properties["name"].decode(errors="replace")
     return f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free", ""
+
+
+def use(device: str, place: int) -> None:
+    """Make this process work on one of the machine's GPUs, the `place`-th of those there are; nothing for 'cpu'."""
+    if device == "gpu":
+        import cupy
+
+        cupy.cuda.Device(place % cupy.cuda.runtime.getDeviceCount()).use()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.parallel import ALONE, Ranks
 from ptystream.params.base import Branch
 from ptystream.reconstruction import Reconstruction
 from ptystream.scan.block import FrameStore
@@ -32,6 +33,8 @@ class Context:
     """Decided once per run: photons of a mean frame over valid pixels, divided by the pixels of a frame."""
     brightest_photons: float | None = None
     """Decided once per run: photons of the brightest of the first frames; sets the automatic power bound."""
+    ranks: Ranks = ALONE
+    """Who works on it. Each has the frames of its own rows (`spread.mine`) in `frames`, and everything else like all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,9 @@ class Engine(Protocol):
     """Improves a reconstruction. All calls come from one thread, between iterations."""
 
     Parameters: type[Branch]
+    spreads: ClassVar[bool]
+    """Whether it works on several ranks: it visits its own rows alone, sums over `Context.ranks`, and fills in what a row of the
+    pod table has become."""
 
     def __init__(self, parameters: Any) -> None:
         """Keep the validated parameters; load nothing heavy."""

@@ -43,6 +43,8 @@ class LoopSettings:
     min_frames_for_recon: int = 0
     latency_s: float | None = None
     """Longest wanted duration of a pass while frames arrive; None: whole sweeps."""
+    ranks: int = 1
+    """Processes that share the frames: `min_frames` is for each of them."""
     restart_probe: bool = False
     """Whether the engine takes its starting probe again when the last frame has been taken."""
 
@@ -164,7 +166,7 @@ class Loop:
                     self.run.apply(self.run.revise_entry(scan, revision))
                     self._unchanged = 0
             while not scan.ended:
-                answer = scan.buffer.take(self.settings.frames_per_block)
+                answer = scan.buffer.take(self.settings.frames_per_block, self.settings.ranks)
                 if isinstance(answer, Signal):
                     if answer is EOS:
                         self.run.apply({"do": "end", "scan": scan.label, "reason": scan.buffer.ended or "completed"})

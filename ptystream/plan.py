@@ -25,6 +25,7 @@ from ptystream.model import sharing
 from ptystream.model.bragg_model import Bragg3d
 from ptystream.model.geometry import Geometry, GeometryError
 from ptystream.model.scan_model import ScanModel
+from ptystream.parallel import team
 from ptystream.params.branches import IoParameters, RootParameters
 from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, ScanConfiguration, SourceConfiguration
@@ -37,6 +38,7 @@ from ptystream.scan.ptyscan import PtyScan
 from ptystream.scan.rocking import RockingScan
 from ptystream.scan.saver import Saver
 from ptystream.session import Channel, Plan, ScanEntry
+from ptystream.spread import spread
 from ptystream.stopwatch import write_benchmark
 from ptystream.storage import ptyr
 from ptystream.transport import Surroundings, Transport
@@ -54,12 +56,19 @@ def make_plan(
     `interrupted`: the recorder continues the record of a session that was cut off; its runs go on from their dumps.
     """
     root = configuration.root
-    threads = root.threads or len(os.sched_getaffinity(0))
+    ranks = team()
+    threads = root.threads or max(1, len(os.sched_getaffinity(0)) // (1 if ranks is None else ranks.neighbours))
     pool = ThreadPoolExecutor(max(1, min(threads, 4)), "decode")
     channels, entries = [], []
     savers: dict[str, Saver] = {}
     _check_saving(configuration)
-    settings = LoopSettings(root.frames_per_block, root.min_frames_for_recon, root.live.latency, root.live.restart_probe)
+    settings = LoopSettings(
+        root.frames_per_block,
+        root.min_frames_for_recon,
+        root.live.latency,
+        ranks=1 if ranks is None else ranks.size,
+        restart_probe=root.live.restart_probe,
+    )
     models = models_of(configuration)
     for scan in configuration.scans:
         sources = {"data": scan.data} | ({"positions": scan.positions} if scan.positions is not None else {})
@@ -74,7 +83,7 @@ def make_plan(
     context = Context(
         device=device, threads=threads, seed=root.seed, precision=root.data_type, fft=configuration.scans[0].parameters.ffttype
     )
-    engines = [EngineEntry(e.label, e.name, e.parameters, e.engine) for e in configuration.engines]
+    engines = [EngineEntry(e.label, e.name, e.parameters, spread(ranks, e.name, e.engine)) for e in configuration.engines]
     dumping = Dumping(configuration, recorder)
     return Plan(
         name=configuration.name,
@@ -91,7 +100,7 @@ def make_plan(
         autosave=dumping.autosave if root.io.autosave.active else None,
         checkpoint=dumping.checkpoint if interrupted else lambda name: None,
         warm_up=lambda: warm_up(configuration, engines, context),
-        device=reason,
+        device=reason if ranks is None else f"{ranks.size} ranks; {reason}",
         close=partial(_wait, savers),
     )
 
@@ -146,8 +155,9 @@ def models_of(configuration: Configuration) -> dict[str, ScanModel]:
 
 
 def _mixed(configuration: Configuration) -> Iterator[Fault]:
-    """Rocking curves with engines that do not know them, or the other way round, or without what they need."""
+    """Models with engines that do not know them, or the other way round, or without what they need."""
     curves = [scan for scan in configuration.scans if scan.model.volumes]
+    own = any(scan.model.probe_per_frame for scan in configuration.scans)
     for engine in configuration.engines:
         takes = bool(getattr(engine.engine, "takes_volumes", False))
         path = f"engines.{engine.label}.name"
@@ -155,6 +165,8 @@ def _mixed(configuration: Configuration) -> Iterator[Fault]:
             yield Fault(path, engine.name, "works on rocking curves: every scan needs `name: Bragg3dModel`")
         elif curves and not takes:
             yield Fault(path, engine.name, "does not work on rocking curves (scans with Bragg3dModel); use DM_3dBragg")
+        if getattr(engine.engine, "wants_probe_per_frame", False) and not own:
+            yield Fault(path, engine.name, "needs a scan with `name: OPRModel`, a probe for each frame")
     for scan in curves:
         path, p = f"scans.{scan.label}.data", scan.data.parameters
         for name in ("energy", "distance", "psize"):

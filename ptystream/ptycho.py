@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ptystream.launch import launch
+from ptystream.parallel import team
 from ptystream.params.load import load, plugins, tree_of
 from ptystream.params.plain import Param, merged, plain
 from ptystream.plan import make_plan, result_of, warm_up
@@ -100,11 +101,13 @@ class Ptycho:
     are laid over its top level. `level`, as in ptypy, says how far the constructor goes: up to 3 the parameters are
     checked, from 4 on the engines are compiled too, from 5 on everything is run.
 
-    Raises `ConfigurationError` with everything that is wrong with the parameters.
+    Where an MPI launcher has started several processes, only the first comes back from here: the others work for it and exit
+    with it. Raises `ConfigurationError` with everything that is wrong with the parameters.
     """
 
     def __init__(self, parameters: Any = None, level: int = 2, *, transports: Mapping[str, Transport] | None = None, **more: Any):
         """`transports`, by channel, stand in for the configured sources."""
+        team()
         name = Path(parameters).name.split(".")[0] if isinstance(parameters, (str, Path)) else _script()
         self.configuration = load(merged(tree_of({} if parameters is None else parameters), plain(more)), name=name)
         self.p = Param()

@@ -8,13 +8,15 @@ from pathlib import Path
 from rich.console import Console
 
 from ptystream.launch import launch
+from ptystream.parallel import team
 from ptystream.params.load import Configuration, load, plugins
 from ptystream.session import Session
 from ptystream.storage import ptyr
 
 
 def live(config: str, replay: str | None, device: str | None) -> int:
-    """Body of the command."""
+    """Body of the command. Under an MPI launcher rank 0 goes on here."""
+    team()
     run_session(load(config, {"device": device}), Console(stderr=True), replay=replay)
     return 0
 

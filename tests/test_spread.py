@@ -1,0 +1,224 @@
+"""Engines on several ranks give what one rank gives, whatever comes, moves, goes and is asked for."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import BEAM, PLACES, end, feed, make_run
+from teams import Board, Thread, team
+
+from ptystream.engine import Progress
+from ptystream.engines.dm import DM
+from ptystream.engines.epie import EPIE
+from ptystream.engines.ml import ML
+from ptystream.engines.opr import DMOPR, MLOPR
+from ptystream.engines.raar import RAAR
+from ptystream.engines.sdr import SDR
+from ptystream.loop import Loop, LoopSettings, Step
+from ptystream.model.opr import OPR
+from ptystream.model.scan_model import Full
+from ptystream.run import Run
+from ptystream.spread import dismiss, serve, spread
+
+REFINING = {"start": 1, "interval": 2, "amplitude": 2e-8, "max_shift": 4e-8}
+COMMON = {"numiter": 4, "record_local_error": True, "probe_update_start": 1}
+
+
+def prepared(engine: Any, settings: dict[str, Any], ranks: Any, *, threads: int = 1, model: Any = Full) -> Run:
+    run = make_run(engines=[{**COMMON, **settings}], engine=engine, model=model)
+    run.context = replace(run.context, precision="double", threads=threads)
+    run.engines = [replace(entry, make=spread(ranks, entry.name, entry.make)) for entry in run.engines]
+    return run
+
+
+def eventful(run: Run) -> Run:
+    """Frames come in portions of which one has a single frame; one moves, one is withdrawn, one gets another dose."""
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20, ranks=1))
+    for first, stop in ((0, 40), (40, 41), (41, 78), (78, BEAM.frames)):
+        feed(run, first, stop)
+        assert loop.step() is Step.WORKED
+        if stop == 41:
+            place = [float(v) for v in PLACES[7] + 1.5e-8]
+            run.apply({"do": "revise", "scan": "s", "what": "position", "index": 7, "value": place})
+            run.apply({"do": "revise", "scan": "s", "what": "withdrawn", "index": 12, "value": None})
+            run.apply({"do": "revise", "scan": "s", "what": "dose", "index": 20, "value": [1.1]})
+            run.apply({"do": "revise", "scan": "s", "what": "mask", "value": [[3, 4], [9, 11]]})
+            run.snapshot({})
+            partial = np.array([1, 2, 5, 8, 13, 21, 34])
+            run.apply({"do": "iterate", "iterations": 1, "rows": [[int(r), 1] for r in partial]})
+    end(run)
+    run.apply({"do": "average"})
+    for _ in range(60):
+        if loop.step() is Step.DONE:
+            return run
+    pytest.fail("the run does not end")
+
+
+def same(one: Run, other: Run, tolerance: float) -> None:
+    assert one.reconstruction is not None and other.reconstruction is not None
+    for kind in ("probes", "objects"):
+        for name, storage in getattr(one.reconstruction, kind).items():
+            theirs = getattr(other.reconstruction, kind)[name]
+            assert theirs.offset == storage.offset
+            np.testing.assert_allclose(theirs.data, storage.data, rtol=0, atol=tolerance * np.abs(storage.data).max())
+    for mine, theirs in zip(one.history(), other.history(), strict=True):
+        np.testing.assert_allclose(theirs[:, :2], mine[:, :2], rtol=1e3 * tolerance, atol=tolerance)
+    np.testing.assert_allclose(theirs[:, 2], mine[:, 2], rtol=0.3)  # what noise would give is asked of some frames only
+    assert one.local is not None and other.local is not None
+    np.testing.assert_allclose(other.local, one.local, rtol=1e3 * tolerance, atol=tolerance)
+    table, their_table = one.reconstruction.pods, other.reconstruction.pods
+    np.testing.assert_array_equal(their_table.address, table.address)
+    np.testing.assert_allclose(their_table.moved, table.moved, rtol=0, atol=1e-18)
+    np.testing.assert_allclose(their_table.remainder, table.remainder, rtol=0, atol=1e-6)
+    assert [info["frames"] for info in one.iter_info] == [info["frames"] for info in other.iter_info]
+
+
+CASES = {
+    "DM": (DM, {"subpix": "linear", "overlap_max_iterations": 3}, Full),
+    "DM, fourier, refined": (DM, {"subpix": "fourier", "position_refinement": {**REFINING, "method": "GridSearch"}}, Full),
+    "DM, centred": (DM, {"probe_center_tol": 0.5, "obj_smooth_std": 2.0}, Full),
+    "RAAR, refined": (RAAR, {"subpix": None, "position_refinement": REFINING}, Full),
+    "ML": (ML, {"ML_type": "gaussian", "reg_del2": True, "scale_precond": True}, Full),
+    "ML, poisson, refined": (ML, {"ML_type": "poisson", "position_refinement": REFINING}, Full),
+    "ML, floating": (ML, {"ML_type": "euclid", "floating_intensities": True, "smooth_gradient": 2.0}, Full),
+    "DMOPR": (DMOPR, {"subspace_dim": 2}, OPR),
+    "MLOPR": (MLOPR, {"subspace_dim": 2}, OPR),
+}
+
+
+@pytest.mark.parametrize("size", [2, 5])
+@pytest.mark.parametrize("case", CASES)
+def test_several_ranks_give_what_one_gives(case: str, size: int) -> None:
+    engine, settings, model = CASES[case]
+    alone = eventful(prepared(engine, settings, None, model=model))
+    with team(size, {engine.__name__: engine}) as ranks:
+        shared = eventful(prepared(engine, settings, ranks, threads=2, model=model))
+    same(alone, shared, 1e-6 if "ML" in case else 1e-9)
+
+
+SEQUENTIAL = {
+    "EPIE": (EPIE, {}),
+    "EPIE, batches, refined": (EPIE, {"batch": 4, "subpix": "linear", "position_refinement": REFINING}),
+    "SDR": (SDR, {"sigma": 0.7, "tau": 0.7}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SEQUENTIAL)
+def test_a_sequential_engine_on_several_ranks_is_the_mean_of_theirs(case: str) -> None:
+    engine, settings = SEQUENTIAL[case]
+
+    def made(ranks: Any) -> Run:
+        run = prepared(engine, {**settings, "numiter": 20}, ranks)
+        loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+        feed(run, 0, 60)
+        loop.step()
+        feed(run, 60, BEAM.frames)
+        end(run)
+        while loop.step() is not Step.DONE:
+            pass
+        return run
+
+    shared = []
+    for _ in range(2):
+        with team(3, {engine.__name__: engine}) as ranks:
+            shared.append(made(ranks))
+    same(*shared, tolerance=1e-15)
+    start, found = shared[0].history()[1][[0, -1], 0]
+    assert found < 0.45 * start
+
+
+def test_an_engine_that_knows_no_ranks_is_refused() -> None:
+    class Own:
+        Parameters = DM.Parameters
+
+    with team(2, {}) as ranks, pytest.raises(ValueError, match="Own works on one rank"):
+        spread(ranks, "Own", Own)
+
+
+def test_each_rank_holds_its_own_frames_and_no_others() -> None:
+    held = []
+
+    class Counting(DM):
+        def iterate(self, iterations: int, rows: Any = None) -> Progress:
+            held.append((self.context.ranks.rank, sorted(row for tile in self.tiles for row in tile.rows.tolist())))
+            held.append(
+                (self.context.ranks.rank, [len(store.slabs) for store in self.frames.values() if hasattr(store, "slabs")])
+            )
+            return super().iterate(iterations, rows)
+
+    with team(3, {"Counting": Counting}) as ranks:
+        run = prepared(Counting, {"numiter": 1}, ranks)
+        feed(run, 0, BEAM.frames)
+        end(run)
+        Loop(run, LoopSettings(min_frames_for_recon=20)).step()
+    rows = {rank: value for rank, value in held if len(value) > 5}
+    assert [rows[k] for k in range(3)] == [list(range(k, BEAM.frames, 3)) for k in range(3)]
+
+
+class Failing(DM):
+    """Dies on one rank in its first iteration."""
+
+    victim = 0
+
+    def iterate(self, iterations: int, rows: Any = None) -> Progress:
+        if self.context.ranks.rank == type(self).victim:
+            raise MemoryError("no more")
+        return super().iterate(iterations, rows)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_where_one_rank_fails_alone_the_job_is_ended(victim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Here(Failing):
+        pass
+
+    Here.victim = victim
+    monkeypatch.setattr("ptystream.spread.GRACE_S", 0.1)
+    monkeypatch.setattr("ptystream.spread.plugins", lambda kind: {"Here": Here})
+    board, aborted = Board(2), []
+
+    class Mortal(Thread):
+        def abort(self) -> None:
+            aborted.append(self.rank)
+            super().abort()
+
+    leader, other = Mortal(board, 0), threading.Thread(target=lambda: ended(Mortal(board, 1)))
+
+    def ended(team: Mortal) -> None:
+        with suppress(RuntimeError):
+            serve(team)
+
+    other.start()
+    run = prepared(Here, {"numiter": 1}, leader)
+    feed(run, 0, BEAM.frames)
+    end(run)
+    with pytest.raises((MemoryError, threading.BrokenBarrierError)):
+        Loop(run, LoopSettings(min_frames_for_recon=20)).step()
+    with pytest.raises(RuntimeError, match="aborted"):
+        dismiss(leader)
+    other.join(30)
+    assert victim in aborted
+
+
+def test_where_all_ranks_fail_alike_nobody_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unfit(DM):
+        def start(self, *arguments: Any) -> None:
+            raise ValueError("unfit")
+
+    monkeypatch.setattr("ptystream.spread.plugins", lambda kind: {"Unfit": Unfit})
+    board = Board(2)
+    leader, other = Thread(board, 0), threading.Thread(target=lambda: serve(Thread(board, 1)))
+    other.start()
+    run = prepared(Unfit, {"numiter": 1}, leader)
+    feed(run, 0, BEAM.frames)
+    end(run)
+    with pytest.raises(ValueError, match="unfit"):
+        Loop(run, LoopSettings(min_frames_for_recon=20)).step()
+    dismiss(leader)
+    other.join(30)
+    assert not other.is_alive()
