@@ -185,7 +185,8 @@ class Overlap:
                         total += xp.vdot(moved, moved).real
             return total
 
-        curvature = self.on.total(sum(self.on.sweeper.sweep(self.visited, work))) + (held * xp.abs(change) ** 2).sum()
+        seen = self.on.total(xp.asarray(sum(self.on.sweeper.sweep(self.visited, work))))
+        curvature = seen + (held * xp.abs(change) ** 2).sum()
         return xp.minimum(1.0, xp.vdot(change, slope).real / xp.maximum(curvature, 1e-30)).astype(self.sight.real)
 
     def seen(self, tiles: Sequence[Tile]) -> list[Any]:

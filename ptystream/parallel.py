@@ -100,7 +100,7 @@ class Mpi:
 
     def total(self, array: NDArray[Any]) -> NDArray[Any]:
         """See `Ranks.total`."""
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")
         self._world.Allreduce(self._mpi.IN_PLACE, array)
         return array
 

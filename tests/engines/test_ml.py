@@ -79,7 +79,7 @@ def gradient_of(engine: ML) -> tuple[np.ndarray, np.ndarray]:
     found = engine.likelihood.descend(engine.tiles, probes=True)
     by_object = found.objects[0][0]
     if engine.p.reg_del2:
-        smoothness, amplitude = engine._prior(engine.tiles)
+        smoothness, amplitude = engine._prior(np.concatenate([tile.rows for tile in engine.tiles]))
         by_object = by_object + smoothness.gradients([engine.reconstruction.objects["o"].data], amplitude)[0]
     return by_object, found.probes[0][0]
 
@@ -135,7 +135,7 @@ def test_the_polynomial_is_the_cost_along_the_line(kind: str, prior: bool, modes
     dp, do = (r.normal(size=x.shape) + 1j * r.normal(size=x.shape) for x in (q.probe, q.object))
     c = engine.likelihood.along(engine.tiles, [do], [dp], every=True)
     if prior:
-        smoothness, amplitude = engine._prior(engine.tiles)
+        smoothness, amplitude = engine._prior(np.concatenate([tile.rows for tile in engine.tiles]))
         c[1:3] += smoothness.line([q.object], [do], amplitude)
     model = Model(q, p)
     zero = model.costs(q.probe, q.object).sum() + model.prior(q.object)

@@ -83,6 +83,7 @@ def device(context: Context) -> Backend:
         tile_bytes=1 << 14,
         put=put,
         get=get,
+        total=lambda array: put(context.ranks.total(get(array))),
         resident=True,
     )
 
