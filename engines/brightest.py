@@ -9,6 +9,7 @@ from ptystream.reconstruction import Reconstruction
 from .backend import Backend
 from .pieces import Piece, Seen, layers_seen
 
+Window = tuple[slice, slice]
 Bright = tuple[float, int, int]
 """(Σ|O|² of the brightest pixel of an object, its row and column in the array)."""
 
@@ -16,8 +17,8 @@ Bright = tuple[float, int, int]
 class Brightest:
     """Follows the objects through one iteration: `peaks` is to be asked after every batch."""
 
-    def __init__(self, on: Backend, reconstruction: Reconstruction, shape: tuple[int, int]) -> None:
-        self.on, self.reconstruction, self.shape = on, reconstruction, shape
+    def __init__(self, on: Backend, reconstruction: Reconstruction) -> None:
+        self.on, self.reconstruction = on, reconstruction
         self._held: dict[Seen, Bright] = {}
 
     def peaks(self, pieces: Sequence[Piece]) -> dict[Seen, float]:
@@ -28,29 +29,31 @@ class Brightest:
             self._held[view] = self._brightest_of(view, windows[view[0]])
         return {view: self._held[view][0] for view in wanted}
 
-    def _brightest_of(self, view: Seen, windows: Sequence[tuple[int, int]]) -> Bright:
+    def _brightest_of(self, view: Seen, windows: Sequence[Window]) -> Bright:
         """The brightest pixel after these windows were updated: searched in them, and everywhere only if it was in one."""
-        held, (height, width) = self._held.get(view), self.shape
+        held = self._held.get(view)
         if held is None or self.on.resident:
             return self._search(view, (slice(None), slice(None)))
-        inside = any(y <= held[1] < y + height and x <= held[2] < x + width for y, x in windows)
-        found = [self._search(view, (slice(y, y + height), slice(x, x + width))) for y, x in windows]
+        inside = any(y.start <= held[1] < y.stop and x.start <= held[2] < x.stop for y, x in windows)
+        found = [self._search(view, window) for window in windows]
         best = max(found, key=lambda bright: bright[0], default=held)
         if best[0] >= held[0]:
             return best
         return self._search(view, (slice(None), slice(None))) if inside else held
 
-    def _search(self, view: Seen, part: tuple[slice, slice]) -> Bright:
+    def _search(self, view: Seen, part: Window) -> Bright:
         data = list(self.reconstruction.objects.values())[view[0]].data
         power = sum(data[layer][part].real ** 2 + data[layer][part].imag ** 2 for layer in view[1])
         y, x = divmod(int(power.argmax()), power.shape[1])
         return float(power[y, x]), (part[0].start or 0) + y, (part[1].start or 0) + x
 
-    def _windows(self, pieces: Sequence[Piece], number: int) -> list[tuple[int, int]]:
-        """First pixels [y, x] of the windows of an object that a batch sees, as indices of its array."""
+    def _windows(self, pieces: Sequence[Piece], number: int) -> list[Window]:
+        """Windows of an object that a batch sees, in its array."""
         offset, found = list(self.reconstruction.objects.values())[number].offset, []
         for piece in pieces if not self.on.resident else ():
             pods = [seen[0] for (seen_object, _), seen in piece.object_groups if seen_object == number]
-            for y, x in piece.tile.pods[pods[0]].corner.tolist() if pods else ():
-                found.append((y - offset[0], x - offset[1]))
+            height, width = piece.residual.shape[-2:]
+            for row, column in piece.tile.pods[pods[0]].corner.tolist() if pods else ():
+                y, x = row - offset[0], column - offset[1]
+                found.append((slice(y, y + height), slice(x, x + width)))
         return found

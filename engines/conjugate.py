@@ -30,11 +30,11 @@ class Conjugate:
     """The direction of the last iteration and the gradient it came from.
 
     With half a preconditioner W and g' = W g, the direction is h ← β h - s W† g' with β = max(0, Σ s Re<g', g' - g'_old> /
-    Σ s |g'_old|²): conjugate gradients of the cost in the variables where W† W and s are the identity. `within(name, field)`
-    is the part of a direction that a storage can go along, where that is not every one.
+    Σ s |g'_old|²): conjugate gradients of the cost in the variables where W† W and s are the identity. `within(fields)` is
+    the part of a direction that the storages can go along, where that is not every one.
     """
 
-    def __init__(self, xp: Any, within: Callable[[str, Any], Any] = lambda name, field: field) -> None:
+    def __init__(self, xp: Any, within: Callable[[Fields], dict[str, Any]] = dict) -> None:
         self.xp, self.within = xp, within
         self._old: dict[str, tuple[Any, tuple[int, int]]] = {}
         self._direction: dict[str, tuple[Any, tuple[int, int]]] = {}
@@ -69,7 +69,7 @@ class Conjugate:
             }
             if sum(inner(gradient[name], field) for name, field in direction.items()) >= 0:
                 direction = steep
-        direction = {name: self.within(name, field) for name, field in direction.items()}
+        direction = self.within(direction)
         self._old = {name: (field, storages[name].offset) for name, field in conditioned.items()}
         self._direction = {name: (field, storages[name].offset) for name, field in direction.items()}
         return direction

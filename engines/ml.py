@@ -12,11 +12,12 @@ from pydantic import field_validator
 
 from ptystream.engine import Context, Progress
 from ptystream.params.base import parameter
-from ptystream.reconstruction import Reconstruction, Storage
+from ptystream.reconstruction import Dispersion, Reconstruction, Storage
 from ptystream.scan.block import FrameStore
 
 from .conjugate import Conjugate, Fields
 from .constraints import support
+from .dispersion import linear_part
 from .likelihood import Descent, Likelihood
 from .line import Taken, step_length
 from .parameters import EngineParameters, RefiningParameters
@@ -219,6 +220,7 @@ class ML(TiledEngine):
             self._shifting = self.sight.subpix
             self._forget()
         self.likelihood.configure(self.p)
+        self._straighten()
         do_probe = self.p.probe_update_start <= self.curiter
         found = self.likelihood.descend(visited, probes=do_probe)
         rows = found.rows
@@ -270,8 +272,8 @@ class ML(TiledEngine):
             for field, more in zip(gradient.values(), prior[0].gradients(objects, prior[1]), strict=True):
                 field += more
         for name, (num, _) in zip(self._names("probe"), found.probes, strict=bool(found.probes)):
-            gradient[name] = self._within(name, support(self.on, num, self.p))
-        return gradient
+            gradient[name] = support(self.on, num, self.p)
+        return self._within(gradient)
 
     def _sized(self, steps: Fields) -> dict[str, Any]:
         """The direction in a length at which single precision can raise it to the eighth power: no step longer than what it
@@ -291,9 +293,27 @@ class ML(TiledEngine):
         """Put probe and object where the step that was taken leads with another length."""
         self._move(taken.steps, length - taken.length)
 
-    def _within(self, name: str, field: Any) -> Any:
-        """The part of a gradient or a direction that a storage can go along; here all."""
-        return field
+    def _within(self, fields: Fields) -> dict[str, Any]:
+        """The part of a gradient or a direction, by name, along which probes and objects stay what they are to be: linear in
+        the energy, where they are."""
+        found = dict(fields)
+        for names, group in self._groups():
+            if all(name in found for name in names):
+                found.update(zip(names, linear_part(self.on.xp, group.t, [found[name] for name in names]), strict=True))
+        return found
+
+    def _straighten(self) -> None:
+        """Probes and objects that are to be linear in the energy made so: they may have started otherwise, or have grown."""
+        held = dict(self._storages())
+        for names, group in self._groups():
+            for name, data in zip(names, linear_part(self.on.xp, group.t, [held[n].data for n in names]), strict=True):
+                held[name].data = data
+
+    def _groups(self) -> list[tuple[list[str], Dispersion]]:
+        """(names as of `_storages`, group) of everything linear in the energy."""
+        held = self.reconstruction
+        kinds = ("probe", held.probe_dispersion), ("object", held.object_dispersion)
+        return [([f"{kind} {name}" for name in group.names], group) for kind, groups in kinds for group in groups]
 
     def _level(self, found: Descent, rows: NDArray[np.int64]) -> None:
         """Put what all floating intensities have in common into the probes: their mean becomes 1, and the cost stays."""

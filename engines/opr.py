@@ -140,13 +140,14 @@ class MLOPR(LowRank, ML):
         ML._move(self, others, -taken.length)
         self._move(taken.steps, length)
 
-    def _within(self, name: str, field: Any) -> Any:
-        for own, storage in self._own():
-            if own == name:
-                modes = storage.modes_per_frame
+    def _within(self, fields: Fields) -> dict[str, Any]:
+        found = super()._within(fields)
+        for name, storage in self._own():
+            if name in found:
+                field, modes = found[name], storage.modes_per_frame
                 for mode in range(modes):
                     field[mode::modes] = tangent(self.on, storage.data[mode::modes], field[mode::modes], self._dimensions())
-        return field
+        return found
 
     def _own(self) -> list[tuple[str, Storage]]:
         """The probes that have layers of each frame."""

@@ -14,7 +14,7 @@ A batch of several frames sums the numerators and, pixel by pixel, the D of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from ptystream.reconstruction import COLUMN, PROBE_LAYER, ROW
 
 from .brightest import Brightest
 from .constraints import center, disc, support
+from .dispersion import straighten
 from .order import random_order
 from .parameters import StochasticParameters
 from .pieces import Key, Piece, Seen, grouped, layers_seen
@@ -61,8 +62,8 @@ class StochasticEngine(TiledEngine):
     def __init__(self, parameters: Any) -> None:
         super().__init__(parameters)
         self._canvases: dict[int, Any] = {}
-        self._stacks: dict[int, Any] = {}
-        self._discs: dict[float, Any] = {}
+        self._stacks: dict[tuple[int, int], Any] = {}
+        self._discs: dict[tuple[tuple[int, int], float], Any] = {}
         self._told: tuple[tuple[str, ...], tuple[str, ...]] = (), ()
 
     def coefficients(self) -> tuple[float, float, float]:
@@ -132,7 +133,7 @@ class StochasticEngine(TiledEngine):
             for storage in self.reconstruction.probes.values():
                 storage.data = support(self.on, storage.data, p)
         before = [storage.data.copy() for _, storage in self._storages()] if ranks.size > 1 else []
-        self._brightest = Brightest(self.on, self.reconstruction, self.shape)
+        self._brightest = Brightest(self.on, self.reconstruction)
         scores = Scores(self.on.xp, len(order))
         refines = self.refinement.distance(self.curiter) > 0
         for first in range(0, len(order), p.batch):
@@ -150,9 +151,8 @@ class StochasticEngine(TiledEngine):
             self._average(before, visited)
         if p.probe_center_tol is not None:
             center(self.on, self.reconstruction, self.tiles, p.probe_center_tol)
-        height, width = next(iter(self.frames.values())).shape
         known = np.full((len(local), 3), np.nan)
-        scores.fill(self.on.get, height * width, local, known)
+        scores.fill(self.on.get, local, known)
         rows = ranks.exchange(scores.rows, local, known)
         return *means(rows, local, known if p.compute_log_likelihood else None), len(rows)
 
@@ -188,10 +188,10 @@ class StochasticEngine(TiledEngine):
         k, xp, a, b, c = self.on.kernels, self.on.xp, *self.coefficients()
         tile, at, p = piece.tile, piece.score, self.p
         mask, limit = self._mask(tile.scan), self.frames[tile.scan].limit
-        scores.rows[at] = tile.rows
+        scores.rows[at], scores.pixels[at] = tile.rows, np.prod(tile.counts.shape[-2:])
         piece.seen = [self.sight.probes(tile, pod) for pod in range(len(tile.pods))]
         piece.windows = windows = [self.sight.window(tile, pod) for pod in range(len(tile.pods))]
-        waves = xp.empty((len(tile.pods), len(tile), *self.shape), self.complex)
+        waves = xp.empty((len(tile.pods), len(tile), *self.sight.view(tile)), self.complex)
 
         def misfit(f: Any) -> None:
             intensity = xp.empty(tile.counts.shape[-2:], self.real)
@@ -228,10 +228,10 @@ class StochasticEngine(TiledEngine):
         norms = []
         for piece in pieces:
             shape = piece.residual.shape[1:]
+            stacked = self._stacked(len(piece.tile), shape[1])
             for (number, layer), pods in piece.object_groups:
                 powers = xp.zeros(shape, self.real)
                 for pod in pods:
-                    stacked = self._stacked(len(piece.tile))
                     k.illumination(*piece.seen[pod], (0, 0), stacked, piece.tile.pods[pod].weight, powers.reshape(-1, shape[-1]))
                 peak, share = powers.max(axis=(1, 2)), updates.object_share
                 if alone:
@@ -242,15 +242,37 @@ class StochasticEngine(TiledEngine):
                     _, origin, corner, _ = piece.windows[pods[0]]
                     den = self._canvas(number)[layer]
                     k.norm_sums(powers, peak, share, origin, corner, den)
-                norms.append((piece, pods, den))
-        for piece, pods, den in norms:
+                norms.append((piece, (number, layer), pods, den))
+        for piece, _, pods, den in norms:
             for pod in pods:
                 obj, origin, corner, weight = piece.windows[pod]
                 within = piece.corner if alone else origin
                 where = *piece.seen[pod], origin, corner, weight
                 k.object_step(piece.residual[pod], *where, den, within, updates.object_step, obj)
+        if self.reconstruction.object_dispersion:
+            self._straighten_objects(pieces, {key: den for _, key, _, den in norms}, alone=alone)
         if not alone:
             self._clear(pieces)
+
+    def _straighten_objects(self, pieces: Sequence[Piece], norms: Mapping[Key, Any], *, alone: bool) -> None:
+        """Make objects that are to be linear in the energy so again, where these frames have moved them.
+
+        A step is where Σ D |change - step conj(P) r / D|² is smallest; with a + t b in the place of free values that is the fit
+        of the moved ones, each with its D (`norms`: of the single frame's window if `alone`, otherwise on the canvas).
+        """
+        held, table = self.reconstruction.objects, self.reconstruction.pods
+        names = list(held)
+        for group in self.reconstruction.object_dispersion:
+            numbers = [names.index(name) for name in group.names]
+            for piece in pieces:
+                height, width = self.sight.view(piece.tile)
+                layers = [layer for (number, layer), _ in piece.object_groups if number == numbers[0]]
+                for y, x in (table.address[piece.tile.rows, 0, ROW : COLUMN + 1] - held[group.names[0]].offset).tolist():
+                    window = slice(y, y + height), slice(x, x + width)
+                    for layer in layers:
+                        found = [held[name].data[layer][window] for name in group.names]
+                        weights = [norms[number, layer][... if alone else window] for number in numbers]
+                        straighten(self.on.xp, group.t, list(zip(found, weights, strict=True)))
 
     def _update_probe(self, pieces: Sequence[Piece], updates: Updates) -> None:
         p, probes = self.p, list(self.reconstruction.probes.values())
@@ -264,11 +286,23 @@ class StochasticEngine(TiledEngine):
         for (number, layer), (num, den) in sums.items():
             storage = probes[number]
             if p.probe_support is not None and p.probe_fourier_support is None:  # the probe is inside it already
-                den *= self._disc(p.probe_support)
+                den *= self._disc(storage.shape, p.probe_support)
             self.on.kernels.take_step(num, den, updates.probe_step, storage.data[layer])
-            if p.probe_fourier_support is not None:
+        self._straighten_probes({key: den for key, (_, den) in sums.items()})
+        if p.probe_fourier_support is not None:
+            for number, layer in sums:
                 part = slice(layer, layer + 1)
-                storage.data[part] = support(self.on, storage.data[part], p)
+                probes[number].data[part] = support(self.on, probes[number].data[part], p)
+
+    def _straighten_probes(self, norms: Mapping[Key, Any]) -> None:
+        """The same for the layers of probes that were updated; `norms`: D of each, (y, x)."""
+        probes = self.reconstruction.probes
+        names = list(probes)
+        for group in self.reconstruction.probe_dispersion:
+            numbers = [names.index(name) for name in group.names]
+            for layer in [layer for number, layer in norms if number == numbers[0]]:
+                found = [(probes[name].data[layer], norms[n, layer]) for name, n in zip(group.names, numbers, strict=True)]
+                straighten(self.on.xp, group.t, found)
 
     def _probe_sums(self, piece: Piece, updates: Updates, peaks: dict[Seen, float]) -> dict[Key, tuple[Any, Any]]:
         """Σ S† w conj(O) r and Σ D_P of the frames of a piece, (y, x) each."""
@@ -292,7 +326,7 @@ class StochasticEngine(TiledEngine):
                 peak = tile.pods[pods[0]].weight ** 2 * sum(peaks[view] for view in seen)
             else:
                 peak = total.max(axis=(1, 2))
-            den = xp.zeros(self.shape, self.real) if own is None else share * own[0]
+            den = xp.zeros(shape[1:], self.real) if own is None else share * own[0]
             den += (1 - share) * peak.sum(keepdims=True).astype(self.real)
             found[key] = num[0], den
         return found
@@ -304,7 +338,7 @@ class StochasticEngine(TiledEngine):
             here = stack if len(stack) == 1 else stack.sum(axis=0, keepdims=True)
             return here if total is None else total + here
         if total is None:
-            total = xp.zeros((1, *self.shape), stack.dtype)
+            total = xp.zeros((1, *stack.shape[1:]), stack.dtype)
         if subpix == "fourier" and stack.dtype.kind == "c":
             add_adjoint(stack, zero, pod.remainder, total, xp)
         else:
@@ -360,23 +394,25 @@ class StochasticEngine(TiledEngine):
             for den in self._canvases.values():
                 den.fill(0)
             return
-        height, width = self.shape
         for piece in pieces:
+            height, width = self.sight.view(piece.tile)
             for (number, layer), pods in piece.object_groups:
                 _, origin, corner, _ = piece.windows[pods[0]]
                 den = self._canvas(number)[layer]
                 for y, x in (corner - np.asarray(origin)).tolist():
                     den[y : y + height, x : x + width] = 0
 
-    def _stacked(self, count: int) -> Any:
+    def _stacked(self, count: int, height: int) -> Any:
         """Corners of frames that lie under one another. Shape (count, 2)."""
-        if count not in self._stacks:
-            corner = np.stack([np.arange(count) * self.shape[0], np.zeros(count, np.int64)], axis=1)
-            self._stacks[count] = self.on.put(corner)
-        return self._stacks[count]
+        key = count, height
+        if key not in self._stacks:
+            corner = np.stack([np.arange(count) * height, np.zeros(count, np.int64)], axis=1)
+            self._stacks[key] = self.on.put(corner)
+        return self._stacks[key]
 
-    def _disc(self, fraction: float) -> Any:
+    def _disc(self, shape: tuple[int, int], fraction: float) -> Any:
         """The support of probes on the device. Shape (y, x), real."""
-        if fraction not in self._discs:
-            self._discs[fraction] = self.on.put(disc(self.shape, fraction, self.real))
-        return self._discs[fraction]
+        key = shape, fraction
+        if key not in self._discs:
+            self._discs[key] = self.on.put(disc(shape, fraction, self.real))
+        return self._discs[key]

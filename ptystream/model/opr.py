@@ -6,10 +6,11 @@ Odstrcil et al., Opt. Express 24, 8360 (2016).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 
 from ptystream.model.parameters import FullParameters
 from ptystream.model.scan_model import Full
@@ -23,6 +24,12 @@ class OPRParameters(FullParameters):
 
     name: str = parameter("Full")
     """Name of the model."""
+
+    @model_validator(mode="after")
+    def _free_probes(self) -> Self:
+        if self.coherence.probe_dispersion == "linear":
+            raise ValueError("coherence.probe_dispersion: linear: every frame has a probe of its own here; use 'irregular'")
+        return self
 
 
 class OPR(Full):
