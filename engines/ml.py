@@ -154,6 +154,8 @@ class ML(TiledEngine):
         self._shifting: str | None = None
         super().start(reconstruction, frames, context, state)
         self.likelihood = Likelihood(self.on, reconstruction, frames, self.sight, context.ranks)
+        if (state or {}).get("float_intensities") is not None:
+            self.likelihood.scale = self.on.put(np.asarray((state or {})["float_intensities"], self.real))
         self.conjugate = Conjugate(self.on.xp, self._within)
         self.precondition = Preconditioner(self.on, (state or {}).get("scale"))
 
@@ -203,7 +205,12 @@ class ML(TiledEngine):
             self.curiter += 1
             self._keep_mean()
         return Progress(
-            self.curiter, np.array(errors), np.array(misfits), len(here), local if self.p.record_local_error else None
+            self.curiter,
+            np.array(errors),
+            np.array(misfits),
+            len(here),
+            local if self.p.record_local_error else None,
+            self.on.get(self.likelihood.scale).astype(np.float64) if self.p.floating_intensities else None,
         )
 
     def _forget(self) -> None:

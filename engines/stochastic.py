@@ -96,8 +96,8 @@ class StochasticEngine(TiledEngine):
             np.array(misfits),
             count,
             local if self.p.record_local_error else None,
-            notes,
-            warnings,
+            notes=notes,
+            warnings=warnings,
         )
 
     def _news(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -24,6 +24,7 @@ from ptystream.loop import LoopSettings
 from ptystream.model import sharing
 from ptystream.model.bragg_model import Bragg3d
 from ptystream.model.geometry import Geometry, GeometryError
+from ptystream.model.opr import decomposed
 from ptystream.model.scan_model import ScanModel
 from ptystream.parallel import team
 from ptystream.params.branches import IoParameters, RootParameters
@@ -290,10 +291,25 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
         last=last,
         refined_m=run.refined(),
         error_local=run.local_errors(),
+        runtime=_runtime(run, held),
         started=run.started,
         scans={scan.label: _described(scan, run) for scan in configuration.scans},
         used=effective(configuration),
     )
+
+
+def _runtime(run: Run, held: Reconstruction) -> dict[str, Any]:
+    """What else engines leave, under ptypy's names."""
+    found: dict[str, Any] = {}
+    if intensities := run.floating_intensities():
+        found["float_intens"] = intensities
+    dimensions = 0 if run.engine_entry is None else getattr(run.engine_entry.parameters, "subspace_dim", 0)
+    own = {name: storage for name, storage in held.probes.items() if storage.modes_per_frame} if dimensions else {}
+    for name, storage in own.items():
+        modes, coefficients = decomposed(storage.data, storage.modes_per_frame, dimensions)
+        found.setdefault("OPR_modes", {})[name] = modes
+        found.setdefault("OPR_coeffs", {})[name] = coefficients
+    return found
 
 
 def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:

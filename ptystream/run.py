@@ -118,6 +118,8 @@ class Run:
         self.misfit: list[NDArray[np.float64]] = []
         self.local: NDArray[np.float64] | None = None
         """Errors of every row in the last iteration, where an engine records them."""
+        self.intensities: NDArray[np.float64] | None = None
+        """Factor on the modelled intensities of every row, as the last engine that fits it has left it."""
         self.rows_used = 0
         """Rows of the pod table that were there at the last iteration."""
         self.newest_arrival_ns: int | None = None
@@ -276,6 +278,8 @@ class Run:
         self.errors.append(progress.errors)
         self.misfit.append(progress.misfit)
         self.local = progress.local
+        if progress.intensities is not None:
+            self.intensities = progress.intensities
         self.iter_info.append(
             {
                 "iteration": progress.iteration,
@@ -349,6 +353,7 @@ class Run:
         self.iterations, self.iter_info = checkpoint.iterations, [dict(info) for info in checkpoint.iter_info]
         self.errors, self.misfit = [checkpoint.errors], [checkpoint.misfit]
         self.started, self._resumed = checkpoint.started, checkpoint.engine_state
+        self.intensities = checkpoint.engine_state.get("float_intensities")
         self.apply({"do": "resume", "label": checkpoint.engine})
         for label, scan in self.scans.items():
             self._catch_up(scan, known[label])
@@ -479,6 +484,17 @@ class Run:
         for label, scan in self.scans.items():
             own = rows[pods.frame[rows, 0] == scan.number]
             found[label] = {"index": pods.index[own].copy(), "error": self.local[own]}
+        return found
+
+    def floating_intensities(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """By scan, where an engine has fitted them: `index` (frame,) and `factor` (frame,) on the modelled intensities."""
+        if self.reconstruction is None or self.intensities is None:
+            return {}
+        pods, rows, found = self.reconstruction.pods, self.rows(), {}
+        rows = rows[rows < len(self.intensities)]
+        for label, scan in self.scans.items():
+            own = rows[pods.frame[rows, 0] == scan.number]
+            found[label] = {"index": pods.index[own].copy(), "factor": self.intensities[own]}
         return found
 
     def _see_coverage(self) -> None:

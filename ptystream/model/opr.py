@@ -18,6 +18,29 @@ from ptystream.params.base import parameter
 from ptystream.reconstruction import Reconstruction
 from ptystream.scan.block import Block, FrameStore
 
+PRESENT = 1e-6
+"""Part of the strongest mode's power from which on probes are taken to have a dimension: what single precision tells."""
+
+
+def decomposed(probes: NDArray[Any], modes: int, dimensions: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The probes of all frames P_j = Σ_k c_jk U_k as modes U and coefficients c, the strongest first, from a singular value
+    decomposition: c has orthonormal columns, U the power.
+
+    `probes`: (frame · mode, y, x), the `modes` of a frame one after the other. Returns U (mode, dimension, y, x) and
+    c (mode, frame, dimension), of at most so many dimensions and no more than there are in any mode.
+    """
+    found = []
+    for mode in range(modes):
+        own = probes[mode::modes]
+        flat = own.reshape(len(own), -1)
+        powers, vectors = np.linalg.eigh((flat @ flat.conj().T).astype(np.complex128))
+        powers, vectors = powers[::-1][:dimensions], vectors[:, ::-1][:, :dimensions]
+        there = max(1, int((powers > PRESENT * powers[0]).sum()))
+        found.append((there, vectors.astype(probes.dtype), flat))
+    count = max(there for there, _, _ in found)
+    left = [(vectors[:, :count].conj().T @ flat).reshape(-1, *probes.shape[1:]) for _, vectors, flat in found]
+    return np.stack(left), np.stack([vectors[:, :count] for _, vectors, _ in found])
+
 
 class OPRParameters(FullParameters):
     """A probe for each frame; engines: DMOPR, MLOPR."""

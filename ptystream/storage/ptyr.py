@@ -25,6 +25,10 @@ from . import h5, layout
 
 FORMAT = 1
 Kind = Literal["minimal", "dls", "used_params", "dump"]
+LEFT = ("float_intens", "OPR_modes", "OPR_coeffs")
+"""What engines leave in ptypy's runtime: by scan the `index` of each frame, (frame,), and the `factor` on its modelled
+intensity, (frame,); by probe the modes (probe mode, dimension, y, x) and the coefficients (probe mode, frame, dimension) of the
+probes of all frames."""
 WITH_GRIDS = ("dls", "dump")
 """Kinds with the coordinates of every pixel."""
 DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, RuntimeError)
@@ -61,6 +65,8 @@ class Result:
     """Where position refinement is to be recorded: coordinates of the frames that see each object, (frame, 2)."""
     error_local: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
     """Where local errors are recorded: by scan the `index` of each frame, (frame,), and its `error`, (frame, 3)."""
+    runtime: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What else engines left, by ptypy's names (`LEFT`)."""
     started: float = 0.0
     """Seconds since the epoch."""
     scans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -80,6 +86,8 @@ def write(path: str | Path, result: Result, kind: Kind = "minimal") -> Path:
         about = f"ptystream {'dump' if kind == 'dump' else 'result'} in ptypy's layout"
         h5.write(file, "header", {"kind": kind, "description": about})
         h5.write(file, "content", _content(result, kind), level=level)
+        for name in result.runtime.get("OPR_modes", ()):  # a second name of the same data, no copy
+            file[f"content/runtime/OPR_allprobes/{name}"] = file[f"content/probe/{name}/data"]
         h5.write(file, "ptystream", _ours(result), level=level)
     return Path(path)
 
@@ -154,6 +162,7 @@ def _result(content: Mapping[str, Any], ours: Mapping[str, Any]) -> Result:
         last={part: storages(part, held) for part, held in ours["last"].items()},
         refined_m=content.get("positions", {}),
         error_local=content["runtime"].get("error_local", {}),
+        runtime={name: content["runtime"][name] for name in LEFT if name in content["runtime"]},
         started=float(ours["started"]),
         scans=json.loads(ours.get("scans", "{}")),
         used=json.loads(ours.get("used", "{}")),
@@ -204,6 +213,7 @@ def _content(result: Result, kind: Kind) -> h5.Param:
             last_plot=0,
             iter_info=infos[-1:] if kind == "dump" else infos,
             **local,
+            **{name: result.runtime[name] for name in LEFT if name in result.runtime},
         ),
         **refined,
     )
