@@ -55,7 +55,7 @@ class Progress:
     """Errors per frame of the last iteration, rows as in the pod table; only with record_local_error; NaN where a frame was not
     visited. Shape (frame, 3)."""
     intensities: NDArray[np.float64] | None = None
-    """Factor on the modelled intensities of each frame, rows as in the pod table; only where the engine fits it. Shape (frame,)."""
+    """Factor on the modelled intensities of each frame, rows as in the pod table; only where the engine fits it. (frame,)."""
     notes: tuple[str, ...] = field(default=())
     """Sentences for the log."""
     warnings: tuple[str, ...] = field(default=())
