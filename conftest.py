@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
+os.environ.setdefault("MPLBACKEND", "agg")  # no test opens a window on somebody's desktop
+
 
 @pytest.fixture(scope="session")
 def require() -> Callable[[str, bool], None]:

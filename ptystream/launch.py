@@ -27,6 +27,7 @@ from ptystream.params.load import Configuration, plugins
 from ptystream.plan import make_plan, recorder_of
 from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
+from ptystream.publish.window import Window
 from ptystream.recording import Recording
 from ptystream.replay import Replay
 from ptystream.results import file_name
@@ -129,8 +130,10 @@ def plotter_of(configuration: Configuration) -> Plotter | None:
     drawing = plugins("viewers").get("autoplot")
     if not settings.active:
         return None
-    show = display_in_notebook()
-    if drawing is None or settings.interval <= 0 or not (settings.dump or settings.make_movie or show):
+    if drawing is None or settings.interval <= 0:
+        return None
+    show = display_in_notebook() or Window.open(drawing.window)
+    if not (settings.dump or settings.make_movie or show):
         return None
     return Plotter(settings, drawing, lambda run, info: home / file_name(settings.imfile, run, info), show)
 

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from typing import Any
 
 
-def display_in_notebook() -> Callable[[bytes], None] | None:
+class Cell:
+    """Below the cell that runs."""
+
+    def __init__(self, handle: Any, image: Any) -> None:
+        self._handle, self._image = handle, image
+
+    def __call__(self, png: bytes) -> None:
+        """Show this one in the place of the one before."""
+        self._handle.update(self._image(data=png, format="png"))
+
+    def close(self) -> None:
+        """The last picture stays."""
+
+
+def display_in_notebook() -> Cell | None:
     """Something that shows a PNG below the running cell, in the place of the one before; None outside of a notebook."""
     module = sys.modules.get("IPython")
     shell = None if module is None else module.get_ipython()
@@ -14,9 +28,4 @@ def display_in_notebook() -> Callable[[bytes], None] | None:
         return None
     from IPython.display import Image, display
 
-    handle = display(display_id=True)
-
-    def show(png: bytes) -> None:
-        handle.update(Image(data=png, format="png"))
-
-    return show
+    return Cell(display(display_id=True), Image)

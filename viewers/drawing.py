@@ -24,6 +24,7 @@ class Drawing:
     """Entry point 'autoplot'."""
 
     module = __name__
+    window = "ptystream.viewers.window"
 
     @staticmethod
     def plot(snapshot: Snapshot, path: Path | None, layout: str, *, show: bool) -> bytes:

@@ -21,8 +21,9 @@ class AutoplotParameters(Branch):
     active: bool = parameter(True)
     """Activation switch
 
-    If ``True`` the current reconstruction will be plotted at regular intervals: into image files with `dump`, and in a Jupyter
-    notebook below the cell. Elsewhere a running reconstruction is watched with ``ptystream view``."""
+    If ``True`` the current reconstruction will be plotted at regular intervals: into image files with `dump`, in a Jupyter
+    notebook below the cell, and otherwise in a window, where there is a display and matplotlib finds a way to make one (the
+    environment variable MPLBACKEND chooses which). ``ptystream view`` shows it everywhere else."""
 
     imfile: str = parameter("plots/%(run)s/%(run)s_%(engine)s_%(iterations)04d.png")
     """Plot images file name (or format string)

@@ -37,6 +37,9 @@ class Drawing(Protocol):
     module: str
     """To be run as a process: reads orders from standard input as `write_order` writes them, answers each with a line."""
 
+    window: str
+    """To be run as a process: holds a window open, see `ptystream.publish.window.Window.open`."""
+
     @staticmethod
     def plot(snapshot: Snapshot, path: Path | None, layout: str, *, show: bool) -> bytes:
         """Draw into a file whose ending names the format, if one is named; with `show` the picture as PNG, else nothing."""
@@ -44,6 +47,16 @@ class Drawing(Protocol):
     @staticmethod
     def make_movie(frames: list[str], stem: str | Path) -> Path:
         """A movie of pictures; returns its path."""
+
+
+class Screen(Protocol):
+    """Where pictures are shown."""
+
+    def __call__(self, png: bytes) -> bool | None:
+        """Show one, soon. False where that is not possible any more."""
+
+    def close(self) -> None:
+        """No other will come."""
 
 
 class Plotter:
@@ -54,11 +67,11 @@ class Plotter:
         settings: AutoplotParameters,
         drawing: Any,
         path_of: Callable[[str, Mapping[str, Any]], Path],
-        show: Callable[[bytes], None] | None = None,
+        show: Screen | None = None,
     ) -> None:
         """`path_of` (run, runtime information) names the file of a plot; `show` is given each picture as PNG."""
         self.settings = settings
-        self._drawing, self._path_of, self._show = drawing, path_of, show
+        self._drawing, self._path_of, self._show, self._screen = drawing, path_of, show, show
         self._dump = settings.dump or settings.make_movie
         self._plotted: dict[str, int] = {}
         """Iterations of each run at its last plot."""
@@ -104,8 +117,9 @@ class Plotter:
             return
         if path is not None:
             self._frames.setdefault(run, []).append(str(path))
-        if self._show is not None and picture:
-            self._show(picture)
+        if self._show is not None and picture and self._show(picture) is False:
+            log.info("%s: io.autoplot: the window was closed; no more plots are drawn for it", run)
+            self._show = None
 
     def close(self) -> list[Path]:
         """Wait for the last plot, and make the movies; returns their paths. May be called twice."""
@@ -115,6 +129,8 @@ class Plotter:
         self._movies = movies
         if self._courier is not None:
             self._courier.close()
+        if self._screen is not None:
+            self._screen.close()
         if not self.settings.make_movie:
             return movies
         for run, frames in self._frames.items():
