@@ -59,7 +59,7 @@ class EngineNeeds:
     iterations: int
     bytes_per_frame: float
     bytes_beside: float
-    """Whatever the number of frames."""
+    """Whatever the number of frames, without probe and object."""
     seconds_per_frame: float
     """Of one iteration."""
 
@@ -153,15 +153,15 @@ def _scan(scan: ScanConfiguration, number: int, seed: int, context: Context) -> 
     item = 8 if context.precision == "single" else 16
     model = scan.model(scan.label, number, scan.parameters, geometry, seed)
     probes, objects = model.modes
-    y, x = geometry.shape
+    (y, x), (height, width) = geometry.shape, geometry.view
     planned = p.positions_theory
     frames = p.num_frames if planned is None else len(planned)
     canvas = size = None
     if planned is not None and len(planned):
         pixels = model.to_pixels(np.asarray(planned, float))
         extent = np.ceil(np.ptp(pixels, axis=0)).astype(int) + 1
-        canvas = (int(extent[0]) + y, int(extent[1]) + x)
-        size = canvas[0] * canvas[1] * objects * item
+        canvas = (int(extent[0]) + height, int(extent[1]) + width)
+        size = canvas[0] * canvas[1] * objects * len(model.object_ids) * item
     return ScanNeeds(
         scan.label,
         str(scan.parameters.name),
@@ -169,7 +169,7 @@ def _scan(scan: ScanConfiguration, number: int, seed: int, context: Context) -> 
         geometry.shape,
         frames,
         2 * y * x,
-        probes * y * x * item,
+        probes * len(model.probe_ids) * height * width * item,
         canvas,
         size,
     )
@@ -197,10 +197,11 @@ def _engine(entry: EngineEntry, scan: ScanConfiguration, context: Context) -> En
 
 
 def _held(trial: _Trial) -> tuple[float, float]:
-    """Bytes after an iteration and at its peak, beyond what was there when the trial began."""
+    """Bytes after an iteration and at its peak, beyond what was there when the trial began and its probe and object, which are
+    counted with the scan."""
     trial.iterate()
     gc.collect()
-    held, peak = (size - trial.before for size in tracemalloc.get_traced_memory())
+    held, peak = (size - trial.before - trial.images for size in tracemalloc.get_traced_memory())
     trial.finish()
     return float(held), float(peak)
 
@@ -236,6 +237,13 @@ class _Trial:
         stores: Any = {0: store}
         self.engine.start(made, stores, replace(context, mean_photons=1.0, brightest_photons=float(np.prod(model.store_shape))))
         self.engine.iterate(warm)  # the probe's update is part of what is measured
+        self._made = made
+
+    @property
+    def images(self) -> int:
+        """Bytes of the objects and probes; where each frame has a probe of its own, of one frame's."""
+        objects = sum(storage.data.nbytes for storage in self._made.objects.values())
+        return objects + sum(s.data[: s.modes_per_frame or None].nbytes for s in self._made.probes.values())
 
     def iterate(self) -> float:
         """Seconds of one iteration: the shortest of three."""

@@ -12,10 +12,11 @@ from problems import PLACES
 from test_ptycho import parameters, sources
 
 from ptystream import Ptycho
-from ptystream.dryrun import ASSUMED, dry_run, size_of
+from ptystream.dryrun import ASSUMED, TRIAL_FRAMES, _grid, _Trial, dry_run, size_of
 from ptystream.engine import Context
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
+from ptystream.run import EngineEntry
 
 
 def test_nothing_is_opened_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,9 +83,6 @@ def _live(p: dict) -> dict:
 def test_the_memory_of_a_real_engine_is_what_was_said(tmp_path: Path) -> None:
     configuration = load(parameters(tmp_path))
     (engine,) = dry_run(configuration).engines
-    from ptystream.dryrun import _Trial
-    from ptystream.run import EngineEntry
-
     entry = configuration.engines[0]
     trial_entry = EngineEntry(entry.label, entry.name, entry.parameters, entry.engine)
     gc.collect()
@@ -92,12 +90,46 @@ def test_the_memory_of_a_real_engine_is_what_was_said(tmp_path: Path) -> None:
     try:
         trial = _Trial(trial_entry, configuration.scans[0], 400, Context(threads=1), 3)
         gc.collect()
-        held = tracemalloc.get_traced_memory()[0] - trial.before
+        held = tracemalloc.get_traced_memory()[0] - trial.before - trial.images
         trial.finish()
     finally:
         tracemalloc.stop()
     assert 400 * engine.bytes_per_frame <= held + 50e3
     assert held <= 400 * engine.bytes_per_frame + engine.bytes_beside + 100e3
+
+
+@pytest.mark.parametrize("model", ["Full", "OPRModel"])
+def test_probe_and_object_are_counted_once(tmp_path: Path, model: str) -> None:
+    """What is said of all together is what a run of as many frames as are tried holds, probe and object among it."""
+    p = parameters(tmp_path)
+    scan = p.scans.MF
+    scan.name, scan.coherence.num_probe_modes = model, 3 if model == "Full" else 1
+    if model == "OPRModel":
+        p.engines = {"a": {"name": "DMOPR", "numiter": 3, "probe_update_start": 1}}
+    frames = TRIAL_FRAMES
+    scan.data.positions_theory = _grid(frames) * 3e-8
+    configuration = load(p)
+    needs = dry_run(configuration)
+    entry = configuration.engines[0]
+    gc.collect()
+    tracemalloc.start()
+    try:
+        trial = _Trial(
+            EngineEntry(entry.label, entry.name, entry.parameters, entry.engine),
+            configuration.scans[0],
+            frames,
+            Context(threads=1),
+            3,
+        )
+        gc.collect()
+        tracemalloc.reset_peak()
+        trial.iterate()
+        peak, images = tracemalloc.get_traced_memory()[1] - trial.before, trial.images
+        trial.finish()
+    finally:
+        tracemalloc.stop()
+    counts = frames * needs.scans[0].counts_per_frame
+    assert needs.memory_bytes == pytest.approx(counts + peak, abs=0.7 * images)
 
 
 def test_time_grows_with_the_iterations_and_the_frames(tmp_path: Path) -> None:
