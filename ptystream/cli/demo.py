@@ -71,7 +71,12 @@ def configuration(told: dict[str, Any], folder: Path, side: int) -> dict[str, An
     return {
         "run": "demo",
         "min_frames_for_recon": 32,
-        "io": {"home": str(folder), "rfile": "%(run)s.ptyr", "recording": {"file": "%(run)s.ptyrec"}},
+        "io": {
+            "home": str(folder),
+            "rfile": "%(run)s.ptyr",
+            "autoplot": {"active": False},
+            "recording": {"file": "%(run)s.ptyrec"},
+        },
         "scans": {
             "flower": {
                 "name": "Full",
