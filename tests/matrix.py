@@ -117,7 +117,7 @@ def reconstructed(cell: Cell) -> Run:
     model, make = kind("s", 0, kind.Parameters(**settings), geometry, 1), plugins("engines")[cell.engine]
     entry = EngineEntry("e", cell.engine, make.Parameters(**ENGINES[cell.engine]), make)
     run = Run("matrix", [Scan("s", 0, buffer, model)], [entry], Context(threads=1, seed=1))
-    loop = Loop(run, LoopSettings(min_frames_for_recon=24, restart_probe=cell.growing and cell.model != "Vanilla"))
+    loop = Loop(run, LoopSettings(min_frames_for_recon=24, restart_probe=cell.growing))
     for source in ("data", "positions"):
         buffer.feed(source, ScanStarted("a"), 0)
     for first, stop in pairwise((0, 24, 40, 41, 70, 96) if cell.growing else (0, 96)):

@@ -93,7 +93,8 @@ class VanillaIlluminationParameters(Branch):
     size: float | None = parameter(None)
     """Initial probe size
 
-    The probe is initialized as a flat circle. Diameter in metres; None: a third of the frame."""
+    The probe is initialized as a flat circle with the photons of the brightest frame. Diameter in metres; None: a third of the
+    frame."""
 
     @field_validator("size")
     @classmethod

@@ -347,7 +347,7 @@ class ScanModel:
 
 
 class Vanilla(ScanModel):
-    """One flat round probe of unit modulus and one object."""
+    """One flat round probe and one object."""
 
     Parameters = VanillaParameters
 
@@ -356,10 +356,13 @@ class Vanilla(ScanModel):
         return f"S{label}"
 
     def probe(self, photons: float, energy: int = 0, mean: NDArray[np.complex128] | None = None) -> NDArray[np.complex128]:
-        """A disc; photons are left to the first updates."""
+        """A disc with the photons of the brightest frame.
+
+        An engine that goes from frame to frame would put all that a weaker probe lacks into the part of the object that it has
+        seen, hundreds of times what lies beside it, and stick there.
+        """
         shape = ApertureParameters(size=self.p.illumination.size, edge=1.0)
-        made = starting_probe(IlluminationParameters(aperture=shape), self.geometry, 1, Given(1.0, self.label))
-        return np.asarray(made / np.abs(made).max())
+        return starting_probe(IlluminationParameters(aperture=shape), self.geometry, 1, Given(photons, self.label))
 
 
 class Full(ScanModel):

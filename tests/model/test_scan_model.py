@@ -109,11 +109,14 @@ def test_photons_are_counted_over_valid_pixels_and_decisions_are_reused() -> Non
     assert (np.abs(made.probes["SaG00"].data) ** 2).sum() == pytest.approx(9.0, rel=1e-4)
 
 
-def test_vanilla_starts_from_a_disc_of_unit_modulus_and_its_own_names() -> None:
+def test_vanilla_starts_from_a_disc_with_the_photons_of_the_brightest_frame_and_its_own_names() -> None:
     model = Vanilla("a", 0, Vanilla.Parameters(sample={"fill": 0.5}), Geometry((16, 16)))
-    made, _, _ = started(model, [[0.0, 0.0]])
+    made, decided, _ = started(model, [[0.0, 0.0]])
     assert list(made.probes) == list(made.objects) == ["Sa"]
-    assert np.abs(made.probes["Sa"].data).max() == pytest.approx(1.0)
+    disc = np.abs(made.probes["Sa"].data[0])
+    assert disc[8, 8] > 0.95 * disc.max()
+    assert disc[0, 0] < 0.05 * disc.max()
+    assert (disc**2).sum() == pytest.approx(decided["brightest_photons"], rel=1e-4)
     assert (made.objects["Sa"].data == 0.5).all()
 
 
