@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -87,6 +88,12 @@ def test_the_defaults_of_sdr_diverge_and_the_log_says_so(caplog: pytest.LogCaptu
     assert errors[-1] > 10 * errors[0]
     told = [record for record in caplog.records if "sigma 1 and tau 1" in record.message]
     assert [record.levelname for record in told] == ["WARNING"]
+    recommended = re.search(r"use, for instance, sigma (\S+) and tau (\S+)", told[0].message)
+    assert recommended is not None
+    pair = {"sigma": float(recommended[1]), "tau": float(recommended[2])}
+    assert pair == FINE[SDR]  # which converges: see above
+    told_in_text = [SDR.Parameters.parameters()[name].doc for name in pair] if hasattr(SDR.Parameters, "parameters") else []
+    assert all("converge" in text for text in told_in_text)
     caplog.clear()
     with caplog.at_level(logging.INFO):
         finished(SDR, numiter=2, **FINE[SDR])
