@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.chance import uniform
 from ptystream.model.scan_model import MAX_CANVAS_PIXELS
 from ptystream.reconstruction import COLUMN, OBJECT, ROW, nearest
 from ptystream.scan.block import FrameStore
 
 from .backend import Backend
-from .draws import uniform
 from .parameters import FROM_COMPLETE, PositionRefinementParameters
 from .sight import Sight
 from .tiles import Tile

@@ -1,11 +1,13 @@
 """Random numbers by key: the published test vectors, evenness, and that every part of the key matters."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ptystream.engines.draws import philox, uniform
+from ptystream.chance import generator, philox, uniform
 
 PI = [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], (0xA4093822, 0x299F31D0)
 
@@ -50,3 +52,29 @@ def test_the_numbers_fill_the_interval_evenly() -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 95  # 49 degrees of freedom: exceeded once in 10 000
     assert (drawn >= 0).all() and (drawn < 1).all()
     assert abs(np.corrcoef(drawn[:-1], drawn[1:])[0, 1]) < 0.01
+
+
+@pytest.mark.parametrize("other", [(4, "a", 1, 2), (3, "b", 1, 2), (3, "a", 2, 1), (3, "a", 1)])
+def test_a_generator_belongs_to_its_key_alone(other: tuple[Any, ...]) -> None:
+    first = generator(3, "a", 1, 2).random(4)
+    generator(3, "a", 1, 3).random(100)
+    np.testing.assert_array_equal(generator(3, "a", 1, 2).random(4), first)
+    assert not (generator(*other).random(4) == first).any()
+
+
+def test_nothing_else_makes_random_numbers() -> None:
+    """One place, one kind of key: no other module of the package builds a generator."""
+    import ptystream
+
+    root = Path(ptystream.__file__).parent.parent
+    folders = [root / name for name in ("ptystream", "engines", "detectors", "viewers")]
+    assert all(folder.is_dir() for folder in folders)
+    made = [
+        path.relative_to(root)
+        for folder in folders
+        for path in folder.rglob("*.py")
+        if re.search(
+            r"np\.random\.(?!Generator\b)|default_rng|import random\b|SplitMix|np\.random\.Generator\(", path.read_text()
+        )
+    ]
+    assert made == [Path("ptystream/chance.py")]

@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from ptystream.chance import generator
+
 FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
 """Full width at half maximum of a Gaussian of unit standard deviation."""
 
-PROBE_MODES, DIFFUSER, OBJECT_MODES = 1, 2, 3
+PROBE_MODES, DIFFUSER, OBJECT_MODES = "probe modes", "diffuser", "object modes"
 """Purposes of random numbers, parts of their key."""
 
 
-def noise(shape: tuple[int, int], rms: float, feature: float, *key: int) -> NDArray[np.float64]:
-    """Normal noise (y, x) of mean 0 and standard deviation `rms`, with features of about `feature` pixels; always the same
-    for the same key."""
-    random = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+def noise(shape: tuple[int, int], rms: float, feature: float, random: np.random.Generator) -> NDArray[np.float64]:
+    """Normal noise (y, x) of mean 0 and standard deviation `rms`, with features of about `feature` pixels."""
     values = random.normal(0.0, 1.0, shape)
     if feature > 0:
         values = gaussian_filter(values, feature / FWHM, mode="wrap")
@@ -27,13 +27,18 @@ def noise(shape: tuple[int, int], rms: float, feature: float, *key: int) -> NDAr
     return np.asarray(rms * values / max(float(values.std()), 1e-12))
 
 
-def diffuser(shape: tuple[int, int], given: Sequence[float] | None, *key: int) -> NDArray[np.complex128]:
-    """exp(i noise), (y, x), for (rms, feature) of the phase; times 1 + noise for (…, rms, feature) of the modulus as well."""
+def diffuser(
+    shape: tuple[int, int], given: Sequence[float] | None, seed: int, purpose: str, *numbers: int
+) -> NDArray[np.complex128]:
+    """exp(i noise), (y, x), for (rms, feature) of the phase; times 1 + noise for (…, rms, feature) of the modulus as well.
+
+    Always the same for the same key (seed, purpose, numbers).
+    """
     if given is None:
         return np.ones(shape, complex)
-    factor = np.exp(1j * noise(shape, given[0], given[1], *key, 0))
+    factor = np.exp(1j * noise(shape, given[0], given[1], generator(seed, purpose, *numbers, 0)))
     if len(given) == 4:
-        factor = factor * (1 + noise(shape, given[2], given[3], *key, 1))
+        factor = factor * (1 + noise(shape, given[2], given[3], generator(seed, purpose, *numbers, 1)))
     return np.asarray(factor)
 
 
