@@ -58,31 +58,50 @@ def clip(xp: Any, data: Any, low: float, high: float) -> None:
 
 
 def center(on: Backend, reconstruction: Reconstruction, tiles: Sequence[Tile], tolerance: float) -> None:
-    """Shift probe, object and kept waves together where the probe's centre of mass is further than `tolerance` pixels out."""
+    """Shift probe, object and kept waves together where the probe's centre of mass is further than `tolerance` pixels out.
+
+    An object can be shifted but once: probes that see one in common are shifted as one, by what brings the centre of mass of
+    all their light to the middle; so are probes, and objects, that are linear in the energy together.
+    """
 
     def moved(data: Any, by: Any, edge: str) -> Any:
         full = (*[0.0] * (data.ndim - 2), *by)
         parts = (on.ndimage.shift(part, full, mode=edge) for part in (data.real.copy(), data.imag.copy()))
         return _complex(*parts).astype(data.dtype)
 
-    for number, storage in enumerate(reconstruction.probes.values()):
-        power = on.get((on.xp.abs(storage.data) ** 2).sum(axis=0))
-        total = float(power.sum())
-        if total <= 0:
+    probes, objects = list(reconstruction.probes.values()), list(reconstruction.objects.values())
+    for own, seen in _together(reconstruction, tiles):
+        total, moment = 0.0, np.zeros(2)
+        for number in own:
+            power = on.get((on.xp.abs(probes[number].data) ** 2).sum(axis=0))
+            total += float(power.sum())
+            moment += [power.sum(axis=1 - axis) @ (np.arange(n) - n // 2) for axis, n in enumerate(power.shape)]
+        if total <= 0 or np.hypot(*moment) < tolerance * total:
             continue
-        mass = np.array([power.sum(axis=1 - axis) @ np.arange(n) for axis, n in enumerate(power.shape)]) / total
-        by = np.array([n // 2 for n in power.shape]) - mass
-        if np.hypot(*by) < tolerance:
-            continue
-        storage.data = moved(storage.data, by, "constant")
-        seen = {pod.object for tile in tiles for pod in tile.pods if pod.probe == number}
-        for other, held in enumerate(reconstruction.objects.values()):
-            if other in seen:
-                held.data = moved(held.data, by, "nearest")
+        by = -moment / total
+        for number in own:
+            probes[number].data = moved(probes[number].data, by, "constant")
+        for number in seen:
+            objects[number].data = moved(objects[number].data, by, "nearest")
         for tile in tiles:
             for k, pod in enumerate(tile.pods):
-                if pod.probe == number and tile.waves is not None:
+                if pod.probe in own and tile.waves is not None:
                     tile.waves[k] = moved(tile.waves[k], by, "constant")
+
+
+def _together(reconstruction: Reconstruction, tiles: Sequence[Tile]) -> list[tuple[set[int], set[int]]]:
+    """(numbers of probes, numbers of objects) that belong together, each probe in one of them, in the order of the probes."""
+    probes, objects = list(reconstruction.probes), list(reconstruction.objects)
+    groups: list[tuple[set[int], set[int]]] = [({number}, set()) for number in range(len(probes))]
+    links = sorted({(pod.probe, pod.object) for tile in tiles for pod in tile.pods})
+    parts = [({probe}, {seen}) for probe, seen in links]
+    parts += [({probes.index(name) for name in group.names}, set()) for group in reconstruction.probe_dispersion]
+    parts += [(set(), {objects.index(name) for name in group.names}) for group in reconstruction.object_dispersion]
+    for own, seen in parts:
+        joined = [group for group in groups if group[0] & own or group[1] & seen]
+        groups = [group for group in groups if group not in joined]
+        groups.append((own.union(*(g[0] for g in joined)), seen.union(*(g[1] for g in joined))))
+    return sorted((group for group in groups if group[0]), key=lambda group: min(group[0]))
 
 
 def _complex(real: Any, imaginary: Any) -> Any:

@@ -211,7 +211,8 @@ class ProjectionParameters(RefiningParameters, EngineParameters):
     probe_center_tol: float | None = parameter(None, lower=0.0)
     """Pixel radius around optical axes that the probe mass center must reside in
 
-    Outside of it probe, object and exit waves are shifted together. None: no centering."""
+    Outside of it probe, object and exit waves are shifted together. Probes that see one object in common are shifted as one, by
+    the centre of all their light. None: no centering."""
 
     compute_log_likelihood: bool = parameter(True)
     """A switch for computing the log-likelihood error (this can impact the performance of the engine)
