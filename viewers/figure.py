@@ -11,7 +11,7 @@ from ptystream.publish.snapshot import Image, Snapshot
 from ptystream.storage.ptyr import Result
 
 from .layouts import LAYOUTS
-from .panels import LEDGER_COLOURS, PANELS, Seen, hue_image, scan_map
+from .panels import LEDGER_COLOURS, MAX_OBJECTS, OF_ALL, PANELS, Seen, hue_image, scan_map
 
 __all__ = ["LEDGER_COLOURS", "Figure", "draw", "hue_image", "scan_map"]
 
@@ -46,18 +46,26 @@ class Figure:
 
 
 def draw(snapshot: Snapshot, layout: str = "default") -> Any:
-    """A matplotlib figure of a snapshot in one of the `LAYOUTS`; needs no display."""
+    """A matplotlib figure of a snapshot in one of the `LAYOUTS`; needs no display.
+
+    Of several objects, such as those of scans that share none, each has rows of its own.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
     chosen = LAYOUTS[layout]
-    figure = Canvas(figsize=chosen.size, layout="constrained")
+    seen = [Seen(snapshot, chosen, number) for number in range(max(1, min(len(snapshot.object), MAX_OBJECTS)))]
+    rows = [(each, names) for names in chosen.panels for each in (seen if not set(names) <= set(OF_ALL) else seen[:1])]
+    width, height = chosen.size
+    figure = Canvas(figsize=(width, height * len(rows) / len(chosen.panels)), layout="constrained")
     FigureCanvasAgg(figure)
-    seen = Seen(snapshot, chosen)
-    axes = figure.subplots(len(chosen.panels), len(chosen.panels[0]), squeeze=False)
-    for row, names in zip(axes, chosen.panels, strict=True):
+    axes = figure.subplots(len(rows), len(chosen.panels[0]), squeeze=False)
+    for row, (each, names) in zip(axes, rows, strict=True):
         for axis, name in zip(row, names, strict=True):
-            PANELS[name](axis, seen)
+            if each.number and name in OF_ALL:
+                axis.set_axis_off()
+            else:
+                PANELS[name](axis, each)
     used = snapshot.ledger.get("used", 0)
     figure.suptitle(f"{snapshot.run}: {len(snapshot.errors)} iterations, {used} frames")
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ LEDGER_COLOURS = ("#5a6675", "#d9a441", "#4cc38a", "#e5534b", "#b06ee0")
 """Of the states of a frame, in the order of `LEDGER_CODES`; the web viewer has the same."""
 MAX_MODES = 9
 """Probe modes that are drawn."""
+MAX_OBJECTS = 4
+"""Objects that are drawn."""
 FAINT = 0.02
 """Share of the largest amplitude below which a volume's phase is not drawn."""
 SECTIONS = (("y", "x", "depth"), ("depth", "x", "y"), ("depth", "y", "x"))
@@ -25,15 +28,22 @@ SECTIONS = (("y", "x", "depth"), ("depth", "x", "y"), ("depth", "y", "x"))
 
 
 class Seen:
-    """A snapshot and its layout, with what several panels need of it."""
+    """A snapshot and its layout, with what several panels need of one of its objects."""
 
-    def __init__(self, snapshot: Snapshot, layout: Layout) -> None:
-        self.snapshot, self.layout = snapshot, layout
+    def __init__(self, snapshot: Snapshot, layout: Layout, number: int = 0) -> None:
+        self.snapshot, self.layout, self.number = snapshot, layout, number
 
     @cached_property
     def object(self) -> tuple[str, Image] | None:
-        """Name and image of the first object; None before the first frames."""
-        return next(iter(self.snapshot.object.items()), None)
+        """Name and image of the object; None before the first frames."""
+        return next(islice(self.snapshot.object.items(), self.number, None), None)
+
+    @cached_property
+    def probe(self) -> tuple[str, Image] | None:
+        """Name and image of the probe that belongs to the object: of the same name, or the first."""
+        probes = self.snapshot.probe
+        name = "" if self.object is None else self.object[0]
+        return (name, probes[name]) if name in probes else next(iter(probes.items()), None)
 
     @cached_property
     def flat(self) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -105,7 +115,7 @@ def _phase(axis: Any, seen: Seen) -> None:
 
 def _probe(axis: Any, seen: Seen) -> None:
     """All modes in a square, brightness over the strongest's; by hue, or in grey their amplitudes."""
-    image = _first_probe(axis, seen, "probe")
+    image = _image_of_probe(axis, seen, "probe")
     if image is None:
         return
     modes = volume(image)[:MAX_MODES]
@@ -116,7 +126,7 @@ def _probe(axis: Any, seen: Seen) -> None:
         sheet[k // side * height :, k % side * width :][:height, :width] = mode
     grey = seen.layout.grey
     axis.imshow(np.abs(sheet) if grey else hue_image(sheet), cmap="gray" if grey else None)
-    axis.set_title("probe amplitude" if grey else "probe (hue: phase)")
+    axis.set_title(f"{'probe amplitude' if grey else 'probe (hue: phase)'}{_whose(seen)}")
     power = (np.abs(volume(image).astype(complex)) ** 2).sum(axis=(1, 2))
     if len(modes) > 1:
         for k in range(len(modes)):
@@ -127,23 +137,31 @@ def _probe(axis: Any, seen: Seen) -> None:
 
 
 def _probe_amplitude(axis: Any, seen: Seen) -> None:
-    image = _first_probe(axis, seen, "probe amplitude")
+    image = _image_of_probe(axis, seen, "probe amplitude")
     if image is not None:
         amplitude = np.abs(volume(image)[0])
-        _picture(axis, amplitude, "probe amplitude", "gray", 0.0, max(float(np.nanpercentile(amplitude, 99.8)), 1e-30), "")
+        _picture(
+            axis,
+            amplitude,
+            f"probe amplitude{_whose(seen)}",
+            "gray",
+            0.0,
+            max(float(np.nanpercentile(amplitude, 99.8)), 1e-30),
+            "",
+        )
         _scale_bar(axis, image.pixel_size_m, amplitude.shape)
 
 
 def _probe_phase(axis: Any, seen: Seen) -> None:
     """Without its ramp; transparent where there is next to no light."""
-    image = _first_probe(axis, seen, "probe phase")
+    image = _image_of_probe(axis, seen, "probe phase")
     if image is not None:
         wave = volume(image)[0].astype(complex)
         light = np.abs(wave) ** 2
         flat = remove_ramp(wave, fit_ramp(wave, light)) if light.any() else wave
         phase = np.where(light > 1e-3 * light.max(), np.angle(flat), np.nan)
         spread = max(float(np.nanpercentile(np.abs(phase), 99.5)), 0.05) if np.isfinite(phase).any() else 1.0
-        _picture(axis, phase, "probe phase", "gray" if seen.layout.grey else "twilight", -spread, spread, "rad")
+        _picture(axis, phase, f"probe phase{_whose(seen)}", "gray" if seen.layout.grey else "twilight", -spread, spread, "rad")
 
 
 def _section(axis: Any, seen: Seen, number: int, *, phase: bool) -> None:
@@ -153,6 +171,7 @@ def _section(axis: Any, seen: Seen, number: int, *, phase: bool) -> None:
     if _nothing(axis, seen, title):
         return
     assert seen.object is not None
+    title += _which(seen)
     name, image = seen.object
     data, light = volume(image), seen.snapshot.coverage.get(name)
     lit = np.ones(data.shape, bool)
@@ -185,19 +204,24 @@ def _nothing(axis: Any, seen: Seen, title: str) -> bool:
     return seen.object is None
 
 
-def _first_probe(axis: Any, seen: Seen, title: str) -> Image | None:
-    image = next(iter(seen.snapshot.probe.values()), None)
-    if image is None:
+def _image_of_probe(axis: Any, seen: Seen, title: str) -> Image | None:
+    if seen.probe is None:
         axis.set_title(f"{title}: no frame yet")
         axis.set_axis_off()
-    return image
+    return None if seen.probe is None else seen.probe[1]
 
 
 def _which(seen: Seen) -> str:
     """Which object is drawn, where there are several."""
     assert seen.object is not None
     count = len(seen.snapshot.object)
-    return f": {seen.object[0]}, 1 of {count}" if count > 1 else ""
+    return f": {seen.object[0]}, {seen.number + 1} of {count}" if count > 1 else ""
+
+
+def _whose(seen: Seen) -> str:
+    """Which probe is drawn, where there are several."""
+    assert seen.probe is not None
+    return f": {seen.probe[0]}" if len(seen.snapshot.probe) > 1 else ""
 
 
 def _pixel(seen: Seen) -> tuple[float, float] | None:
@@ -265,6 +289,8 @@ PANELS: Mapping[str, Callable[[Any, Seen], None]] = {
     **{f"section {k + 1}": partial(_section, number=k, phase=False) for k in range(3)},
     **{f"phase {k + 1}": partial(_section, number=k, phase=True) for k in range(3)},
 }
+OF_ALL = ("error", "misfit", "map")
+"""Panels that are the same for every object."""
 
 
 def _scale_bar(axis: Any, pixel_m: tuple[float, float] | None, shape: tuple[int, ...]) -> None:

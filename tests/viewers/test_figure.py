@@ -1,5 +1,6 @@
 """The figure of a result: what its colours say, and that it draws every kind of result."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,14 @@ from drawn import result
 from matplotlib.colors import rgb_to_hsv, to_rgb
 from matplotlib.figure import Figure as Canvas
 from matplotlib.image import imread
+from snapshots import snapshot
 
-from ptystream.publish.snapshot import LEDGER_CODES
+from ptystream.publish.snapshot import LEDGER_CODES, Image, Snapshot
 from ptystream.reconstruction import Storage
 from ptystream.storage.ptyr import Result
-from ptystream.viewers.figure import LEDGER_COLOURS, Figure, hue_image, scan_map
+from ptystream.viewers.figure import LEDGER_COLOURS, Figure, draw, hue_image, scan_map
+from ptystream.viewers.layouts import LAYOUTS
+from ptystream.viewers.panels import MAX_OBJECTS, OF_ALL
 
 
 def test_hue_is_phase_and_brightness_is_amplitude() -> None:
@@ -78,3 +82,44 @@ def test_the_scan_map_has_the_axes_of_the_object() -> None:
     assert drawn["excluded 1"] == [pytest.approx([0.15, -0.3])]
     assert axis.yaxis_inverted()
     assert "µm" in axis.get_xlabel()
+
+
+def several(count: int, probes: int) -> Snapshot:
+    """As many objects, each with a phase of its own, and probes of the same names."""
+    r = np.random.default_rng(0)
+
+    def wave(side: int) -> np.ndarray:
+        return np.exp(1j * r.normal(size=(1, side, side)))
+
+    return replace(
+        snapshot(1),
+        object={f"S{k}G00": Image(wave(30), (1e-8, 1e-8), (0, 0)) for k in range(count)},
+        probe={f"S{k}G00": Image(wave(16 + k), (1e-8, 1e-8), (0, 0)) for k in range(probes)},
+        coverage={},
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("probes", [2, 1])
+def test_every_object_is_drawn_with_its_probe(layout: str, probes: int) -> None:
+    one, two = draw(several(1, 1), layout), draw(several(2, probes), layout)
+    pictures = [name for names in LAYOUTS[layout].panels for name in names if name not in OF_ALL]
+    titles = [axis.get_title() for axis in two.axes]
+    assert sum("S0G00, 1 of 2" in title for title in titles) == sum("S1G00, 2 of 2" in title for title in titles) > 0
+    assert sum(title == "engine's error" for title in titles) == 1
+    assert sum(len(axis.get_images()) for axis in two.axes) == 2 * sum(len(axis.get_images()) for axis in one.axes)
+    assert two.get_size_inches()[1] > one.get_size_inches()[1]
+    shown = [axis.get_images()[0].get_array() for axis in two.axes if axis.get_images() and axis.get_title().startswith("probe")]
+    if "probe" in pictures:
+        first, second = (np.asarray(image).shape[0] for image in shown)
+        assert (first, second) == ((16, 17) if probes == 2 else (16, 16))
+        assert any("S1G00" in title for title in titles if title.startswith("probe")) == (probes == 2)
+
+
+def test_of_very_many_objects_some_are_drawn_and_the_title_says_how_many_there_are() -> None:
+    titles = [axis.get_title() for axis in draw(several(9, 1), "minimal").axes]
+    assert sum("of 9" in title for title in titles) == MAX_OBJECTS
+
+
+def test_with_one_object_no_title_names_it() -> None:
+    assert not any("of 1" in axis.get_title() or "S0G00" in axis.get_title() for axis in draw(several(1, 1)).axes)
