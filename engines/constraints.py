@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.reconstruction import Reconstruction
+from ptystream.reconstruction import OBJECT, PROBE, Reconstruction
 
 from .backend import Backend
 from .tiles import Tile
@@ -70,7 +70,7 @@ def center(on: Backend, reconstruction: Reconstruction, tiles: Sequence[Tile], t
         return _complex(*parts).astype(data.dtype)
 
     probes, objects = list(reconstruction.probes.values()), list(reconstruction.objects.values())
-    for own, seen in _together(reconstruction, tiles):
+    for own, seen in _together(reconstruction):
         total, moment = 0.0, np.zeros(2)
         for number in own:
             power = on.get((on.xp.abs(probes[number].data) ** 2).sum(axis=0))
@@ -89,11 +89,12 @@ def center(on: Backend, reconstruction: Reconstruction, tiles: Sequence[Tile], t
                     tile.waves[k] = moved(tile.waves[k], by, "constant")
 
 
-def _together(reconstruction: Reconstruction, tiles: Sequence[Tile]) -> list[tuple[set[int], set[int]]]:
+def _together(reconstruction: Reconstruction) -> list[tuple[set[int], set[int]]]:
     """(numbers of probes, numbers of objects) that belong together, each probe in one of them, in the order of the probes."""
     probes, objects = list(reconstruction.probes), list(reconstruction.objects)
     groups: list[tuple[set[int], set[int]]] = [({number}, set()) for number in range(len(probes))]
-    links = sorted({(pod.probe, pod.object) for tile in tiles for pod in tile.pods})
+    address = reconstruction.pods.address
+    links = np.unique(address[address[..., PROBE] >= 0][:, [PROBE, OBJECT]], axis=0).tolist()
     parts = [({probe}, {seen}) for probe, seen in links]
     parts += [({probes.index(name) for name in group.names}, set()) for group in reconstruction.probe_dispersion]
     parts += [(set(), {objects.index(name) for name in group.names}) for group in reconstruction.object_dispersion]

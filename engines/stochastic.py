@@ -26,7 +26,7 @@ from ptystream.reconstruction import COLUMN, PROBE_LAYER, ROW
 
 from .brightest import Brightest
 from .constraints import center, disc, support
-from .dispersion import straighten
+from .dispersion import linear_part, straighten
 from .order import random_order
 from .parameters import StochasticParameters
 from .pieces import Key, Piece, Seen, grouped, layers_seen
@@ -170,6 +170,12 @@ class StochasticEngine(TiledEngine):
         for (_, storage), old, weight in zip(self._storages(), before, weights, strict=True):
             change = self.on.total((storage.data - old) * weight)
             storage.data = old + change / xp.maximum(self.on.total(weight), tiny)
+        held = self.reconstruction
+        for storages, groups in ((held.probes, held.probe_dispersion), (held.objects, held.object_dispersion)):
+            for group in groups:  # light differs from energy to energy, and so did the weights
+                members = linear_part(xp, group.t, [storages[name].data for name in group.names])
+                for name, data in zip(group.names, members, strict=True):
+                    storages[name].data = data
 
     def _refine(self, pieces: Sequence[Piece]) -> None:
         """Refine the places of the frames of a batch, with the probe and the object as they are now."""

@@ -34,12 +34,23 @@ def sample() -> np.ndarray:
     return (1 + 0.3 * np.sin(9 * y) * np.cos(7 * x) + 0.2j * np.cos(11 * x))[None]
 
 
+def pods_of(links: list[tuple[int, int]]) -> PodTable:
+    """A frame for each (probe, object)."""
+    table, count = PodTable(1), len(links)
+    address = np.zeros((count, 1, 6), np.int32)
+    for row, (probe, seen) in enumerate(links):
+        address[row, 0, [0, 2]] = probe, seen
+    frames = np.stack([np.zeros(count, int), np.arange(count)], axis=1)
+    table.append(address, np.zeros((count, 1, 2), "f4"), np.ones((count, 1), "f4"), frames)
+    return table
+
+
 def made(probes: list[np.ndarray], seen: list[int], objects: int) -> tuple[Reconstruction, list[Any]]:
     """Probes, the number of the object that each sees, and a tile for each with the wave of a frame in the middle."""
     held = Reconstruction(
         {f"p{k}": Storage(p.copy(), None, (0, 0), 0.0) for k, p in enumerate(probes)},
         {f"o{k}": Storage(sample(), None, (0, 0), 1.0) for k in range(objects)},
-        PodTable(1),
+        pods_of(list(enumerate(seen))),
     )
     tiles = []
     for number, other in enumerate(seen):
@@ -122,8 +133,8 @@ def test_what_belongs_together(links: list[tuple[int, int]], linear: Any, straig
     reconstruction, _ = made([blob(16, 16)] * 3, [], 3)
     reconstruction.probe_dispersion.extend(Dispersion(names, (0.0, 0.1)) for names in linear)
     reconstruction.object_dispersion.extend(Dispersion(names, (0.0, 0.1)) for names in straight)
-    tiles: Any = [SimpleNamespace(pods=[SimpleNamespace(probe=p, object=o)]) for p, o in links]
-    found = _together(reconstruction, tiles)
+    reconstruction.pods = pods_of(links)
+    found = _together(reconstruction)
     assert [own for own, _ in found] == groups
     for own, seen in found:
         assert seen == {o for p, o in links if p in own}
