@@ -22,10 +22,8 @@ Sums = list[tuple[Any, Any]]
 class Sight:
     """Arguments of the kernels for a tile; all engines with a plain P·O model look through it."""
 
-    def __init__(self, on: Backend, reconstruction: Reconstruction, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+    def __init__(self, on: Backend, reconstruction: Reconstruction, dtype: np.dtype[Any]) -> None:
         self.on, self.reconstruction, self.complex = on, reconstruction, dtype
-        self.shape = shape
-        """(y, x) of the first probe; those of other scans may differ: see `view`."""
         self.real = np.empty(0, dtype).real.dtype
         self.subpix: str | None = None
         """Sub-pixel interpolation in force."""

@@ -56,9 +56,8 @@ class TiledEngine:
         self._adopt()
         for name, first in (state or {}).get("first_probes", {}).items():
             self._first_probes[name] = self.on.put(np.ascontiguousarray(first, self.complex))
-        self.shape = next(iter(reconstruction.probes.values())).shape
         self.curiter = int((state or {}).get("iteration", 0))
-        self.sight = Sight(self.on, reconstruction, self.shape, self.complex)
+        self.sight = Sight(self.on, reconstruction, self.complex)
         self.overlap = self.make_overlap()
         self.tiles: list[Tile] = []
         self._masks: dict[int, Any] = {}

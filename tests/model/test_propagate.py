@@ -48,7 +48,7 @@ def random(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 def sight_of(ways: list[Propagator], view: tuple[int, int]) -> tuple[Sight, Tile]:
     """A sight on one tile whose pods have these propagators."""
     made = Reconstruction({"p": Storage(np.zeros((1, *view), complex), None)}, {}, PodTable(len(ways)), {3: tuple(ways)})
-    sight = Sight(cpu(Context(precision="double")), made, view, np.dtype(complex))
+    sight = Sight(cpu(Context(precision="double")), made, np.dtype(complex))
     pods = [Pod(0, 0, 0, None, None, None, None) for _ in ways]
     return sight, Tile(np.arange(2), 3, 0, None, None, None, None, None, pods)
 
