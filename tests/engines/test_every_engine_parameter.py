@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from every import digest, laid, leaves
+from every import Cases, digest, laid, leaves
 from problems import BEAM, end, feed, make_run
 from test_bragg import GEOMETRY, Store, add, problem, volumes
 
@@ -30,9 +30,6 @@ FRAMES, FIRST_FRAMES = 28, 17
 PIXEL = BEAM.pixel_m
 REFINED = {"position_refinement": {"start": 1, "stop": 6, "amplitude": 1.5 * PIXEL, "max_shift": 3 * PIXEL}}
 """Beside what is changed, where that only matters while positions are refined."""
-
-Cases = Mapping[str, tuple[list[Any], dict[str, Any]]]
-"""Path: (values, each of which must make a difference, what is set beside it)."""
 
 
 def refinement(pixel: float = PIXEL) -> Cases:

@@ -10,12 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
-from beginnings import result
 from bench import Slabs
-from every import digest, laid, leaves
+from every import (
+    OTHER_FILE,
+    RECON,
+    Cases,
+    aperture,
+    beam_models,
+    beam_modes,
+    digest,
+    laid,
+    leaves,
+    put_in,
+    results,
+    specimen,
+)
 
 from ptystream.model.models import MODELS
 from ptystream.params.errors import ConfigurationError
@@ -28,28 +39,8 @@ SIDE, ANGLES = 32, 4
 OPTICS = {"energy": 7.2, "distance": 2.0, "psize": 1e-4}
 PIXEL = 1.23984193e-9 / 7.2 * 2.0 / (SIDE * 1e-4)
 PLACES = np.random.default_rng(0).uniform(-6, 6, (12, 2)) * PIXEL
-RAMP = (np.arange(400.0).reshape(20, 20) / 400).tolist()
-TWO_BEAMS = {"num_probe_modes": 2}
 THREE = {"energies": (1.0, 0.9, 1.2)}
 
-Cases = Mapping[str, tuple[list[Any], dict[str, Any]]]
-"""Path: (values, each of which must make a difference, what is set beside it). FILE is that of an earlier result."""
-FILE, OTHER_FILE = "FILE", "OTHER_FILE"
-
-APERTURE: Cases = {
-    "illumination.aperture.rotate": ([0.5], {"illumination": {"aperture": {"form": "rect"}}}),
-    "illumination.aperture.central_stop": ([0.4], {}),
-    "illumination.aperture.diffuser": ([(0.3, 2.0), (0.3, 2.0, 0.1, 2.0)], {}),
-    "illumination.aperture.edge": ([5.0], {}),
-    "illumination.aperture.form": (["rect", None], {}),
-    "illumination.aperture.offset": ([3 * PIXEL, (3 * PIXEL, -2 * PIXEL)], {}),
-    "illumination.aperture.size": ([8 * PIXEL, (8 * PIXEL, 12 * PIXEL)], {}),
-    "illumination.photons": ([1e6], {}),
-    "illumination.propagation.antialiasing": ([2.0], {"illumination": {"propagation": {"parallel": 2e-3}}}),
-    "illumination.propagation.focussed": ([1e-3], {}),
-    "illumination.propagation.parallel": ([1e-3], {}),
-    "illumination.propagation.spot_size": ([4 * PIXEL], {"illumination": {"propagation": {"focussed": 1e-3}}}),
-}
 SHARED: Cases = {
     "tags": ([("empty",), "empty, dark"], {}),
     "propagation": (["nearfield"], {}),
@@ -59,8 +50,7 @@ SHARED: Cases = {
     "share.object": (["b"], {}),
 }
 VANILLA: Cases = {**SHARED, "illumination.size": ([8 * PIXEL], {}), "sample.fill": ([0.5, 0.5j], {})}
-PHYSICAL = {"sample": {"model": RAMP, "process": {"formula": "Au"}}}
-RECON = {"illumination": {"model": "recon", "recon": {"rfile": FILE}}}
+APERTURE = aperture(PIXEL)
 FULL: Cases = {
     **SHARED,
     **APERTURE,
@@ -71,26 +61,10 @@ FULL: Cases = {
     "coherence.object_dispersion": (["linear", "irregular"], {"coherence": THREE}),
     "coherence.probe_dispersion": (["linear", "irregular"], {"coherence": THREE}),
     "resolution": ([0.8 * PIXEL], {}),
-    "illumination.diversity.noise": ([None, (0.3, 2.0, 0.1, 2.0)], {"coherence": TWO_BEAMS}),
-    "illumination.diversity.power": ([0.5], {"coherence": TWO_BEAMS}),
-    "illumination.diversity.shift": ([3 * PIXEL], {"coherence": TWO_BEAMS}),
-    "illumination.model": (["stxm", "moon", "flower", "tree", np.full((SIDE, SIDE), 1 + 2j)], {}),
-    "illumination.recon.label": (["b"], RECON),
-    "illumination.recon.rfile": ([OTHER_FILE], RECON),
-    "sample.fill": ([0.5], {}),
-    "sample.model": (["stxm", "moon", "flower", "tree", RAMP], {}),
-    "sample.recon.rfile": ([OTHER_FILE], {"sample": {"model": "recon", "recon": {"rfile": FILE}}}),
+    **beam_modes(PIXEL, {"coherence": {"num_probe_modes": 2}}),
+    **beam_models(SIDE, "stxm"),
+    **specimen(PIXEL, {"coherence": {"num_object_modes": 2}}, "stxm"),
     "sample.stxm.label": (["b"], {"sample": {"model": "stxm"}}),
-    "sample.process.offset": ([(3, 4)], {"sample": {"model": RAMP}}),
-    "sample.process.zoom": ([1.5, (1.5, 2.0)], {"sample": {"model": RAMP}}),
-    "sample.process.formula": (["Ni"], PHYSICAL),
-    "sample.process.density": ([10.0, None], PHYSICAL),
-    "sample.process.thickness": ([2e-6, None], {"sample": {"model": RAMP, "process": {"ref_index": (1e-5, 1e-6)}}}),
-    "sample.process.ref_index": ([(1e-5, 1e-6), None], {"sample": {"model": RAMP}}),
-    "sample.process.smoothing": ([0, 5], PHYSICAL),
-    "sample.diversity.noise": ([(0.3, 2.0), (0.3, 2.0, 0.1, 2.0)], {"coherence": {"num_object_modes": 2}}),
-    "sample.diversity.power": ([0.5], {"coherence": {"num_object_modes": 2}}),
-    "sample.diversity.shift": ([3 * PIXEL], {"coherence": {"num_object_modes": 2}, "sample": {"model": RAMP}}),
 }
 BRAGG: Cases = {
     **APERTURE,
@@ -124,29 +98,9 @@ ELSEWHERE = {("Bragg3dModel", "rocking.tolerance")}
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, str]]:
-    """By the shape of a probe, 'plane' and 'volume': two earlier results, each of scans a and b."""
-    names: tuple[str, ...] = ("SaG00", "SbG00")
-    made: dict[str, dict[str, str]] = {"plane": {}, "volume": {}}
+    """By the kind of a probe: what FILE and OTHER_FILE are."""
     folder = tmp_path_factory.mktemp("results")
-    for kind, held in made.items():
-        for number, name in enumerate((FILE, OTHER_FILE)):
-            held[name] = result(folder / f"{kind}_{name}.ptyr", None, names)
-            with h5py.File(held[name], "r+") as file:
-                for scan, storage in enumerate(names):
-                    node, more = file["content/probe"][storage], np.arange(SIDE) * (1 + number + 2 * scan)
-                    values = np.resize(node["data"][()], (1, ANGLES, SIDE, SIDE) if kind == "volume" else (1, SIDE, SIDE))
-                    del node["data"]
-                    node["data"] = values + more
-                    sample = file["content/obj"][storage]["data"]
-                    sample[...] = sample[()] * (number + 1)
-    return made
-
-
-def put_in(given: Any, named: Mapping[str, str]) -> Any:
-    """With the files in the place of their names."""
-    if isinstance(given, dict):
-        return {key: put_in(value, named) for key, value in given.items()}
-    return named.get(given, given) if isinstance(given, str) else given
+    return {"plane": results(folder, (1, SIDE, SIDE)), "volume": results(folder, (1, ANGLES, SIDE, SIDE))}
 
 
 def configured(model: str, given: dict[str, Any]) -> Any:
