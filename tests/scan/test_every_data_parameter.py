@@ -7,6 +7,7 @@ and whether that is right, is the matter of the tests of each part. One that is 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,6 +41,7 @@ PREPARED: Cases = {
     "version": ([0.2], {}),
     "label": (["other"], {}),
     "auto_center": ([True], {}),
+    "load_parallel": ([None], {"counts_per_photon": 2.0}),
     "rebin": ([2], {}),
     "rebin_mode": (["mean"], {"rebin": 2}),
     "orientation": ([1, 2, 3, 4, 5, 6, 7], {}),
@@ -149,7 +151,6 @@ BASE: Mapping[str, dict[str, Any]] = {
 }
 ELSEWHERE = {
     "hot_pixels": "wants 32 frames: test_ptyscan.py",
-    "load_parallel": "which of several processes reads: one reads everything",
     "idle_s": "seconds: tests/detectors/ptyd/test_ptyd_scan.py",
     "block_wait_s": "seconds: tests/detectors/simulated/test_moonflower.py",
     "sample.stxm.label": "of a model that needs frames, which a simulation refuses: tests/detectors/simulated/test_simscan.py",
@@ -210,8 +211,15 @@ def _acquired(home: Path, source: str, given: dict[str, Any], heard: Heard) -> s
     configuration = load({**root, "scans": {"a": {"name": "Full", "data": data}}, "engines": {"e": {"name": "DM"}}})
     plan = make_plan(configuration)
     channel, (buffer, model) = plan.channels[0], plan.scans[0].make(None)
-    transport, took, blocks = channel.transport, [], []
+    transport, took, blocks, workers = channel.transport, [], [], set[str]()
     transport.open()
+    run = buffer._intake.run
+
+    def working(job: Any) -> Any:
+        workers.add(threading.current_thread().name.partition("_")[0])
+        return run(job)
+
+    buffer._intake.run = working
     ended = time.monotonic() + 20.0
 
     def take(until: Callable[[Any], bool]) -> None:
@@ -250,14 +258,16 @@ def _acquired(home: Path, source: str, given: dict[str, Any], heard: Heard) -> s
     store, ledger = buffer.frames, buffer.ledger
     frames = [store.slab(s // store.slab_frames)[s % store.slab_frames] for b in blocks for s in b.slots.tolist()]
     where = [(b.indices, b.positions_m, b.dose) for b in blocks]
-    run: Any = SimpleNamespace(scans={"a": SimpleNamespace(buffer=buffer)}, decisions={"a": buffer.decisions})
-    told = _described(configuration.scans[0], run)
+    told_by: Any = SimpleNamespace(scans={"a": SimpleNamespace(buffer=buffer)}, decisions={"a": buffer.decisions})
+    told = _described(configuration.scans[0], told_by)
     ended_so, counts = buffer.ended, ledger.counts()
     mask, weights = store.mask.copy(), store.weights
     held = [np.array(frame) for frame in frames]
     buffer.release()
     plan.close()
-    return digest(held, mask, weights, where, took, told, ended_so, counts, model.geometry, heard.said, kept(home))
+    return digest(
+        held, mask, weights, where, took, told, ended_so, counts, model.geometry, heard.said, sorted(workers), kept(home)
+    )
 
 
 def kept(home: Path) -> list[Any]:
