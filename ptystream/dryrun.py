@@ -7,6 +7,7 @@ how long an iteration takes a frame, are measured here and now, on the device th
 from __future__ import annotations
 
 import gc
+import math
 import time
 import tracemalloc
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.engine import Context, Engine
+from ptystream.model.bragg_model import Bragg3d
+from ptystream.model.scan_model import ScanModel
 from ptystream.params.load import Configuration, ScanConfiguration
 from ptystream.plan import _Sample, geometry_of, make_plan
 from ptystream.reconstruction import PodTable, Reconstruction
@@ -47,11 +50,13 @@ class ScanNeeds:
     canvas: tuple[int, int] | None
     """Object pixels (y, x); None where no positions are planned."""
     object: int | None
+    frames_per_view: int = 1
+    """Frames that the engine works on as one: those of a rocking curve."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineNeeds:
-    """What one engine needs for the frames of one scan."""
+    """What one engine needs for the frames of one scan; a rocking curve counts as one here."""
 
     label: str
     name: str
@@ -83,13 +88,17 @@ class Needs:
         """Frames of a scan that sums are told for."""
         return next(scan.frames or ASSUMED for scan in self.scans if scan.label == label)
 
+    def views(self, label: str) -> int:
+        """What an engine visits of a scan in an iteration: frames, or rocking curves."""
+        return self.frames(label) // next(scan.frames_per_view for scan in self.scans if scan.label == label)
+
     @property
     def memory_bytes(self) -> float:
         """At the peak: frames, probes, objects, and the engine that needs most."""
         held = sum(self.frames(s.label) * s.counts_per_frame + s.probe + (s.object or 0) for s in self.scans)
         labels = {e.label for e in self.engines}
         engines = (
-            sum(self.frames(e.scan) * e.bytes_per_frame + e.bytes_beside for e in self.engines if e.label == label)
+            sum(self.views(e.scan) * e.bytes_per_frame + e.bytes_beside for e in self.engines if e.label == label)
             for label in labels
         )
         return held + max(engines, default=0.0)
@@ -97,7 +106,7 @@ class Needs:
     @property
     def seconds(self) -> float:
         """Of all iterations that are guaranteed."""
-        return sum(self.frames(e.scan) * e.seconds_per_frame * e.iterations for e in self.engines)
+        return sum(self.views(e.scan) * e.seconds_per_frame * e.iterations for e in self.engines)
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -114,15 +123,16 @@ class Needs:
                 canvas = "{} × {}".format(*scan.canvas)
                 said.append(f"  probe {size_of(scan.probe)}; object {canvas} pixels, {size_of(scan.object)}")
         for engine in self.engines:
-            frames = self.frames(engine.scan)
+            frames = self.views(engine.scan)
             one = frames * engine.seconds_per_frame
+            what = "frame" if frames == self.frames(engine.scan) else "rocking curve"
             said.append(
                 f"engine {engine.label}: {engine.name} on {engine.scan}: {engine.iterations} iterations of {1e3 * one:.3g} ms "
-                f"({1e3 * engine.seconds_per_frame:.3g} ms a frame) for {frames} frames: {one * engine.iterations:.3g} s"
+                f"({1e3 * engine.seconds_per_frame:.3g} ms a {what}) for {frames} {what}s: {one * engine.iterations:.3g} s"
             )
             held = frames * engine.bytes_per_frame
             said.append(
-                f"  holds {size_of(engine.bytes_per_frame)} a frame, {size_of(held)} in all, "
+                f"  holds {size_of(engine.bytes_per_frame)} a {what}, {size_of(held)} in all, "
                 f"and {size_of(engine.bytes_beside)} beside"
             )
         said.append(f"in all about {size_of(self.memory_bytes)} of memory and {self.seconds:.3g} s of iterations")
@@ -152,33 +162,39 @@ def _scan(scan: ScanConfiguration, number: int, seed: int, context: Context) -> 
     p, geometry = scan.data.parameters, geometry_of(scan)
     item = 8 if context.precision == "single" else 16
     model = scan.model(scan.label, number, scan.parameters, geometry, seed)
-    probes, objects = model.modes
-    (y, x), (height, width) = geometry.shape, geometry.view
+    probes, objects = (modes * energies for modes, energies in zip(model.modes, model.coherence.storages, strict=True))
+    view = _view(model)
     planned = p.positions_theory
     frames = p.num_frames if planned is None else len(planned)
     canvas = size = None
-    if planned is not None and len(planned):
+    if planned is not None and len(planned) and not model.volumes:
         pixels = model.to_pixels(np.asarray(planned, float))
-        extent = np.ceil(np.ptp(pixels, axis=0)).astype(int) + 1
-        canvas = (int(extent[0]) + height, int(extent[1]) + width)
-        size = canvas[0] * canvas[1] * objects * len(model.object_ids) * item
+        y, x = (np.ceil(np.ptp(pixels, axis=0)).astype(int) + 1 + view).tolist()
+        canvas, size = (y, x), y * x * objects * item
+    if model.probe_per_frame:
+        probes *= frames or ASSUMED
     return ScanNeeds(
         scan.label,
         str(scan.parameters.name),
         scan.data.name,
         geometry.shape,
         frames,
-        2 * y * x,
-        probes * len(model.probe_ids) * height * width * item,
+        2 * math.prod(geometry.shape),
+        probes * math.prod(view) * item,
         canvas,
         size,
+        view[0] if model.volumes else 1,
     )
 
 
+def _view(model: ScanModel) -> tuple[int, ...]:
+    """Pixels of a probe: (y, x), or of a volume (r3, r1, r2)."""
+    return model.bragg.shape if isinstance(model, Bragg3d) else model.geometry.view
+
+
 def _engine(entry: EngineEntry, scan: ScanConfiguration, context: Context) -> EngineNeeds:
-    geometry = geometry_of(scan)
-    pods = scan.model(scan.label, 0, scan.parameters, geometry).pods
-    most = int(np.clip(TRIAL_BYTES // (geometry.shape[0] * geometry.shape[1] * 8 * pods), 4, TRIAL_FRAMES))
+    model = scan.model(scan.label, 0, scan.parameters, geometry_of(scan))
+    most = int(np.clip(TRIAL_BYTES // (math.prod(_view(model)) * 8 * model.pods), 4, TRIAL_FRAMES))
     few = max(2, most // 4)
     first = min(int(getattr(entry.parameters, "probe_update_start", 0)), 5) + 1
     trial = _Trial(entry, scan, most, context, first)

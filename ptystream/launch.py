@@ -23,6 +23,7 @@ from ptystream.metrics import Metrics
 from ptystream.notebook import display_in_notebook
 from ptystream.params.branches import PublishParameters
 from ptystream.params.errors import ConfigurationError, Fault
+from ptystream.params.home import home, located
 from ptystream.params.load import Configuration, plugins
 from ptystream.plan import make_plan, recorder_of
 from ptystream.publish.plotting import Plotter
@@ -72,7 +73,7 @@ def launch(
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
             return False
         metrics = Metrics()
-        publisher = _publisher(root.io.publish) if root.io.publish.active else None
+        publisher = _publisher(root.io.publish, root.io.home) if root.io.publish.active else None
         if publisher is not None:
             stack.callback(publisher.close)
         url = ""
@@ -151,8 +152,10 @@ def _replayed(configuration: Configuration, file: str) -> dict[str, Transport]:
     return {name: pace.transport(name) for name in present}
 
 
-def _publisher(p: PublishParameters) -> Publisher:
-    return Publisher(p.address, keys=p.keys, peer_keys=p.peer_keys, insecure=p.insecure)
+def _publisher(p: PublishParameters, folder: str) -> Publisher:
+    with home(folder):
+        keys, peer_keys = (None if name is None else located(name) for name in (p.keys, p.peer_keys))
+    return Publisher(p.address, keys=keys, peer_keys=peer_keys, insecure=p.insecure)
 
 
 @contextmanager

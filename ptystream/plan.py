@@ -227,7 +227,7 @@ def _maker(
             scan.label,
             scan.data.parameters,
             positions,
-            pool=pool,
+            pool=pool if p.frames_in_parallel else None,
             decide_after=settings.frames_to_start,
             decisions=decisions,
             pixel_m=model.geometry.pixel_size_m,

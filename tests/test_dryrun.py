@@ -73,6 +73,43 @@ def test_sizes_are_those_of_the_arrays(tmp_path: Path, modes: int, precision: st
     assert needs.memory_bytes == pytest.approx(in_all)
 
 
+ENERGIES = {"energies": (1.0, 1.1, 1.2), "probe_dispersion": "linear", "object_dispersion": "irregular"}
+
+
+@pytest.mark.parametrize(
+    ("given", "probes", "objects", "scale"),
+    [
+        ({"resample": 2}, 1, 1, 2),
+        ({"coherence": ENERGIES}, 3, 3, 1),
+        ({"name": "OPRModel"}, len(PLACES), 1, 1),
+    ],
+)
+def test_sizes_are_those_of_the_model(tmp_path: Path, given: dict, probes: int, objects: int, scale: int) -> None:
+    p = parameters(tmp_path)
+    p.engines.e.name = "DMOPR" if "name" in given else "DM"
+    p.scans.MF.data.positions_theory = PLACES
+    p.scans.MF.update(given)
+    (scan,) = dry_run(load(p)).scans
+    side = scan.shape[0] * scale
+    assert scan.probe == probes * side**2 * 8
+    assert scan.canvas is not None and scan.object == objects * scan.canvas[0] * scan.canvas[1] * 8
+    np.testing.assert_allclose(scan.canvas, np.ptp(PLACES, axis=0) / 3e-8 + side, atol=2)
+
+
+def test_rocking_curves_are_what_an_engine_counts(tmp_path: Path) -> None:
+    data = {"name": "ZmqScan", "shape": 16, "energy": 8.5, "distance": 2.0, "psize": 2e-4, "num_frames": 60}
+    data["positions"] = {"name": "ZmqScan", "channels": {"angle": "rocking"}}
+    rocking = {"theta_bragg": 22.32, "n_rocking_positions": 6, "rocking_step": 0.01}
+    scans = {"s": {"name": "Bragg3dModel", "rocking": rocking, "data": data}}
+    needs = dry_run(load({"scans": scans, "engines": {"e": {"name": "DM_3dBragg", "numiter": 7}}}))
+    (scan,), (engine,) = needs.scans, needs.engines
+    volume = 6 * 16 * 16
+    assert (scan.frames, needs.views("s"), scan.counts_per_frame, scan.probe) == (60, 10, 2 * 16 * 16, 8 * volume)
+    assert 0.97 * 8 * volume < engine.bytes_per_frame < 2 * 8 * volume  # and a few numbers of each slice
+    assert needs.seconds == pytest.approx(10 * 7 * engine.seconds_per_frame)
+    assert "for 10 rocking curves" in "\n".join(needs.lines())
+
+
 def _live(p: dict) -> dict:
     given = dict(p)
     given["scans"] = {"MF": {**p["scans"]["MF"], "data": dict(p["scans"]["MF"]["data"].items())}}

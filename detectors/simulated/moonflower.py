@@ -91,6 +91,9 @@ class MoonFlowerParameters(QuickParameters):
     A block is `frames_per_block` frames (`min_frames` where that is more). A WAIT lasts `block_wait_s`; no frame is lost. 0:
     never."""
 
+    block_wait_s: float = parameter(0.5, lower=0.0, ours=True)
+    """How long a WAIT lasts, seconds: no frame comes meanwhile, and the engine iterates on what it has."""
+
     @field_validator("block_wait_count")
     @classmethod
     def _block_wait_count(cls, value: int) -> int:
@@ -197,7 +200,7 @@ class MoonFlowerScan:
             decoder,
             block=max(around.frames_per_block, parameters.min_frames),
             blocks=getattr(parameters, "block_wait_count", 0),
-            wait_s=parameters.block_wait_s,
+            wait_s=getattr(parameters, "block_wait_s", 0.0),
             metadata=parameters.metadata(),
         )
 

@@ -42,11 +42,7 @@ class Simulation(Protocol):
 
 
 class SimulatedParameters(PtyScanParameters):
-    """When simulated frames come."""
-
-    block_wait_s: float = parameter(0.5, lower=0.0, ours=True)
-    """How long a WAIT lasts, seconds: no frame comes meanwhile, and the engine iterates on what it has. Without effect
-    where nothing waits (`block_wait_count`)."""
+    """What all simulations have in common."""
 
     seed: int | None = parameter(None, lower=0, ours=True)
     """Key of everything random in the simulation; None: the `seed` of the root."""

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import zmq
+from pydantic import field_validator
 from zmq.auth.thread import ThreadAuthenticator
 
 from ptystream.params.base import Branch, parameter
+from ptystream.params.home import located
 from ptystream.security import check_listening, secure, stop
 from ptystream.transport import Message
 
@@ -52,6 +54,11 @@ class ZmqParameters(Branch):
 
     max_message_bytes: int = parameter(1 << 30, lower=1024, ours=True)
     """Larger messages end the connection before memory is taken."""
+
+    @field_validator("keys", "peer_keys")
+    @classmethod
+    def _below_home(cls, value: str | None) -> str | None:
+        return None if value is None else located(value)
 
 
 class ZmqTransport:

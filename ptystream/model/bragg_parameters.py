@@ -18,6 +18,7 @@ from ptystream.model.illumination import (
 from ptystream.model.parameters import ScanModelParameters
 from ptystream.model.sample import SampleParameters
 from ptystream.params.base import Branch, parameter
+from ptystream.params.home import located
 
 
 class BraggIlluminationParameters(Branch):
@@ -78,6 +79,7 @@ class BraggIlluminationParameters(Branch):
     def _recon(cls, value: ReconParameters, info: ValidationInfo) -> ReconParameters:
         model = info.data.get("model")
         if isinstance(model, str) and model == "recon":
+            value = value.model_copy(update={"rfile": located(value.rfile)})
             previous.check(value.rfile, "probe")
         return value
 

@@ -11,6 +11,7 @@ from ptystream.model import previous
 from ptystream.model.diversity import check_noise
 from ptystream.model.pictures import PICTURES
 from ptystream.params.base import Branch, parameter
+from ptystream.params.home import located
 from ptystream.scan.parameters import load_array
 
 
@@ -184,7 +185,7 @@ class ReconParameters(Branch):
     If ``None``, own scan label is used; where the file has one probe only, that one."""
 
     rfile: str = parameter("\\*.ptyr")
-    r"""Path to a ``.ptyr`` compatible file"""
+    r"""Path to a ``.ptyr`` compatible file, below `io.home`"""
 
 
 class IlluminationParameters(Branch):
@@ -230,5 +231,6 @@ class IlluminationParameters(Branch):
     def _recon(cls, value: ReconParameters, info: ValidationInfo) -> ReconParameters:
         model = info.data.get("model")
         if isinstance(model, str) and model == "recon":
+            value = value.model_copy(update={"rfile": located(value.rfile)})
             previous.check(value.rfile, "probe")
         return value

@@ -46,7 +46,8 @@ def read(rfile: str, part: str, label: str | None, own: str | None) -> Previous:
             if label is not None and not matching:
                 raise ValueError(f"holds {part} {', '.join(names)}, none of scan {label!r}")
             if not matching and own is not None and len(names) > 1:
-                raise ValueError(f"holds {part} {', '.join(names)}: say whose with `label`")
+                remedy = "say whose with `label`" if part == "probe" else f"none of scan {own!r}; name the scan as it was"
+                raise ValueError(f"holds {part} {', '.join(names)}: {remedy}")
             name = (matching or names)[0]
             return _storage(name, content[name])
     except (OSError, KeyError, TypeError, IndexError) as error:

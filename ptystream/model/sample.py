@@ -12,6 +12,7 @@ from ptystream.model import previous, refraction
 from ptystream.model.diversity import check_noise
 from ptystream.model.illumination import ModelParameter
 from ptystream.params.base import Branch, parameter
+from ptystream.params.home import located
 
 
 class SampleParameters(Branch):
@@ -27,7 +28,7 @@ class SampleReconParameters(Branch):
     """Parameters to load from previous reconstruction"""
 
     rfile: str = parameter("\\*.ptyr")
-    r"""Path to a ``.ptyr`` compatible file"""
+    r"""Path to a ``.ptyr`` compatible file, below `io.home`"""
 
 
 class StxmParameters(Branch):
@@ -192,5 +193,6 @@ class FullSampleParameters(SampleParameters):
     def _recon(cls, value: SampleReconParameters, info: ValidationInfo) -> SampleReconParameters:
         model = info.data.get("model")
         if isinstance(model, str) and model == "recon":
+            value = value.model_copy(update={"rfile": located(value.rfile)})
             previous.check(value.rfile, "obj")
         return value

@@ -23,3 +23,8 @@ def home(folder: str | Path) -> Iterator[None]:
 def inside(name: str | Path) -> Path:
     """The path of a file that a configuration names: an absolute one stays, a relative one is below home."""
     return _HOME.get() / name
+
+
+def located(name: str) -> str:
+    """The same as text, absolute where home is not the working folder: so it may be asked for again, and read anywhere."""
+    return name if _HOME.get() == Path() else str(inside(name).absolute())

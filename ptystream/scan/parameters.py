@@ -92,9 +92,10 @@ class PtyScanParameters(SavingParameters):
     load_parallel: Literal["data", "common", "all"] | None = parameter("data")
     """Determines what will be loaded in parallel
 
-    Choose from ``None``, ``'data'``, ``'common'``, ``'all'``: by which of several processes the frames ('data'), and masks,
-    weights and positions ('common') of a file are read. One process reads everything itself, whatever is chosen; a stream
-    has one receiver, which hands the frames on."""
+    Choose from ``None``, ``'data'``, ``'common'``, ``'all'``. With 'data' and 'all' frames are decoded and prepared by several
+    threads, with None and 'common' by the one that receives them. What frames have in common (masks, weights, positions in the
+    configuration) is read once, before the first of them, whatever is chosen. Of several ranks the first one reads everything
+    and hands the others their frames."""
 
     add_poisson_noise: bool = parameter(False)
     """Decides whether the scan should have poisson noise or not
@@ -260,6 +261,11 @@ class PtyScanParameters(SavingParameters):
                 f"rebin: {self.rebin} does not divide shape {min(sides)}; shape {min(sides) - min(sides) % self.rebin} would"
             )
         return self
+
+    @property
+    def frames_in_parallel(self) -> bool:
+        """Whether several threads prepare frames."""
+        return self.load_parallel in ("data", "all")
 
     def noise_on_arrival(self) -> bool:
         """Whether Poisson noise is added to frames when they are prepared."""

@@ -90,16 +90,21 @@ def add(made: Reconstruction, q: Problem, frames: np.ndarray) -> np.ndarray:
     return made.pods.append(address, part, weight, frame, None, q.corner[frames, 0] + FIRST[0])
 
 
-def start(
-    q: Problem, rows: int | None = None, precision: str = "double", threads: int = 1, device: str = "cpu", **parameters: Any
-) -> DMBragg3d:
+def volumes(q: Problem) -> Reconstruction:
+    """Probe and object of a problem, and no frame yet."""
     common: dict[str, Any] = {"slice_m": R3, "bragg": GEOMETRY}
-    made = Reconstruction(
+    return Reconstruction(
         {"p": Volume(q.probe.copy(), (R1, R2), (0, 0), 0.0, **common)},
         {"o": Volume(q.object.copy(), (R1, R2), FIRST[1:], 1.0, first=FIRST[0], **common)},
         PodTable(1),
         {0: (rocking_curve(SHAPE[0]),)},
     )
+
+
+def start(
+    q: Problem, rows: int | None = None, precision: str = "double", threads: int = 1, device: str = "cpu", **parameters: Any
+) -> DMBragg3d:
+    made = volumes(q)
     engine = DMBragg3d(DMBragg3d.Parameters(**{**OFF, **parameters}))
     add(made, q, np.arange(len(q.counts) if rows is None else rows))
     mean, brightest = float(q.photons.mean() / np.prod(SHAPE)), float(q.photons.max())

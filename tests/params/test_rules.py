@@ -8,19 +8,23 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import zmq.auth
+from beginnings import result
 
+from ptystream import launch
 from ptystream.params import autoplot
 from ptystream.params.autoplot import AutoplotParameters
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import Configuration, load
 from ptystream.params.patterns import fill
+from ptystream.plan import models_of
 from ptystream.verbosity import CITATION, INSPECT, INTERACTIVE, level
 
 
 def configured(**root: Any) -> Configuration:
     data = {"name": "ZmqScan", "shape": 32} | root.pop("data", {})
-    engine = {"name": "DM"} | root.pop("engine", {})
-    return load({"scans": {"s": {"name": "Full", "data": data}}, "engines": {"e": engine}, **root})
+    engine, scan = {"name": "DM"} | root.pop("engine", {}), root.pop("scan", {})
+    return load({"scans": {"s": {"name": "Full", "data": data, **scan}}, "engines": {"e": engine}, **root})
 
 
 @pytest.mark.parametrize(
@@ -134,3 +138,30 @@ def test_relative_names_of_arrays_are_looked_for_at_home(tmp_path: Path, monkeyp
         configured(data={"mask": "mask.npy"})
     absolute = configured(io={"home": "elsewhere"}, data={"mask": str(tmp_path / "beamtime" / "mask.npy")})
     np.testing.assert_array_equal(absolute.scans[0].data.parameters.mask, mask)
+
+
+@pytest.mark.parametrize("kind", ["illumination", "sample"])
+def test_earlier_results_are_looked_for_at_home(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beamtime").mkdir()
+    result(tmp_path / "beamtime" / "earlier.ptyr", None, ("SsG00",))
+    for given in ("earlier.ptyr", {"model": "recon", "recon": {"rfile": "earlier.ptyr"}}):
+        loaded = configured(io={"home": "beamtime"}, scan={kind: given})
+        models_of(loaded)  # reads it
+        assert getattr(loaded.scans[0].parameters, kind).recon.rfile == str(tmp_path / "beamtime" / "earlier.ptyr")
+        with pytest.raises(ConfigurationError, match="cannot be read"):
+            configured(scan={kind: given})
+
+
+def test_certificates_are_looked_for_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beamtime").mkdir()
+    public, secret = zmq.auth.create_certificates(tmp_path / "beamtime", "session")
+    keys = {"keys": "session.key_secret", "peer_keys": "session.key"}
+    loaded = configured(io={"home": "beamtime", "publish": keys}, data=keys)
+    held = loaded.scans[0].data.parameters
+    assert (held.keys, held.peer_keys) == (str(secret), str(public))
+    taken: dict[str, Any] = {}
+    monkeypatch.setattr(launch, "Publisher", lambda address, **given: taken.update(given))
+    launch._publisher(loaded.root.io.publish, loaded.root.io.home)
+    assert (taken["keys"], taken["peer_keys"]) == (str(secret), str(public))

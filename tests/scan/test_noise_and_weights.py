@@ -138,7 +138,7 @@ def test_auto_center_is_enforced_whatever_center_says(given: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("value", ["data", "common", "all", None])
-def test_load_parallel_takes_its_four_values(value: Any) -> None:
-    assert PtyScanParameters(load_parallel=value).load_parallel == value
+def test_load_parallel_says_whether_several_threads_prepare_frames(value: Any) -> None:
+    assert PtyScanParameters(load_parallel=value).frames_in_parallel == (value in ("data", "all"))
     with pytest.raises(ValueError, match="'data', 'common' or 'all'"):
         PtyScanParameters(load_parallel="some")
