@@ -68,6 +68,9 @@ class TiledEngine:
         self.refinement.completed = (state or {}).get("completed")
         self.refinement.configure(self.p)
         self.extend(np.arange(reconstruction.pods.length))
+        if reconstruction.improved and state is None:
+            self.overlap.settle(self.tiles, unlit=True)
+            self._form(self.tiles)
 
     def extend(self, rows: NDArray[np.int64]) -> None:
         """See `ptystream.engine.Engine.extend`. New frames first fill the last tile up."""
@@ -182,6 +185,7 @@ class TiledEngine:
             storage.data = self.on.get(mean.astype(self.complex) if fits else storage.data)
         self.on.sweeper.close()
         self.tiles = []
+        self.reconstruction.improved = True
 
     # ------------------------------------------------------------------ what an iteration needs
 

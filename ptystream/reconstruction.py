@@ -282,6 +282,8 @@ class Reconstruction:
     """Probes that an update keeps linear in the energy."""
     object_dispersion: list[Dispersion] = field(default_factory=list)
     """Objects that an update keeps linear in the energy: same canvas for all of one entry."""
+    improved: bool = False
+    """Whether an engine has finished with it: what stands in the dark may be anything."""
 
     def copy(self, parts: Iterable[str] = ("probe", "object")) -> Reconstruction:
         """Deep copy of the named parts; the pod table is shared."""
@@ -293,4 +295,5 @@ class Reconstruction:
             self.propagators,
             self.probe_dispersion,
             self.object_dispersion,
+            self.improved,
         )
