@@ -80,10 +80,11 @@ class TiledEngine:
         self.refinement.room(rows)
         if self.curiter and rows[0] and self.keeps_waves:
             self.overlap.settle(self.tiles)
-        rows = mine(self.context.ranks, rows)
+        table = self.reconstruction.pods
+        rows = mine(self.context.ranks, rows[table.address[rows, 0, PROBE] >= 0])
         if not len(rows):
             return
-        table, last = self.reconstruction.pods, None
+        last = None
         pixels = max(storage.slices * storage.shape[0] * storage.shape[1] for storage in self.reconstruction.probes.values())
         size = max(1, self.on.tile_bytes // (table.pods * pixels * self.complex.itemsize))
         if self.tiles and len(self.tiles[-1]) < size and self._key(self.tiles[-1].rows) == self._key(rows):
