@@ -123,6 +123,10 @@ class MLParameters(RefiningParameters, EngineParameters):
         return value
 
 
+LAST_TRIES = 8
+"""How often the last step is shortened."""
+
+
 class ML(TiledEngine):
     """Conjugate gradients on the likelihood of all frames, two sweeps per iteration: for the gradient, and for the step.
 
@@ -213,6 +217,21 @@ class ML(TiledEngine):
             self.on.get(self.likelihood.scale).astype(np.float64) if self.p.floating_intensities else None,
         )
 
+    def finish(self) -> None:
+        """See `ptystream.engine.Engine.finish`. The last step is judged too, by what it cost."""
+        for _ in range(LAST_TRIES):
+            if self._taken is None or self._mean is not None or not self._is_followed():
+                break
+            found = self.likelihood.descend(self.tiles, probes=False)
+            if not self._taken_back(self._cost(found)):
+                break
+        super().finish()
+
+    def _is_followed(self) -> bool:
+        """Whether the last iteration visited every frame there is, as it is now."""
+        now = int(self.context.ranks.total(np.array([sum(map(len, self.tiles))]))[0])
+        return len(self._followed) == self.reconstruction.pods.length and now == int(np.count_nonzero(self._followed)) > 0
+
     def _forget(self) -> None:
         """The cost is another one from here on."""
         self.conjugate.forget()
@@ -238,8 +257,7 @@ class ML(TiledEngine):
         if len(rows) == self._there:
             self.overlap.remember([lit for _, lit in found.objects])
         prior = self._prior(rows) if self.p.reg_del2 else None
-        objects = [storage.data for storage in self.reconstruction.objects.values()]
-        cost = float(found.cost[rows].sum()) + (prior[0].value(objects, prior[1]) if prior is not None else 0.0)
+        cost = self._cost(found, prior)
         if share == 1 and self._taken_back(cost):
             return found
         if self.p.floating_intensities and do_probe and len(rows) == self._there:
@@ -254,11 +272,20 @@ class ML(TiledEngine):
         every = self.p.poly_line_coeffs == "all"
         curve = self.likelihood.along(visited, of_objects, of_probes, every=every)
         if prior is not None:
-            slope, curvature = prior[0].line(objects, of_objects, prior[1])
+            slope, curvature = prior[0].line(self._objects(), of_objects, prior[1])
             curve[:3] += curvature, slope, curvature
         self._taken = Taken(cost, float(curve[1]), step_length(curve, every=every), steps)
         self._move(steps, self._taken.length)
         return found
+
+    def _cost(self, found: Descent, prior: tuple[Smoothness, float] | None = None) -> float:
+        """Of the frames visited and of the prior; None: made here where there is one."""
+        if prior is None and self.p.reg_del2:
+            prior = self._prior(found.rows)
+        return float(found.cost[found.rows].sum()) + (prior[0].value(self._objects(), prior[1]) if prior is not None else 0.0)
+
+    def _objects(self) -> list[Any]:
+        return [storage.data for storage in self.reconstruction.objects.values()]
 
     def _taken_back(self, cost: float) -> bool:
         """Whether the last step made the cost larger; a part of it then is taken back."""
@@ -275,8 +302,7 @@ class ML(TiledEngine):
         """Of the whole cost, the probe's within its supports."""
         gradient = dict(zip(self._names("object"), (num for num, _ in found.objects), strict=True))
         if prior is not None:
-            objects = [storage.data for storage in self.reconstruction.objects.values()]
-            for field, more in zip(gradient.values(), prior[0].gradients(objects, prior[1]), strict=True):
+            for field, more in zip(gradient.values(), prior[0].gradients(self._objects(), prior[1]), strict=True):
                 field += more
         for name, (num, _) in zip(self._names("probe"), found.probes, strict=bool(found.probes)):
             gradient[name] = support(self.on, num, self.p)

@@ -14,6 +14,7 @@ from .backend import Backend
 from .constraints import clip, smoothed, support
 from .dispersion import disperse
 from .sight import Sight, Sums
+from .smoothness import seen
 from .subpixel import add_adjoint
 from .tiles import Tile
 
@@ -54,20 +55,30 @@ class Overlap:
         """The probes were replaced: their next change is not to be measured against the old ones."""
         self._previous.clear()
 
-    def settle(self, tiles: Sequence[Tile]) -> None:
-        """Frames come beside those of `tiles`: object pixels that hardly any light fell on go back to `fill`.
+    def settle(self, tiles: Sequence[Tile], *, unlit: bool = False) -> None:
+        """Frames come beside those of `tiles`, or another engine takes them over: object pixels that hardly any light fell on
+        go back to `fill`.
 
         They hold what a few photons in the probe's tails made of them, up to thousands of times the typical amplitude. No frame
-        so far minds, but a new one may have the beam's middle there.
+        so far minds, but a new one may have the beam's middle there, and an engine that takes a step by the brightest pixel of
+        what a frame sees would take none. `unlit`: only pixels out of all proportion, but also those that frames see without any
+        light, which may have fallen there before.
         """
         xp, objects = self.on.xp, list(self.reconstruction.objects.values())
         known_light = list(zip(self._lit, self._lit_from, strict=True))
         if not known_light:  # no update yet: the engine has just taken a reconstruction over
             known_light = list(zip(self.coverage(tiles), [o.corner for o in objects], strict=True))
-        for storage, (lit, start) in zip(objects, known_light, strict=False):
+        rows = np.arange(self.reconstruction.pods.length)
+        views = seen(self.reconstruction, rows) if unlit else []
+        for number, (storage, (lit, start)) in enumerate(zip(objects, known_light, strict=False)):
             typical = (lit * lit).sum() / xp.maximum(lit.sum(), 1e-30)
             known = storage.data[_place(storage, lit, start)]
-            known[:] = xp.where((lit > 0) & (lit < DARK * typical), known.dtype.type(storage.fill), known)
+            possible = lit > 0
+            if unlit:
+                power = xp.abs(known) ** 2
+                wild = power > 4 * (lit * power).sum() / xp.maximum(lit.sum(), 1e-30)
+                possible = self.on.put(views[number])[_place(storage, lit, start)] & wild
+            known[:] = xp.where(possible & (lit < DARK * typical), known.dtype.type(storage.fill), known)
 
     def forget_light(self) -> None:
         """Frames moved, got another dose or left: what they illuminate is to be summed anew."""

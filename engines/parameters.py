@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from ptystream.params.base import Branch, parameter
 
@@ -46,8 +46,8 @@ class EngineParameters(Branch):
 class PositionRefinementParameters(Branch):
     """If True refine scan positions
 
-    True: from the first iteration to the last. A branch refines when anything in it differs from its default (ptypy: only when
-    `start` or `stop` is given); as it stands by default, or with False, it does not."""
+    True: from the first iteration to the last, with the defaults below. A branch refines when anything stands in it (ptypy: only
+    when `start` or `stop` does); left out, empty, False, or with `start`, `stop` and all else as by default, it does not."""
 
     also: ClassVar[tuple[str, ...]] = ("bool",)
     """What may be written instead of the branch."""
@@ -148,7 +148,16 @@ class PositionRefinementParameters(Branch):
     @property
     def active(self) -> bool:
         """Whether positions are refined at all."""
-        return self.model_dump() != PositionRefinementParameters().model_dump()
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        listed = {"start", "stop"} <= set(given)  # all defaults, as ptypy writes them where nothing was asked for
+        defaults = {name: type(self).model_fields[name].default for name in given}
+        return bool(given) and not (listed and given == defaults)
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> Any:
+        if not self.active:
+            return False
+        return True if self == type(self)() else write(self)  # all of it as by default would read as left out
 
 
 class RefiningParameters(Branch):

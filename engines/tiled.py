@@ -67,6 +67,9 @@ class TiledEngine:
         self.refinement.completed = (state or {}).get("completed")
         self.refinement.configure(self.p)
         self.extend(np.arange(reconstruction.pods.length))
+        if reconstruction.improved and state is None:
+            self.overlap.settle(self.tiles, unlit=True)
+            self._form(self.tiles)
 
     def extend(self, rows: NDArray[np.int64]) -> None:
         """See `ptystream.engine.Engine.extend`. New frames first fill the last tile up."""
@@ -76,10 +79,11 @@ class TiledEngine:
         self.refinement.room(rows)
         if self.curiter and rows[0] and self.keeps_waves:
             self.overlap.settle(self.tiles)
-        rows = mine(self.context.ranks, rows)
+        table = self.reconstruction.pods
+        rows = mine(self.context.ranks, rows[table.address[rows, 0, PROBE] >= 0])
         if not len(rows):
             return
-        table, last = self.reconstruction.pods, None
+        last = None
         pixels = max(storage.slices * storage.shape[0] * storage.shape[1] for storage in self.reconstruction.probes.values())
         size = max(1, self.on.tile_bytes // (table.pods * pixels * self.complex.itemsize))
         if self.tiles and len(self.tiles[-1]) < size and self._key(self.tiles[-1].rows) == self._key(rows):
@@ -181,6 +185,7 @@ class TiledEngine:
             storage.data = self.on.get(mean.astype(self.complex) if fits else storage.data)
         self.on.sweeper.close()
         self.tiles = []
+        self.reconstruction.improved = True
 
     # ------------------------------------------------------------------ what an iteration needs
 

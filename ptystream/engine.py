@@ -82,7 +82,7 @@ class Engine(Protocol):
         context: Context,
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        """Take the reconstruction over, with all rows that its pod table holds; `state` resumes a checkpoint.
+        """Take the reconstruction over, with all rows of its pod table that have pods; `state` resumes a checkpoint.
 
         `frames` maps the scan numbers of the pod table to their slabs; a further scan enters it before its first rows
         come. Loads numba or cupy here and compiles.

@@ -67,6 +67,10 @@ class Loop:
         self._budget: float | None = None
         """Frames that a pass may visit to keep the wanted latency, as the last passes went."""
         self._rotation = 0
+        self._blocks: dict[str, int] = {}
+        """Blocks taken of each scan, by label."""
+        self._seen: dict[str, int] = {}
+        """The same at the last pass."""
         self._cut = False
         self._absorbing = False
         """Whether the last pass saw an unfinished scan."""
@@ -115,6 +119,8 @@ class Loop:
             return Step.DONE
         with run.stopwatch.measure("data_load"):
             new = self._collect()
+        if any(self._is_reading(scan) for scan in run.scans.values()):
+            return Step.IDLE
         if run.reconstruction is None and not self._start():
             return self._without_frames()
         if run.frames == 0:  # all that were there have been withdrawn
@@ -177,15 +183,28 @@ class Loop:
                     before = self.run.frames
                     self._take(scan, answer)
                     new += self.run.frames - before
+                self._blocks[scan.label] = self._blocks.get(scan.label, 0) + 1
+                if scan.buffer.at_once and not scan.buffer.is_read and self._enough():
+                    break  # one block between two passes, however fast they are read
         return new
+
+    def _is_reading(self, scan: Scan) -> bool:
+        """Whether the next block of a scan whose frames are all there is still being read: a pass before it would make the
+        result depend on how fast that goes."""
+        before, self._seen[scan.label] = self._seen.get(scan.label, 0), self._blocks.get(scan.label, 0)
+        return scan.buffer.at_once and not scan.ended and self._blocks.get(scan.label, 0) == before
 
     def _take(self, scan: Scan, block: Block) -> None:
         self.run.apply(self.run.take_entry(scan, block), {scan.label: block})
 
+    def _enough(self) -> bool:
+        """Whether the first engine has what it waits for."""
+        waiting = sum(len(block) for scan in self.run.scans.values() for block in scan.waiting)
+        return self.run.reconstruction is not None or waiting >= self.settings.frames_to_start
+
     def _start(self) -> bool:
         """Whether enough frames are there; then they are taken, each scan's as one block."""
-        frames = sum(len(block) for scan in self.run.scans.values() for block in scan.waiting)
-        if frames == 0 or (frames < self.settings.frames_to_start and not self.run.complete):
+        if not self._enough() and not (self.run.complete and any(scan.waiting for scan in self.run.scans.values())):
             return False
         for scan in self.run.scans.values():
             if scan.waiting:

@@ -44,6 +44,8 @@ from ptystream.stopwatch import write_benchmark
 from ptystream.storage import ptyr
 from ptystream.transport import Surroundings, Transport
 
+log = logging.getLogger(__name__)
+
 
 def make_plan(
     configuration: Configuration,
@@ -80,6 +82,7 @@ def make_plan(
             channels.append(Channel(name, given or transport_of(source, name, decoder, root), decoder))
         epochs = EpochMap(root.live.epochs, list(sources))
         entries.append(ScanEntry(scan.label, _maker(scan, models[scan.label], settings, pool, root, savers), epochs))
+    _warn(configuration)
     device, reason = choose(root.device, threads)
     context = Context(
         device=device, threads=threads, seed=root.seed, precision=root.data_type, fft=configuration.scans[0].parameters.ffttype
@@ -182,6 +185,17 @@ def _mixed(configuration: Configuration) -> Iterator[Fault]:
             yield Fault(f"{path}.positions.unit", given.unit, "Bragg3dModel needs positions in metres")
 
 
+def _warn(configuration: Configuration) -> None:
+    """Of what can be done and hardly makes sense."""
+    own = any(scan.model.probe_per_frame for scan in configuration.scans)
+    for engine in configuration.engines if own else ():
+        if not getattr(engine.engine, "wants_probe_per_frame", False):
+            log.warning(
+                "engines.%s: %s leaves the probe of each frame of an OPRModel free; DMOPR and MLOPR keep them in a subspace",
+                *(engine.label, engine.name),
+            )
+
+
 def _wait(savers: Mapping[str, Saver]) -> None:
     for saver in savers.values():
         saver.wait()
@@ -261,9 +275,6 @@ def recorder_of(configuration: Configuration) -> tuple[Recorder | None, Path | N
             log.warning("%s: %d messages of an interrupted session: continuing it", path, messages)
     metadata = {"configuration": as_json(configuration.given), "version": __version__, "session": uuid.uuid4().hex}
     return Recorder(path, metadata, fsync=settings.fsync), interrupted
-
-
-log = logging.getLogger(__name__)
 
 
 def result_of(run: Run, configuration: Configuration) -> ptyr.Result:

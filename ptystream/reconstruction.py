@@ -172,7 +172,7 @@ class PodTable:
 
         Probe and object number: position in `Reconstruction.probes` / `.objects`; -1 where the frame's scan has fewer pods
         than the table has places. Row and column: lattice coordinates of the view's first pixel; subtract the storage's
-        `offset` for the array index.
+        `offset` for the array index. The pods of a row that was withdrawn are all gone.
         """
         return self._address[: self.length]
 
@@ -220,6 +220,10 @@ class PodTable:
     def depth(self) -> NDArray[np.int64]:
         """Lattice coordinate r3 of the first slice that a frame sees of a `Volume`; 0 elsewhere. Shape (frame,)."""
         return self._depth[: self.length]
+
+    def withdraw(self, rows: NDArray[np.int64]) -> None:
+        """These rows see nothing any more: their views may lie beyond any canvas. They keep their number."""
+        self.address[rows[:, None], :, [[PROBE, OBJECT]]] = -1
 
     def append(
         self,
@@ -282,6 +286,8 @@ class Reconstruction:
     """Probes that an update keeps linear in the energy."""
     object_dispersion: list[Dispersion] = field(default_factory=list)
     """Objects that an update keeps linear in the energy: same canvas for all of one entry."""
+    improved: bool = False
+    """Whether an engine has finished with it: what stands in the dark may be anything."""
 
     def copy(self, parts: Iterable[str] = ("probe", "object")) -> Reconstruction:
         """Deep copy of the named parts; the pod table is shared."""
@@ -293,4 +299,5 @@ class Reconstruction:
             self.propagators,
             self.probe_dispersion,
             self.object_dispersion,
+            self.improved,
         )

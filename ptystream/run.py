@@ -229,6 +229,8 @@ class Run:
                 scan.frames -= 1
         if self.engine is not None and len(rows):
             self.engine.revise(rows, what)
+        if what == "withdrawn" and self.reconstruction is not None:
+            self.reconstruction.pods.withdraw(rows)
 
     def _apply_engine(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         self._start_engine(entry["label"])
@@ -256,8 +258,6 @@ class Run:
             for line in described(self.reconstruction):
                 log.log(INSPECT, "%s: %s: %s", self.name, chosen.label, line)
         self.engine.start(self.reconstruction, self._stores, context, state)
-        if self._withdrawn:
-            self.engine.revise(np.array(sorted(self._withdrawn), np.int64), "withdrawn")
         if self.complete:
             self.engine.complete()
         self.averaging, self.last = False, None

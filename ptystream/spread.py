@@ -80,6 +80,7 @@ class Spread:
             context=told,
             state=state,
             pods=reconstruction.pods.pods,
+            improved=reconstruction.improved,
             **self._news(rows, new=True),
         )
         self._give(rows)
@@ -304,10 +305,10 @@ class Worker:
         getattr(self, f"_{do}")(**told)
         return True
 
-    def _start(self, name: str, parameters: Any, context: Any, state: Any, pods: int, **news: Any) -> None:
+    def _start(self, name: str, parameters: Any, context: Any, state: Any, pods: int, improved: bool, **news: Any) -> None:
         made = self.engines[name]
         self.stores: dict[int, Share] = {}
-        self.held = Reconstruction({}, {}, PodTable(pods))
+        self.held = Reconstruction({}, {}, PodTable(pods), improved=improved)
         self.engine: Engine = made(made.Parameters.model_validate(parameters))
         self._learn(**news)
         use(context["device"], self.team.place)

@@ -117,7 +117,9 @@ class PtydTransport:
             found, waiting = reading.chunks(self.path)
             scan = self.path.name[-256:]
             if not self._told and self._read == 0:
-                yield [header("start", scan=scan, meta=self._known())]
+                number = self._meta.num_frames
+                whole = number is not None and not waiting and reading.frames_in(self.path, found) >= number
+                yield [header("start", scan=scan, meta={**self._known(), "at_once": whole})]
             self._told = True
             for number in range(self._chunk, len(found)):
                 yield from self._of_chunk(scan, number, found[number])

@@ -151,7 +151,9 @@ class SimulatedTransport:
         simulation, scan = self._simulation, self.channel.partition("/")[0]
         assert simulation is not None
         if number == 0:
-            return [header("start", scan=scan, meta={"num_frames": self._frames, **self._metadata}, q=0)]
+            return [
+                header("start", scan=scan, meta={"num_frames": self._frames, "at_once": not self._blocks, **self._metadata}, q=0)
+            ]
         if number == self._last:
             return [header("end", scan=scan, count=self._frames, reason="completed", q=number)]
         block, part = divmod(number - 1, self._per_block)

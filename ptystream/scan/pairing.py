@@ -48,6 +48,8 @@ class Pairing:
         """Frames that have a theoretical position, where those are used."""
         self._room, self._decisions, self._changed = room, decisions, changed
         self._ready: list[NDArray[np.int64]] = []
+        self.queued = 0
+        """Records that wait to be handed out, and perhaps some that were excluded meanwhile."""
         sources = {"positions": positions} if positions is not None else {}
         self._joins: dict[str, Join] = {
             name: join(p, room) for name, p in [*sources.items(), *((f"also.{k}", p) for k, p in enumerate(also))]
@@ -175,6 +177,7 @@ class Pairing:
         if len(new):
             self.ledger.flags[new] |= QUEUED
             self._ready.append(new)
+            self.queued += len(new)
             self._changed()
 
     def usable(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -187,7 +190,7 @@ class Pairing:
             self.ledger.flags[ready[~usable]] &= ~QUEUED
             ready = ready[usable]
         ready = ready[np.argsort(self.ledger.slot[ready], kind="stable")]
-        self._ready = [ready]
+        self._ready, self.queued = [ready], len(ready)
         untold = [revision.slot for revision in self.revisions if revision.what == "withdrawn"]
         if not untold:
             return ready, NONE
@@ -197,6 +200,7 @@ class Pairing:
     def keep(self, *records: NDArray[np.int64]) -> None:
         """Of what was `usable`, these go on waiting."""
         self._ready = list(records)
+        self.queued = sum(map(len, records))
 
     def tell(self) -> list[Revision]:
         """What changed about frames already handed out, since the last call."""

@@ -69,6 +69,8 @@ class PtyScan:
         """Its `counts`, `reason_counts` and `notes` may be read at any time; `PtyScan.map` copies its map."""
         self.ended: str | None = None
         """Why the scan is over; None while it goes on. What was fed before may still be on its way to `take`."""
+        self.at_once = False
+        """Whether everything is there and only has to be read: blocks are whole then, and the same at every repetition."""
         self._condition = threading.Condition(threading.RLock())
         self._version = 0
         self._pool, self._clock, self._saver = pool, clock, saver
@@ -127,6 +129,7 @@ class PtyScan:
             elif isinstance(event, Rejected):
                 self.ledger.note(f"rejected_{event.reason}", event.count, event.detail)
             elif isinstance(event, ScanStarted):
+                self.at_once |= source == "data" and event.metadata.get("at_once") is True
                 number = event.metadata.get("num_frames")
                 if source == "data" and isinstance(number, int) and 0 < number < MAX_INDEX and not self._num_frames:
                     self.ledger.expected = number
@@ -176,8 +179,8 @@ class PtyScan:
     def take(self, limit: int, ranks: int = 1) -> Block | Signal:
         """Up to `limit` frames that became usable, in order of their slots; WAIT, or EOS when nothing is left.
 
-        Fewer than min_frames × `ranks` are handed out only at the end of the scan. Raises `RuntimeError` where a thread
-        that prepares frames died of an error of ours.
+        Fewer than min_frames × `ranks` are handed out only at the end of the scan, as are fewer than `limit` of a scan whose
+        frames are there `at_once`. Raises `RuntimeError` where a thread that prepares frames died of an error of ours.
         """
         with self._condition:
             if self._broken is not None:
@@ -185,7 +188,10 @@ class PtyScan:
             jobs = self._check_end()
         for job in jobs:
             self._start(job)
+        limit *= self._group
         with self._condition:
+            if self.at_once and self.ended is None and self._pairing.queued <= limit:
+                return WAIT  # the block after this one, or the end, is to be known first
             ready, held = self._pairing.usable()
             final = self.ended is not None and self.ledger.waiting == len(ready)
             ready, rest = self._together(ready, final)
@@ -193,15 +199,22 @@ class PtyScan:
                 return EOS if final else WAIT
             if len(ready) < self.parameters.min_frames * ranks and not final:
                 return WAIT
+            if self.at_once and len(ready) <= limit and not final:
+                return WAIT
             if not self._decide_dose(ready, final):
                 return WAIT
-            limit *= self._group
             self._pairing.keep(ready[limit:], rest, held)
             return self._hand_out(ready[:limit])
 
     def _together(self, ready: NDArray[np.int64], final: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(records that can be handed out, those that wait for others), of those that are `ready`; `final`: nothing comes."""
         return ready, NONE
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the scan is over and everything of it was handed out."""
+        with self._condition:
+            return self.ended is not None and not self.ledger.waiting
 
     def take_exactly(self, indices: NDArray[np.int64], timeout_s: float) -> Block:
         """The frames with these numbers, in this order, as soon as all are there: for repeating a schedule. Frames that are

@@ -5,7 +5,7 @@ A chunk that another file holds is opened here and not by HDF5: its file must li
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +85,16 @@ def chunks(path: Path) -> tuple[dict[int, Path], bool]:
                 return found, True  # what follows waits for it
             found[len(found)] = part
     return found, False
+
+
+def frames_in(path: Path, found: Mapping[int, Path]) -> int:
+    """Frames that are in these `chunks`. Raises as `read_piece`."""
+    total = 0
+    for number, file in found.items():
+        with opened(file) as held:
+            data = h5.inside(held if file != path else h5.inside(h5.inside(held, "chunks"), str(number)), "data")
+            total += len(data) if isinstance(data, h5py.Dataset) and data.ndim else 0
+    return total
 
 
 def _part(folder: Path, link: h5py.ExternalLink) -> Path:

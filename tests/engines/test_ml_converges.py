@@ -11,8 +11,11 @@ from test_refinement import METHODS, Lost
 
 from ptystream.engine import Context
 from ptystream.engines.dm import DM
+from ptystream.engines.epie import EPIE
 from ptystream.engines.likelihood import LIKELIHOODS
+from ptystream.engines.line import step_length
 from ptystream.engines.ml import ML
+from ptystream.engines.sdr import SDR
 from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.quality import align
 from ptystream.run import EngineEntry, Run
@@ -120,3 +123,38 @@ def test_offsets_of_two_pixels_are_found() -> None:
     engine.complete()
     engine.iterate(100)
     assert lost.apart(engine) <= 0.4
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_a_last_step_that_made_the_cost_larger_is_taken_back(prior: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"numiter": 1, "probe_update_start": 0, "reg_del2": prior, "reg_del2_amplitude": 0.1}
+    far = reconstruct(**given)
+    monkeypatch.setattr("ptystream.engines.ml.step_length", lambda curve, every: 6 * step_length(curve, every=every))
+    too_far = reconstruct(**given)
+    monkeypatch.undo()
+
+    def cost(run: Run) -> float:
+        """Of what a run ended with, as a new engine finds it."""
+        assert run.reconstruction is not None
+        engine = ML(ML.Parameters(**given))
+        engine.start(run.reconstruction, run._stores, Context())
+        return float(engine.iterate(1).errors[0, 1])
+
+    assert cost(too_far) < float(too_far.history()[0][0, 1])
+    assert cost(far) < float(far.history()[0][0, 1])
+
+
+@pytest.mark.parametrize(("name", "settings"), [("EPIE", {}), ("SDR", {"sigma": 0.5, "tau": 0.1}), ("DM", {}), ("ML", {})])
+def test_an_engine_goes_on_where_the_difference_map_has_left_wild_pixels_in_the_dark(name: str, settings: dict[str, Any]) -> None:
+    kind = {"EPIE": EPIE, "SDR": SDR, "DM": DM, "ML": ML}[name]
+    first = EngineEntry("e0", "DM", DM.Parameters(numiter=60), DM)
+    made = Run(
+        "test", [make_scan("s", 0)], [first, EngineEntry("e1", name, kind.Parameters(numiter=4, **settings), kind)], Context()
+    )
+    feed(made, 0, BEAM.frames)
+    end(made)
+    loop = Loop(made, LoopSettings())
+    while loop.step() is not Step.DONE:
+        pass
+    found = misfit(made)[:, 1]
+    assert found[60:].max() < 3 * found[59]

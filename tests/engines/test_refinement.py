@@ -321,6 +321,7 @@ def test_the_seed_changes_the_shifts() -> None:
         ({"start": 0}, True),
         ({"stop": 100}, True),
         ({"amplitude": 5e-7}, True),
+        ({"amplitude": 1e-6}, True),
     ],
 )
 def test_what_turns_refinement_on(given: Any, active: bool) -> None:
@@ -328,6 +329,8 @@ def test_what_turns_refinement_on(given: Any, active: bool) -> None:
     engine = start(problem(), **(parameters_of() | {"position_refinement": given}))
     assert (engine.refinement.distance(3) > 0) is active
     assert PositionRefinementParameters().active is False
+    again = DM.Parameters.model_validate(DM.Parameters(position_refinement=given).model_dump(mode="json"))
+    assert again.position_refinement.active is active
 
 
 def test_parameters_may_change_between_iterations() -> None:
