@@ -14,8 +14,15 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = ("_stream", "_nostream", "_serial", "_pycuda", "_cupy", "_ocl", "_npy")
 """Endings of ptypy's accelerated engine names, outermost first: the same engine here."""
-TUNING = ("probe_update_cuda_atomics", "object_update_cuda_atomics", "fft_lib", "smooth_gradient_method")
-"""Their tuning parameters: accepted, not needed."""
+TUNING = (
+    "probe_update_cuda_atomics",
+    "object_update_cuda_atomics",
+    "fft_lib",
+    "smooth_gradient_method",
+    "compute_exit_error",
+    "compute_fourier_error",
+)
+"""Their tuning parameters: accepted, not needed (those errors are always computed)."""
 LOADERS = {
     "Hdf5Loader": "HDF5 files",
     "Hdf5LoaderFast": "HDF5 files",

@@ -51,6 +51,14 @@ def test_a_json_file_is_taken_as_it_stands(caplog: pytest.LogCaptureFixture) -> 
         assert told in caplog.text
 
 
+def test_tuning_of_accelerated_stochastic_engines_is_accepted(caplog: pytest.LogCaptureFixture) -> None:
+    engine = {"name": "EPIE_serial", "compute_exit_error": True, "compute_fourier_error": False}
+    with caplog.at_level(logging.INFO, logger="ptystream"):
+        loaded = load({"scans": {"s": {"name": "Full", "data": {"name": "ZmqScan"}}}, "engines": {"e": engine}})
+    assert loaded.engines[0].name == "EPIE"
+    assert "e.compute_exit_error: accepted" in caplog.text and "e.compute_fourier_error: accepted" in caplog.text
+
+
 def test_a_yaml_file_of_gpu_streams_and_two_scans(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="ptystream"):
         loaded = load(given("gpu.yaml"))
