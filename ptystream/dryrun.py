@@ -257,9 +257,8 @@ class _Trial:
 
     @property
     def images(self) -> int:
-        """Bytes of the objects and probes; where each frame has a probe of its own, of one frame's."""
-        objects = sum(storage.data.nbytes for storage in self._made.objects.values())
-        return objects + sum(s.data[: s.modes_per_frame or None].nbytes for s in self._made.probes.values())
+        """Bytes of the objects and probes."""
+        return sum(s.data.nbytes for held in (self._made.objects, self._made.probes) for s in held.values())
 
     def iterate(self) -> float:
         """Seconds of one iteration: the shortest of three."""
