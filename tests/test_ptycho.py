@@ -350,7 +350,15 @@ def test_a_drawing_that_fails_is_told_and_ends_nothing(tmp_path: Path, caplog: p
 
 def test_a_notebook_shows_the_newest_plot_below_its_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[bytes] = []
-    monkeypatch.setattr("ptystream.launch.display_in_notebook", lambda: shown.append)
+
+    class Cell:
+        def __call__(self, png: bytes) -> None:
+            shown.append(png)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("ptystream.launch.display_in_notebook", Cell)
     for threaded in (False, True):
         shown.clear()
         p = parameters(tmp_path)
