@@ -22,6 +22,9 @@ DARK = 0.01
 """Object pixels with less than this part of the typical illumination (the mean by illumination) are not believed when frames
 come."""
 
+LEAST = 1e-30
+"""Σ|P|² or Σ|O|² below it, from numbers at the end of single precision, says nothing: a quotient by it may be infinite."""
+
 
 class Overlap:
     """Updates of object and probe; `begin` says which tiles an iteration visits.
@@ -309,9 +312,9 @@ def _place(storage: Storage, lit: Any, start: Sequence[int]) -> tuple[slice, ...
 
 
 def _quotient(xp: Any, num: Any, den: Any, old: Any, inertia: Any) -> Any:
-    """num / den where anything was summed, elsewhere the old value; with `inertia`, which is in both sums, everywhere."""
+    """num / den where anything to speak of was summed, elsewhere the old value; with `inertia`, which is in both sums, everywhere."""
     if inertia > 0:
         num /= den
         return num
-    lit = den > 0
+    lit = den > LEAST
     return xp.where(lit, num / xp.where(lit, den, den.dtype.type(1)), old)

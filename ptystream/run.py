@@ -179,6 +179,11 @@ class Run:
             decided = scan.model.start(self.reconstruction, block, scan.buffer.frames, earlier, others)
             if earlier != decided:
                 decided = {"hot_pixels": [], **scan.buffer.decisions, **decided}
+                if not decided["mean_photons"]:
+                    log.warning(
+                        "%s: %s: no photon on any of the first %d frames: is a shutter closed, or are all pixels masked?",
+                        *(self.name, scan.label, len(block)),
+                    )
                 self.apply({"do": "decide", "scan": scan.label, "decisions": decided})
         elif not scan.frames:
             scan.model.anchor(self.reconstruction, block)

@@ -419,7 +419,8 @@ class Session:
                     self._tap.write(Message(time.time_ns(), SESSION, (json.dumps(note).encode(),)))
             finally:
                 with self._lock:
-                    self.finished += bool(run.frames)
+                    silent = any(scan.buffer.ended == self._silence for scan in run.scans.values())
+                    self.finished += bool(run.frames) or silent  # another scan may follow one that is empty, hardly a silent one
                     self._drop(pending)
 
     def _resume(self, pending: _Pending, loop: Loop) -> None:
@@ -462,11 +463,16 @@ class Session:
         if self._stop_asked.is_set():
             self._end(run, "stopped on request")
         elif limit is not None and all(buffer.silent_s() > limit for buffer in buffers):
-            self._end(run, f"nothing came for {limit:g} s")
+            self._end(run, self._silence)
         elif all(buffer.silent_s() > SUPERSEDED_S for buffer in buffers) and self._another(run):
             self._end(run, f"another acquisition began, and nothing came for {SUPERSEDED_S:g} s")
         elif not open_still:
             self._end(run, "every source has ended")
+
+    @property
+    def _silence(self) -> str:
+        """Why a scan is over that the time-out ended."""
+        return f"nothing came for {self.plan.timeout_s:g} s"
 
     def _another(self, run: Run) -> bool:
         """Whether frames of a later run have come."""

@@ -2,11 +2,16 @@
 
 import json
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 from problems import BEAM, PATTERNS, PLACES, end, feed, make_run
 
+from ptystream.engines.dm import DM
+from ptystream.engines.epie import EPIE
+from ptystream.engines.ml import ML
+from ptystream.engines.raar import RAAR
 from ptystream.events import Samples, ScanEnded
 from ptystream.loop import AUTOMATIC_FRAMES, Loop, LoopSettings, Step
 from ptystream.run import Run
@@ -517,3 +522,16 @@ def test_runs_of_indices_survive_the_way_to_a_file_and_back() -> None:
     for _ in range(50):
         numbers = random.choice(40, random.integers(0, 30), replace=False).astype(np.int64)
         np.testing.assert_array_equal(from_runs(to_runs(numbers)), numbers)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("engine", [DM, RAAR, EPIE, ML])
+def test_frames_without_a_photon_are_told_and_make_nothing_infinite(engine: Any, caplog: pytest.LogCaptureFixture) -> None:
+    run = make_run(engine=engine, engines=[{"numiter": 6, "probe_update_start": 1}])
+    feed(run, 0, 92, patterns=np.zeros_like(PATTERNS))
+    end(run)
+    to_the_end(Loop(run, LoopSettings(min_frames_for_recon=20)))
+    assert run.reconstruction is not None
+    for storage in (*run.reconstruction.probes.values(), *run.reconstruction.objects.values()):
+        assert np.isfinite(storage.data).all()
+    assert "no photon on any of the first 92 frames" in caplog.text

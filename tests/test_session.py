@@ -271,6 +271,17 @@ def test_a_scan_from_which_nothing_comes_any_more_is_ended_after_the_time_out(tm
     assert any(entry["do"] == "end" and "nothing came" in entry["reason"] for entry in result.schedule)
 
 
+def test_a_scan_from_which_nothing_came_at_all_ends_a_session_of_one(tmp_path: Path) -> None:
+    frames, places = messages()
+    begun = Stalled("s/data", frames[:1]), Stalled("s/positions", places[:1])
+    running = session(tmp_path, *begun, Metrics(), live={"timeout_s": 0.3})
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert running.results == []
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("single", "complex64"), ("double", "complex128")])
 def test_the_precision_asked_for_is_that_of_the_result(tmp_path: Path, precision: str, dtype: str) -> None:
     frames, places = messages()
