@@ -312,7 +312,7 @@ def _place(storage: Storage, lit: Any, start: Sequence[int]) -> tuple[slice, ...
 
 
 def _quotient(xp: Any, num: Any, den: Any, old: Any, inertia: Any) -> Any:
-    """num / den where anything to speak of was summed, elsewhere the old value; with `inertia`, which is in both sums, everywhere."""
+    """num / den where anything to speak of was summed, elsewhere the old value; with `inertia`, which both hold, everywhere."""
     if inertia > 0:
         num /= den
         return num
