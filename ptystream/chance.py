@@ -24,6 +24,12 @@ def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, _number_of(purpose), *numbers])))
 
 
+def of_drawing(seed: int, number: int) -> np.random.Generator:
+    """A generator for drawings and simulated frames, by a number instead of words: what was measured on them, and the limits
+    that tests hold it to, are for the very same pictures."""
+    return np.random.Generator(np.random.Philox(key=[seed, number]))
+
+
 def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint64]:
     """Four random words of 32 bits for each counter of four such words. Shape (…, 4)."""
     c = [counter[..., k] for k in range(4)]

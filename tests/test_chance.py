@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptystream.chance import generator, philox, uniform
+from ptystream.chance import generator, of_drawing, philox, uniform
 
 PI = [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], (0xA4093822, 0x299F31D0)
 
@@ -60,6 +60,12 @@ def test_a_generator_belongs_to_its_key_alone(other: tuple[Any, ...]) -> None:
     generator(3, "a", 1, 3).random(100)
     np.testing.assert_array_equal(generator(3, "a", 1, 2).random(4), first)
     assert not (generator(*other).random(4) == first).any()
+
+
+def test_drawings_have_keys_of_their_own() -> None:
+    drawn = [of_drawing(*key).random(3).tolist() for key in ((1, 2), (1, 2), (2, 2), (1, 3))]
+    assert drawn[0] == drawn[1]
+    assert len({tuple(numbers) for numbers in drawn}) == 3
 
 
 def test_nothing_else_makes_random_numbers() -> None:

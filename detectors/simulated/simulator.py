@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.chance import generator
+from ptystream.chance import of_drawing
 from ptystream.scan.positions import fermat_scan
 
 from ..zmq.sender import Sender
@@ -63,7 +63,7 @@ class Beamline:
 
     def pattern(self, number: int, truth: tuple[Any, Any] | None = None) -> NDArray[np.uint16]:
         """Counts of one frame, (y, x), zero frequency in the middle: Poisson, keyed by (seed, frame)."""
-        random = generator(self.seed, "photons", number)
+        random = of_drawing(self.seed, 1000 + number)
         counts = random.poisson(self.experiment(truth).intensity(number))
         return np.asarray(np.minimum(counts, 65534).astype(np.uint16))
 
@@ -92,7 +92,7 @@ def run(
     truth = (beamline.probe(), beamline.object())
     patterns = np.stack([beamline.pattern(k, truth) for k in range(beamline.frames)])
     places = beamline.positions_m()
-    random = generator(beamline.seed, "encoder")
+    random = of_drawing(beamline.seed, 3)
     n = beamline.samples_per_frame
     noise = random.normal(0.0, beamline.encoder_noise_m, (beamline.frames, n, 2))
     readings = places[:, None] + noise

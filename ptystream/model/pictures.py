@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from ptystream.chance import generator
+from ptystream.chance import of_drawing
 
 
 def _polar(shape: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -18,7 +18,7 @@ def _polar(shape: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.floa
 def flower(shape: tuple[int, int], seed: int = 0) -> NDArray[np.complex128]:
     """Transmission of a flower head, (y, x): petals in rings, veins, a seeded disc; matter has negative phase."""
     r, angle = _polar(shape)
-    random = generator(seed, "flower")
+    random = of_drawing(seed, 1)
     thickness = np.zeros(shape)
     for ring, (petals, reach) in enumerate(((8, 0.95), (11, 0.72), (14, 0.5))):
         turned = angle + 0.37 * ring
@@ -36,7 +36,7 @@ def flower(shape: tuple[int, int], seed: int = 0) -> NDArray[np.complex128]:
 def moon(shape: tuple[int, int], seed: int = 0) -> NDArray[np.complex128]:
     """A bright disc with craters and a curved wavefront, (y, x), to be scaled to photons: structure makes a good probe."""
     r, angle = _polar(shape)
-    random = generator(seed, "moon")
+    random = of_drawing(seed, 2)
     y, x = r * np.sin(angle), r * np.cos(angle)
     disc = 1 / (1 + np.exp((r - 0.42) * 55))
     surface = np.ones(shape)
@@ -53,7 +53,7 @@ def moon(shape: tuple[int, int], seed: int = 0) -> NDArray[np.complex128]:
 
 def tree(shape: tuple[int, int], seed: int = 0) -> NDArray[np.complex128]:
     """Transmission of a bare tree, (y, x): branches that fork and thin out; matter has negative phase."""
-    random = generator(seed, "tree")
+    random = of_drawing(seed, 3)
     rows, columns = (np.linspace(-1, 1, n) for n in shape)
     thickness = np.zeros(shape)
     branches = [(0.95, 0.0, -np.pi / 2, 0.55, 0.055)]

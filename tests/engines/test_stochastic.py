@@ -376,5 +376,5 @@ def test_the_brightest_pixel_is_found_wherever_it_goes(batch: int, seed: int, mo
         return found
 
     monkeypatch.setattr(Brightest, "peaks", compare)
-    engine.iterate(2)
+    engine.iterate(10)
     assert len(set(seen)) > 1
