@@ -157,6 +157,8 @@ class ML(TiledEngine):
         self._changes = 0
         self._shifting: str | None = None
         super().start(reconstruction, frames, context, state)
+        self._confined = {name for name, _ in self._probes() if self.p.probe_update_start < self.curiter}
+        """Probes that are inside their supports."""
         self.likelihood = Likelihood(self.on, reconstruction, frames, self.sight, context.ranks)
         if (state or {}).get("float_intensities") is not None:
             self.likelihood.scale = self.on.put(np.asarray((state or {})["float_intensities"], self.real))
@@ -173,12 +175,15 @@ class ML(TiledEngine):
 
     def configure(self, parameters: Any) -> None:
         """See `ptystream.engine.Engine.configure`. The next direction is the gradient's."""
+        if any(getattr(parameters, name) != getattr(self.p, name) for name in ("probe_support", "probe_fourier_support")):
+            self._confined.clear()
         super().configure(parameters)
         self._forget()
 
     def restart(self) -> None:
         """See `ptystream.engine.Engine.restart`."""
         super().restart()
+        self._confined.clear()
         self._forget()
 
     def state(self) -> Mapping[str, Any]:
@@ -248,6 +253,8 @@ class ML(TiledEngine):
         self.likelihood.configure(self.p)
         self._straighten()
         do_probe = self.p.probe_update_start <= self.curiter
+        if do_probe:
+            self._confine()
         found = self.likelihood.descend(visited, probes=do_probe)
         rows = found.rows
         self._there = int(self.context.ranks.total(np.array([sum(map(len, self.tiles))]))[0])
@@ -286,6 +293,17 @@ class ML(TiledEngine):
 
     def _objects(self) -> list[Any]:
         return [storage.data for storage in self.reconstruction.objects.values()]
+
+    def _confine(self) -> None:
+        """Bring probes into their supports before they are first updated: gradients keep to these, so they stay there."""
+        for name, storage in self._probes():
+            if name in self._confined:
+                continue
+            self._confined.add(name)
+            inside = support(self.on, storage.data, self.p)
+            if (inside != storage.data).any():
+                storage.data = inside
+                self._forget()
 
     def _taken_back(self, cost: float) -> bool:
         """Whether the last step made the cost larger; a part of it then is taken back."""

@@ -29,7 +29,7 @@ class EngineParameters(Branch):
     probe_support: float | None = parameter(0.7, lower=0.0)
     """Valid probe area as fraction of the probe frame
 
-    A disc about the frame's middle, applied after each update of the probe; None: no support."""
+    A disc about the frame's middle, outside of which the probe is 0 from its first update on; None: no support."""
 
     probe_fourier_support: float | None = parameter(None, lower=0.0)
     """Valid probe area in frequency space as fraction of the probe frame

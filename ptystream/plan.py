@@ -83,6 +83,7 @@ def make_plan(
         epochs = EpochMap(root.live.epochs, list(sources))
         entries.append(ScanEntry(scan.label, _maker(scan, models[scan.label], settings, pool, root, savers), epochs))
     _warn(configuration)
+    _warn_of_transforms(configuration)
     device, reason = choose(root.device, threads)
     context = Context(
         device=device, threads=threads, seed=root.seed, precision=root.data_type, fft=configuration.scans[0].parameters.ffttype
@@ -107,6 +108,14 @@ def make_plan(
         device=reason if ranks is None else f"{ranks.size} ranks; {reason}",
         close=partial(_wait, savers),
     )
+
+
+def _warn_of_transforms(configuration: Configuration) -> None:
+    first, *others = configuration.scans
+    for scan in others:
+        if scan.parameters.ffttype != first.parameters.ffttype:
+            told = scan.label, scan.parameters.ffttype, first.parameters.ffttype, first.label
+            log.warning("scans.%s.ffttype: %s: all scans of a run use %s, as the first one, %s, does", *told)
 
 
 def transport_of(source: SourceConfiguration, name: str, decoder: Any, root: RootParameters) -> Any:

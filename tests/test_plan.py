@@ -15,7 +15,7 @@ from ptystream.model.parameters import FullParameters
 from ptystream.model.scan_model import Full
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
-from ptystream.plan import geometry_of, models_of, warm_up
+from ptystream.plan import geometry_of, make_plan, models_of, warm_up
 from ptystream.run import EngineEntry
 from ptystream.scan.parameters import PtyScanParameters
 from ptystream.scan.ptyscan import PtyScan
@@ -48,6 +48,15 @@ def test_the_geometry_is_that_of_the_parameters() -> None:
     rebinned = geometry_of(configuration(data={"rebin": 2}).scans[0])
     assert rebinned.shape == (16, 16)
     assert rebinned.pixel_size_m == pytest.approx((BEAM.pixel_m,) * 2)
+
+
+def test_scans_with_another_transform_are_told_that_the_first_ones_counts(caplog: pytest.LogCaptureFixture) -> None:
+    data = {**SOURCE, "positions": SOURCE_OF_POSITIONS}
+    for kind, said in (("numpy", True), ("scipy", False)):
+        caplog.clear()
+        plan = make_plan(configuration(t={"name": "Full", "ffttype": kind, "data": data}))
+        assert plan.context.fft == "scipy"
+        assert ("scans.t.ffttype: numpy: all scans of a run use scipy, as the first one, s, does" in caplog.text) == said
 
 
 @pytest.mark.parametrize(

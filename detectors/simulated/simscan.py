@@ -116,6 +116,8 @@ class SimParameters(SimulatedParameters):
     def _estimate(cls, value: Any) -> Any:
         if isinstance(value.model, str) and value.model == "stxm":
             raise ValueError("model: 'stxm' is an estimate from frames; a simulation makes them, so say what it shall show")
+        if getattr(value, "stxm", None) is not None and value.stxm.label is not None:
+            raise ValueError(f"stxm.label: {value.stxm.label!r}: whose frames to estimate from; a simulation estimates nothing")
         return value
 
     @field_validator("detector", mode="before")

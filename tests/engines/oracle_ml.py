@@ -174,6 +174,10 @@ def ml(q: Problem, iterations: int, p: dict[str, Any], trust: np.ndarray | None 
         do_probe = iteration >= p["probe_update_start"]
         if iteration == p["subpix_start"]:
             old_o, old_p, before = None, None, None
+        if iteration == p["probe_update_start"]:
+            inside = support(q.probe, p)
+            if (inside != q.probe).any():
+                q.probe, old_o, old_p, before = inside, None, None, None
         costs = model.costs(q.probe, q.object)
         whole = costs.sum() + model.prior(q.object)
         q.errors.append([0.0, costs.mean() / q.probe[0].size, 0.0])

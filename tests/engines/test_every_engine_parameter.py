@@ -200,6 +200,10 @@ def outcome(engine: str, text: str) -> str:
     return digest(held, run.history(), infos, done, run.refined(), run.local_errors(), run.positions())
 
 
+def test_every_engine_has_its_lines_here() -> None:
+    assert set(plugins("engines")) == set(ENGINES)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_parameter_of_an_engine_has_a_line_here(engine: str) -> None:
     declared = set(leaves(plugins("engines")[engine].Parameters)) - {"name"}

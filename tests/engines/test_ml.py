@@ -12,6 +12,7 @@ from test_dm import FRAMES, SIDE, add, problem
 from test_dm import Store as PlainStore
 
 from ptystream.engine import Context
+from ptystream.engines.constraints import disc
 from ptystream.engines.likelihood import LIKELIHOODS
 from ptystream.engines.ml import ML
 from ptystream.reconstruction import PodTable, Reconstruction, Storage
@@ -309,9 +310,26 @@ def test_a_withdrawn_frame_leaves_the_sums_and_a_moved_one_counts_at_its_new_pla
     np.testing.assert_allclose(moved.iterate(3).errors, start(straight, **p).iterate(3).errors, rtol=1e-8)
 
 
+def test_from_its_first_update_on_a_probe_is_inside_its_support() -> None:
+    """Not its gradient alone: what it began with outside of it goes."""
+    engine = start(problem(), **parameters(probe_update_start=1, probe_support=0.4))
+    outside = disc(engine.shape, 0.4, np.dtype(float)) == 0
+    engine.iterate(1)
+    assert np.abs(held(engine)[0][:, outside]).min() > 0
+    engine.iterate(2)
+    assert not held(engine)[0][:, outside].any()
+    engine.restart()
+    assert held(engine)[0][:, outside].any()
+    engine.iterate(1)
+    assert not held(engine)[0][:, outside].any()
+    engine.configure(engine.Parameters(**parameters(probe_update_start=1, probe_support=0.2)))
+    engine.iterate(1)
+    assert not held(engine)[0][:, disc(engine.shape, 0.2, np.dtype(float)) == 0].any()
+
+
 @pytest.mark.parametrize("what", ["frame", "mask"])
 def test_counts_and_masks_that_change_are_seen_at_the_next_iteration(what: str) -> None:
-    p = parameters(ML_type="poisson", reg_del2=True)
+    p = parameters(ML_type="poisson", reg_del2=True, probe_support=None)
     engine, q = start(problem(), **p), problem()
     engine.iterate(1)
     if what == "frame":

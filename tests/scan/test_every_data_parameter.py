@@ -153,7 +153,7 @@ ELSEWHERE = {
     "hot_pixels": "wants 32 frames: test_ptyscan.py",
     "idle_s": "seconds: tests/detectors/ptyd/test_ptyd_scan.py",
     "block_wait_s": "seconds: tests/detectors/simulated/test_moonflower.py",
-    "sample.stxm.label": "of a model that needs frames, which a simulation refuses: tests/detectors/simulated/test_simscan.py",
+    "sample.stxm.label": "whose frames to estimate from, which a simulation refuses: tests/detectors/simulated/test_simscan.py",
 }
 
 

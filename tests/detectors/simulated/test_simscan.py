@@ -216,6 +216,7 @@ def test_verbose_level_says_how_much_is_told(caplog: pytest.LogCaptureFixture) -
         ({"pos_scale": []}, "data.pos_scale"),
         ({"verbose_level": 9}, "data.verbose_level"),
         ({"illumination": {"model": "stxm"}}, "data.illumination: "),
+        ({"sample": {"stxm": {"label": "other"}}}, "data.sample: "),
         ({"sample": "nowhere.ptyr"}, "nowhere.ptyr"),
         ({"propagation": "middle"}, "data.propagation"),
     ],
