@@ -472,7 +472,7 @@ class Session:
     @property
     def _silence(self) -> str:
         """Why a scan is over that the time-out ended."""
-        return f"nothing came for {self.plan.timeout_s:g} s"
+        return f"nothing came for {self.plan.timeout_s or 0:g} s"
 
     def _another(self, run: Run) -> bool:
         """Whether frames of a later run have come."""
