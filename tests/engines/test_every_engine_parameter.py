@@ -166,7 +166,7 @@ class Curves:
     def revisions(self) -> tuple[()]:
         return ()
 
-    def take(self, limit: int) -> Any:
+    def take(self, limit: int, ranks: int = 1) -> Any:
         return EOS if self.over else WAIT
 
 

@@ -235,9 +235,6 @@ def _acquired(home: Path, source: str, given: dict[str, Any], heard: Heard) -> s
             else:
                 buffer.changed(-1, 0.002)
 
-    def all_prepared(answer: Signal) -> bool:
-        return buffer.ledger.prepared >= buffer.ledger.distinct
-
     while buffer.ended is None:
         assert time.monotonic() < ended, "the source does not end"
         try:
@@ -251,7 +248,10 @@ def _acquired(home: Path, source: str, given: dict[str, Any], heard: Heard) -> s
         took.append("message")
         for event in channel.decoder.feed(message):
             buffer.feed("data", event, 0)
-        take(all_prepared)
+        while buffer.ledger.prepared < buffer.ledger.distinct:  # so that blocks do not depend on threads
+            assert time.monotonic() < ended, "frames are not prepared"
+            buffer.changed(-1, 0.002)
+        take(lambda answer: True)
     take(lambda answer: answer is EOS)
     if source == "PtydScan":
         took = [part for part in took if part != "nothing"]  # as often as the file was looked at
