@@ -3,7 +3,7 @@
 Engines are those of the entry points, with their defaults unless the case says otherwise. The transforms of one iteration are
 recorded as they are called and then run alone: as many, of the same shapes, on as many threads, in turn with the engine's
 iterations, so that what else the machine does enters both alike. One core: time of the process on its cores; several: the
-clock's. Ratios are medians over the pairs, in brackets the fastest iteration over the fastest run of the transforms.
+clock's. Ratios are medians over the pairs, in brackets their quartiles.
 
 Growing: one engine gets its frames in blocks, with an iteration after each block (`numiter_contiguous: 1`, what a live loop
 does), another one all at once; both do the same iterations in turn. A frame-iteration is a frame that is present at an iteration.
@@ -38,7 +38,7 @@ from scans import Scan, bragg_scan, flat_scan
 REACH, GROWING_REACH = 3.0, 1.2
 FRAMES = {128: (400, 25), 256: (120, 15)}
 """By side: frames, and how many come at a time."""
-VOLUMES = {128: (24, 3), 256: (12, 2)}
+VOLUMES = {128: (40, 4), 256: (16, 2)}
 """The same of rocking curves."""
 CORES = len(os.sched_getaffinity(0))
 
@@ -74,9 +74,9 @@ class Case:
         """Frames that come at a time."""
         return (VOLUMES if self.kind == "bragg" else FRAMES)[side][1]
 
-    def transforms_again(self) -> float:
-        """Seconds on one core that a transform of 128² takes more or less in all; for the estimate."""
-        return {"ML": 4.0, "MLOPR": 8.0, "DMOPR": 8.0}.get(self.engine, 3.0)
+    def transforms(self) -> int:
+        """About how many times the transform of a frame an iteration takes, over two; for the estimate of the time."""
+        return {"EPIE": 3, "ML": 5, "MLOPR": 8}.get(self.engine, 4)
 
 
 CASES = (
@@ -137,24 +137,25 @@ def recorded() -> Iterator[Counter[tuple[int, ...]]]:
         yield calls
 
 
-def bare(calls: Counter[tuple[int, ...]], threads: int, depth: int = 0) -> Callable[[], Any]:
-    """These transforms alone, in buffers that stay in a core's cache; `depth`: as transforms over so many slices as well."""
-    axes = (-3, -2, -1) if depth else (-2, -1)
-    shares = [
-        [(np.ones(shape, np.complex64), n // threads + (part < n % threads)) for shape, n in calls.items()]
-        for part in range(threads)
-    ]
+class Bare:
+    """Transforms alone, in buffers that stay in a core's cache; with `depth` over so many slices as well."""
 
-    def work(share: list[tuple[Any, int]]) -> None:
+    def __init__(self, threads: int, depth: int = 0) -> None:
+        self.threads, self.depth, self._pool = threads, depth, ThreadPoolExecutor(threads)
+
+    def of(self, calls: Counter[tuple[int, ...]]) -> Callable[[], Any]:
+        """Those that were recorded, on the threads."""
+        shares = [
+            [(np.ones(shape, np.complex64), n // self.threads + (part < n % self.threads)) for shape, n in calls.items()]
+            for part in range(self.threads)
+        ]
+        return (lambda: self._work(shares[0])) if self.threads == 1 else lambda: list(self._pool.map(self._work, shares))
+
+    def _work(self, share: list[tuple[Any, int]]) -> None:
         for buffer, times in share:
-            stack = buffer.reshape(-1, depth, *buffer.shape[-2:]) if depth else buffer
+            stack = buffer.reshape(-1, self.depth, *buffer.shape[-2:]) if self.depth else buffer
             for _ in range(times):
-                scipy.fft.fftn(stack, axes=axes, norm="ortho", overwrite_x=True, workers=1)
-
-    if threads == 1:
-        return lambda: work(shares[0])
-    pool = ThreadPoolExecutor(threads)
-    return lambda: list(pool.map(work, shares))
+                scipy.fft.fftn(stack, axes=range(-3 if self.depth else -2, 0), norm="ortho", overwrite_x=True, workers=1)
 
 
 def seconds(work: Callable[[], Any], threads: int) -> float:
@@ -178,25 +179,25 @@ class Found:
         return float(np.median(np.divide(self.engine, self.alone)))
 
     @property
-    def fastest(self) -> float:
-        """Of the fastest."""
-        return min(self.engine) / min(self.alone)
+    def quartiles(self) -> str:
+        """Within which half of the pairs lie."""
+        return "{:.2f}-{:.2f}".format(*np.quantile(np.divide(self.engine, self.alone), [0.25, 0.75]))
 
 
 def complete(case: Case, scan: Scan, threads: int, repeats: int) -> tuple[Found, float]:
-    """(pairs, transforms per frame and mode)."""
-    engine = started(case, scan, threads)
+    """(pairs, transforms per frame and mode); of iterations with as many transforms as most: ML has others now and then."""
+    engine, alone = started(case, scan, threads), Bare(threads, len(scan.probe) if scan.bragg else 0)
     engine.iterate(3)
-    with recorded() as calls:
-        engine.iterate(1)
-    work = bare(calls, threads, len(scan.probe) if scan.bragg else 0)
-    found = Found([], [])
+    engines, transforms, numbers = [], [], []
     for _ in range(repeats):
-        found.engine.append(seconds(lambda: engine.iterate(1), threads))
-        found.alone.append(seconds(work, threads))
+        with recorded() as calls:
+            engines.append(seconds(lambda: engine.iterate(1), threads))
+        transforms.append(seconds(alone.of(calls), threads))
+        numbers.append(sum(n * int(np.prod(shape[:-2])) for shape, n in calls.items()))
     engine.finish()
-    planes = sum(n * int(np.prod(shape[:-2])) for shape, n in calls.items())
-    return found, planes / len(scan) / (scan.modes if scan.bragg is None else len(scan.probe))
+    usual = max(numbers, key=numbers.count)
+    found = Found(*([v for v, n in zip(values, numbers, strict=True) if n == usual] for values in (engines, transforms)))
+    return found, usual / len(scan) / (scan.modes if scan.bragg is None else len(scan.probe))
 
 
 def growing(case: Case, scan: Scan, block: int, threads: int) -> Found:
@@ -228,11 +229,10 @@ def table(cases: list[Case], sides: list[int], modes: list[int], cores: list[int
         for count in (modes if case.kind != "bragg" else [1])
         for threads in (cores if case.threaded else [1])
     ]
-    costs = [
-        case.transforms_again() * (3 + 2 * repeats + 14 * rounds) * count * 0.07 * (1.5 if side == 256 else 1) for case, side, count, _ in lines
-    ]
+    work = 3 + 2 * repeats + 14 * rounds  # iterations of a line, more or less
+    costs = [c.transforms() * work * count * (0.11 if side == 256 else 0.07) for c, side, count, _ in lines]
     print(f"{len(lines)} lines, in about {sum(costs) / 60:.0f} min on an idle machine", file=sys.stderr)
-    print("engine                  side modes cores  FFTs   ms/frame  x FFTs (fastest)   growing x complete")
+    print("engine                  side modes cores  FFTs   ms/frame  x FFTs (quartiles)   growing x complete")
     missed, scans = False, {}
     for number, (case, side, count, threads) in enumerate(lines):
         key = case.kind, side, count
@@ -241,7 +241,7 @@ def table(cases: list[Case], sides: list[int], modes: list[int], cores: list[int
         scan = scans[key]
         found, ffts = complete(case, scan, threads, repeats)
         late = "" if found.ratio <= REACH else f"  above {REACH}"
-        told = f"{1e3 * float(np.median(found.engine)) / len(scan):9.3f} {found.ratio:8.2f} ({found.fastest:.2f})"
+        told = f"{1e3 * float(np.median(found.engine)) / len(scan):9.3f} {found.ratio:8.2f} ({found.quartiles})"
         if rounds:
             grown = [growing(case, scan, case.block(side), threads) for _ in range(rounds)]
             ratio = float(np.median([g.ratio for g in grown]))

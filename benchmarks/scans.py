@@ -58,9 +58,7 @@ class Scan:
         """With what a run decides once."""
         totals = self.counts.sum(axis=(1, 2), dtype=np.float64)
         pixels = float(np.prod(self.counts.shape[1:]))
-        return Context(
-            threads=threads, mean_photons=float(totals.mean()) / pixels, brightest_photons=float(totals.max())
-        )
+        return Context(threads=threads, mean_photons=float(totals.mean()) / pixels, brightest_photons=float(totals.max()))
 
     def begin(self) -> Reconstruction:
         """Nothing but the probe and an empty object that a first frame will make grow."""
@@ -77,7 +75,7 @@ class Scan:
     def add(self, made: Reconstruction, first: int, stop: int) -> Any:
         """Rows of the frames [first, stop); probe and object grow."""
         count, (height, width), corner = stop - first, self.probe.shape[-2:], self.corner[first:stop]
-        low, high = corner.min(axis=0), corner.max(axis=0) + (height, width)
+        low, high = corner.min(axis=0), corner.max(axis=0) + np.array([height, width])
         made.objects["S"].grow((int(low[0]), int(low[1])), (int(high[0]), int(high[1])))
         probe = made.probes["S"]
         if self.per_frame and stop * self.modes > len(probe.data):
