@@ -5,6 +5,8 @@ recorded as they are called and then run alone: as many, of the same shapes, on 
 iterations, so that what else the machine does enters both alike. One core: time of the process on its cores; several: the
 clock's. Ratios are medians over the pairs, in brackets their quartiles.
 
+BLAS, which the OPR engines use, has one thread.
+
 Growing: one engine gets its frames in blocks, with an iteration after each block (`numiter_contiguous: 1`, what a live loop
 does), another one all at once; both do the same iterations in turn. A frame-iteration is a frame that is present at an iteration.
 The time of the growing one has its taking in of blocks and the growing of its canvas in it.
@@ -14,6 +16,9 @@ from __future__ import annotations
 
 import argparse
 import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported: idle threads of BLAS would count as work
+
 import resource
 import subprocess
 import sys
