@@ -337,7 +337,7 @@ def _place(storage: Storage, lit: Any, start: Sequence[int]) -> tuple[slice, ...
 def _quotient(xp: Any, num: Any, den: Any, old: Any, inertia: Any) -> Any:
     """num / den where anything was summed, elsewhere the old value; with `inertia`, which is in both sums, everywhere."""
     if inertia > 0:
-        num *= den.dtype.type(1) / den  # a complex quotient would take three times as long
+        num *= den.dtype.type(1) / den  # a complex quotient takes four times as long
         return num
     lit = den > 0
     return xp.where(lit, num / xp.where(lit, den, den.dtype.type(1)), old)
