@@ -64,9 +64,11 @@ class Conjugate:
         direction = steep
         if beta > 0:
             direction = {
-                name: field + field.real.dtype.type(beta) * self._placed(self._direction, name, field, storages)
+                name: self._placed(self._direction, name, field, storages) * field.real.dtype.type(beta)
                 for name, field in steep.items()
             }
+            for name, field in steep.items():
+                direction[name] += field
             if sum(inner(gradient[name], field) for name, field in direction.items()) >= 0:
                 direction = steep
         direction = self.within(direction)

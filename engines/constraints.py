@@ -16,13 +16,13 @@ from .tiles import Tile
 
 
 def support(on: Backend, probe: Any, p: Any) -> Any:
-    """The probe (layer, y, x) inside its discs in frequency space and then in real space."""
+    """The probe (layer, y, x) inside its discs in frequency space and then in real space; may be changed in place."""
     real = probe.real.dtype
     if p.probe_fourier_support is not None:
         inside = disc_of_frequencies(probe.shape[-2:], p.probe_fourier_support, real)
         probe = on.ifft2(on.fft2(probe) * on.put(inside))
     if p.probe_support is not None:
-        probe = probe * on.put(disc(probe.shape[-2:], p.probe_support, real))
+        probe *= on.put(disc(probe.shape[-2:], p.probe_support, real))
     return probe
 
 

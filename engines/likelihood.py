@@ -84,7 +84,8 @@ class Likelihood:
         def work(part: int, share: Sequence[Tile]) -> tuple[Sums, Sums]:
             objects, beams = self.sight.empty_sums(), self._empty_probes(own) if probes else []
             for number, tile in enumerate(share):
-                self._descend(tile, objects, beams, cost, fits, expect=number % EXPECT_EVERY == 0)
+                place = part + number * self.on.sweeper.partial_sums
+                self._descend(tile, objects, beams, cost, fits, expect=place % EXPECT_EVERY == 0)
             return objects, beams
 
         parts = self.on.sweeper.sweep(tiles, work)

@@ -6,9 +6,11 @@ Odstrcil et al., Opt. Express 24, 8360 (2016). The model OPRModel gives each fra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ptystream.engine import Context
 from ptystream.params.base import Branch, parameter
@@ -26,6 +28,16 @@ from .tiles import Tile
 
 PRESENT = 1e-6
 """Part of the largest squared singular value from which on probes are taken to have a dimension: what single precision tells."""
+SPARE = 7
+"""Directions that the search for a subspace has beside those that are wanted: the more, the fewer passes."""
+PASSES = 40
+"""At most, over the probes."""
+STILL = 0.8
+"""A pass that leaves more than so much of what had to change was the last: the rest is rounding, or no matter."""
+
+
+Basis = tuple[Any, Any]
+"""(U (frame, dimension), U† P (dimension, pixel)) of probes P (frame, pixel): see `leading`."""
 
 
 class SubspaceParameters(Branch):
@@ -71,12 +83,11 @@ class LowRank(TiledEngine):
     def _dimensions(self) -> int:
         return int(self.p.subspace_dim) if self.curiter >= self.p.subspace_start else 1
 
-    def _constrain(self, storage: Storage, data: Any) -> Any:
-        dimensions = self._dimensions()
-        if storage.modes_per_frame:
-            for mode in range(storage.modes_per_frame):
-                data[mode :: storage.modes_per_frame] = projected(self.on, data[mode :: storage.modes_per_frame], dimensions)
-        return data
+    def _constrain(self, storage: Storage, data: Any) -> list[Basis]:
+        """Project the probes, in place; what they are in for each mode."""
+        return [
+            project(self.on, data[mode :: storage.modes_per_frame], self._dimensions()) for mode in range(storage.modes_per_frame)
+        ]
 
 
 class DMOPR(LowRank, DM):
@@ -116,6 +127,8 @@ class MLOPR(LowRank, ML):
         """See `LowRank.start`."""
         self._kept: tuple[int, ...] = ()
         self._started: dict[str, Any] = {}
+        self._bases: dict[str, tuple[Any, list[Basis]]] = {}
+        """Probes as they were projected last, and what they are in for each mode."""
         super().start(reconstruction, frames, context, state)
 
     def _iteration(self, visited: Sequence[Tile]) -> Descent:
@@ -143,10 +156,14 @@ class MLOPR(LowRank, ML):
     def _within(self, fields: Fields) -> dict[str, Any]:
         found = super()._within(fields)
         for name, storage in self._own():
-            if name in found:
-                field, modes = found[name], storage.modes_per_frame
-                for mode in range(modes):
-                    field[mode::modes] = tangent(self.on, storage.data[mode::modes], field[mode::modes], self._dimensions())
+            if name not in found:
+                continue
+            modes, dimensions = storage.modes_per_frame, self._dimensions()
+            if name not in self._bases or self._bases[name][0] is not storage.data:
+                parts = (storage.data[mode::modes].reshape(len(storage.data) // modes, -1) for mode in range(modes))
+                self._bases[name] = storage.data, [leading(self.on, part, dimensions) for part in parts]
+            for mode, basis in enumerate(self._bases[name][1]):
+                keep_tangent(self.on, basis, found[name][mode::modes], dimensions)
         return found
 
     def _own(self) -> list[tuple[str, Storage]]:
@@ -154,38 +171,89 @@ class MLOPR(LowRank, ML):
         return [(name, storage) for name, storage in self._probes() if storage.modes_per_frame]
 
     def _retract(self) -> None:
-        for _, storage in self._own():
-            storage.data = self._constrain(storage, storage.data)
+        for name, storage in self._own():
+            self._bases[name] = storage.data, self._constrain(storage, storage.data)
 
 
-def projected(on: Backend, probes: Any, dimensions: int) -> Any:
-    """The closest probes (frame, y, x) that lie in `dimensions` dimensions: the leading terms of a singular value
-    decomposition, from the eigenvectors of their inner products."""
-    xp, flat = on.xp, probes.reshape(len(probes), -1)
-    if dimensions >= len(flat):
-        return probes
-    products = flat @ flat.conj().T
-    leading = xp.linalg.eigh(products.astype(np.complex128))[1][:, -dimensions:].astype(flat.dtype)
-    return (leading @ (leading.conj().T @ flat)).reshape(probes.shape)
+def project(on: Backend, probes: Any, dimensions: int) -> Basis:
+    """Put probes (frame, y, x) to the closest ones that lie in `dimensions` dimensions, in place: the leading terms of a
+    singular value decomposition."""
+    basis = leading(on, probes.reshape(len(probes), -1), dimensions)
+    if dimensions < len(probes):
+        _spread(on, *basis, probes)
+    return basis
 
 
-def tangent(on: Backend, probes: Any, change: Any, dimensions: int) -> Any:
-    """The part of a `change` of probes, (frame, y, x) both, along which they stay in `dimensions` dimensions to first order.
+def keep_tangent(on: Backend, basis: Basis, change: Any, dimensions: int) -> None:
+    """Keep of a `change` (frame, y, x), in place, the part along which probes of this basis stay in `dimensions` dimensions to
+    first order.
 
     With U and V the probes' singular vectors: U U† X + X V V† - U U† X V V†, and of what is left, where the probes have fewer
     dimensions than they may, its closest in as many as they lack.
     """
-    xp, flat, x = on.xp, probes.reshape(len(probes), -1), change.reshape(len(change), -1)
-    if dimensions >= len(flat):
-        return change
-    powers, vectors = xp.linalg.eigh((flat @ flat.conj().T).astype(np.complex128))
-    powers, vectors = powers[-dimensions:], vectors[:, -dimensions:]
-    there = powers > PRESENT * powers[-1]
-    u = vectors[:, there].astype(flat.dtype)
-    v = (u.conj().T @ flat) / xp.sqrt(powers[there]).astype(flat.real.dtype)[:, None]
-    along = u @ (u.conj().T @ x)
-    rest = x - along
-    inside = (rest @ v.conj().T) @ v
-    found = (along + inside).reshape(change.shape)
-    lacking = dimensions - int(there.sum())
-    return found if not lacking else found + projected(on, (rest - inside).reshape(change.shape), lacking)
+    if dimensions >= len(change):
+        return
+    xp, (left, right), x = on.xp, basis, change.reshape(len(change), -1)
+    sizes = xp.linalg.norm(right, axis=1)
+    there = sizes**2 > PRESENT * sizes.max() ** 2
+    u, v = left[:, there], right[there] / sizes[there, None]
+    across, beside = u.conj().T @ x, x @ v.conj().T
+    beside -= u @ (across @ v.conj().T)
+    lacking, rest = dimensions - int(there.sum()), None
+    if lacking:
+        rest = (x - u @ across - beside @ v).reshape(change.shape)
+        project(on, rest, lacking)
+    _spread(on, xp.concatenate([u, beside], axis=1), xp.concatenate([across, v]), change)
+    if rest is not None:
+        change += rest
+
+
+def _spread(on: Backend, left: Any, right: Any, out: Any) -> None:
+    """out (frame, y, x) = left @ right, on the threads."""
+    size = max(1, on.tile_bytes // out[0].nbytes)
+
+    def work(part: int, share: Sequence[slice]) -> None:
+        for rows in share:
+            out[rows] = (left[rows] @ right).reshape(out[rows].shape)
+
+    on.sweeper.sweep([slice(first, first + size) for first in range(0, len(out), size)], work)
+
+
+def leading(on: Backend, rows: Any, dimensions: int) -> Basis:
+    """(U (row, dimension), U† rows): the left singular vectors of the largest singular values of `rows` (row, pixel), the
+    largest first, and what the rows are in them.
+
+    Subspace iteration with a few directions to spare: Halko, Martinsson & Tropp, SIAM Review 53, 217 (2011). It costs a few
+    products with as many columns, where all inner products of frames would cost their number squared. It ends where U U† rows
+    no longer changes in the precision at hand, or after `PASSES`: among singular values that are nearly the same any
+    choice is nearly the best.
+    """
+    xp, spare = on.xp, min(len(rows), dimensions + SPARE)
+    wide, precise = rows.dtype, np.dtype(np.complex128)
+    tolerance = 20 * float(np.finfo(wide).eps)
+    image, before = rows @ on.put(directions(rows.shape[1], spare).astype(wide)), np.inf
+    for _ in range(PASSES):
+        basis = xp.linalg.qr(image.astype(precise))[0].astype(wide)
+        seen = basis.conj().T @ rows
+        powers, turn = xp.linalg.eigh((seen @ seen.conj().T).astype(precise))
+        powers, turn = powers[::-1][:dimensions], turn[:, ::-1][:, :dimensions].astype(wide)
+        left, right = basis @ turn, turn.conj().T @ seen
+        if spare == len(rows):
+            break
+        image = rows @ seen.conj().T
+        # rows rows† U - U Λ is, to first order, what U still turns by, times Λ
+        rest = xp.linalg.norm(image @ turn - left * powers, axis=0) ** 2
+        missing = xp.where(powers > tolerance * powers[0], rest / xp.maximum(powers, 1e-300), 0).sum()
+        moved = float(xp.sqrt(missing / xp.maximum(powers[0], 1e-300)))
+        if moved <= tolerance or moved > STILL * before:
+            break
+        before = moved
+    return left, right
+
+
+@lru_cache(maxsize=4)
+def directions(pixels: int, count: int) -> NDArray[np.complex128]:
+    """Where the search for a subspace begins: random numbers (pixel, direction), always the same."""
+    random = np.random.Generator(np.random.Philox(0))
+    made: NDArray[np.complex128] = random.normal(size=(pixels, count)) + 1j * random.normal(size=(pixels, count))
+    return made

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,9 @@ LEAST = 1e-30
 """Σ|P|² or Σ|O|² below it, from numbers at the end of single precision, says nothing: a quotient by it may be infinite."""
 
 
+T = TypeVar("T")
+
+
 class Overlap:
     """Updates of object and probe; `begin` says which tiles an iteration visits.
 
@@ -44,15 +47,14 @@ class Overlap:
         """Frames visited since it was summed over all."""
 
     def constrain(self, storage: Storage, data: Any) -> Any:
-        """What an engine asks of a probe (layer, y, x) that was updated, before its supports; here nothing."""
-        return data
+        """What an engine asks of a probe (layer, y, x) that was updated, in place, before its supports; here nothing."""
 
     def confine(self, storage: Storage, lit: Any) -> None:
         """What an engine does to an object that was updated, in place; `lit`: its illumination. Here nothing."""
 
     def supported(self, storage: Storage, data: Any, den: Any) -> Any:
-        """A probe (layer, y, x) that was updated as a quotient by `den`, inside its supports."""
-        return support(self.on, self.constrain(storage, data), self.p)
+        """Layers (layer, y, x) of a probe that was updated as a quotient by `den`, inside its supports."""
+        return support(self.on, data, self.p)
 
     def forget(self) -> None:
         """The probes were replaced: their next change is not to be measured against the old ones."""
@@ -162,25 +164,60 @@ class Overlap:
             num, den = self._total(parts, number)
             views, others = self._views[number], self._other_views[number]
             resting = 0.0 if storage.modes_per_frame else others / max(views, 1)
-            held = real(self.p.probe_inertia * (views + others) / storage.layers) + den * real(resting)
-            den += held
+            held = real(self.p.probe_inertia * (views + others) / storage.layers)
+            if resting:
+                held = held + den * real(resting)
             pull = self.p.probe_inertia if views + others else 0.0
-            if self.sight.subpix == "fourier":
-                change = _quotient(xp, num.copy(), den, xp.zeros_like(num), pull)
-                data = storage.data + self._on_line(number, num, change, held) * change
-            else:
-                num += (held if self.sight.subpix is None else den) * storage.data
-                data = _quotient(xp, num, den, storage.data, pull)
-            found.append((data, den))
+            found.append((self._followed(number, storage, num, den, xp.broadcast_to(held, den.shape), pull), den))
         disperse(xp, self.reconstruction.probe_dispersion, list(self.reconstruction.probes), found)
         changes = []
         for (data, den), (name, storage) in zip(found, self.reconstruction.probes.items(), strict=True):
-            storage.data = self.supported(storage, data, den)
+            self.constrain(storage, data)
             before = self._previous.get(name)
-            step = storage.data if before is None else storage.data[: len(before)] - before
-            changes.append(xp.vdot(step, step).real / xp.maximum(xp.vdot(storage.data, storage.data).real, 1e-30))
-            self._previous[name] = storage.data.copy()
+            step, power = self._settled(storage, data, den, before)
+            changes.append(step / max(power, 1e-30))
+            self._previous[name] = storage.data = data
         return math.sqrt(float(sum(changes)) / len(changes))
+
+    def _followed(self, number: int, storage: Storage, num: Any, den: Any, held: Any, pull: float) -> Any:
+        """A probe after its step, before its supports; `held` is added to `den`."""
+        xp = self.on.xp
+        if self.sight.subpix == "fourier":
+            den += held
+            change = _quotient(xp, num.copy(), den, xp.zeros_like(num), pull)
+            return storage.data + self._on_line(number, num, change, held) * change
+
+        def follow(layers: slice) -> None:
+            n, d, old = num[layers], den[layers], storage.data[layers]
+            d += held[layers]
+            n += (held[layers] if self.sight.subpix is None else d) * old
+            num[layers] = _quotient(xp, n, d, old, pull)
+
+        self._by_layers(storage, follow)
+        return num
+
+    def _settled(self, storage: Storage, data: Any, den: Any, before: Any) -> tuple[float, float]:
+        """Bring a probe inside its supports, in place; returns (Σ |its change|², Σ |it|²)."""
+        xp = self.on.xp
+
+        def settle(layers: slice) -> tuple[Any, Any]:
+            data[layers] = new = self.supported(storage, data[layers], den[layers])
+            old = None if before is None else before[layers]
+            step = new if old is None else new[: len(old)] - old
+            return xp.vdot(step, step).real, xp.vdot(new, new).real
+
+        parts = self._by_layers(storage, settle)
+        return float(sum(step for step, _ in parts)), float(sum(power for _, power in parts))
+
+    def _by_layers(self, storage: Storage, work: Callable[[slice], T]) -> list[T]:
+        """work(layers) over a probe at once, or where frames have layers of their own over as many as a cache holds, on the
+        threads; results in a fixed order."""
+        size = len(storage.data)
+        if storage.modes_per_frame:
+            size = max(1, self.on.tile_bytes // storage.data[0].nbytes)
+        slices = [slice(first, first + size) for first in range(0, len(storage.data), size)]
+        parts = self.on.sweeper.sweep(slices, lambda _, share: [work(layers) for layers in share])
+        return [result for part in parts for result in part]
 
     def _on_line(self, number: int, slope: Any, change: Any, held: Any) -> Any:
         """Part of a probe's `change`, at most all of it, at which Σ W |ψ - O S P|² + held |ΔP|² is smallest on that line;
@@ -314,7 +351,7 @@ def _place(storage: Storage, lit: Any, start: Sequence[int]) -> tuple[slice, ...
 def _quotient(xp: Any, num: Any, den: Any, old: Any, inertia: Any) -> Any:
     """num / den where anything to speak of was summed, elsewhere the old value; with `inertia`, which both hold, everywhere."""
     if inertia > 0:
-        num /= den
+        num *= den.dtype.type(1) / den  # a complex quotient takes four times as long
         return num
     lit = den > LEAST
     return xp.where(lit, num / xp.where(lit, den, den.dtype.type(1)), old)

@@ -79,7 +79,8 @@ class ProjectionEngine(TiledEngine):
 
         def work(part: int, share: Sequence[Tile]) -> None:
             for number, tile in enumerate(share):
-                self._project(tile, bound, sums[part], local, fits, expect=number % EXPECT_EVERY == 0)
+                place = part + number * self.on.sweeper.partial_sums
+                self._project(tile, bound, sums[part], local, fits, expect=place % EXPECT_EVERY == 0)
 
         self.on.sweeper.sweep(visited, work)
         for inner in range(p.overlap_max_iterations):

@@ -85,5 +85,7 @@ def _differences(data: Any, pairs: Sequence[Any]) -> Iterator[tuple[tuple[Cut, C
 
 
 def inner(a: Any, b: Any) -> float:
-    """Re Σ conj(a) b, added up in double precision."""
-    return float((a.real * b.real).sum(dtype=np.float64) + (a.imag * b.imag).sum(dtype=np.float64))
+    """Re Σ conj(a) b; its rows are added up in double precision."""
+    x, y = (v if v.flags.c_contiguous else v.copy() for v in (a, b))
+    rows = np.einsum("...x,...x->...", x.view(x.real.dtype), y.view(y.real.dtype))
+    return float(rows.sum(dtype=np.float64))

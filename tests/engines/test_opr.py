@@ -11,10 +11,10 @@ from device import device
 from problems import BEAM, PATTERNS, end, feed, make_run
 
 from ptystream.engine import Context
-from ptystream.engines.backend import BACKENDS
+from ptystream.engines.backend import BACKENDS, Backend
 from ptystream.engines.dm import DM
 from ptystream.engines.ml import ML
-from ptystream.engines.opr import DMOPR, MLOPR, projected, tangent
+from ptystream.engines.opr import DMOPR, MLOPR, keep_tangent, leading, project
 from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.model.opr import OPR, OPRParameters
 from ptystream.params.load import load
@@ -48,6 +48,18 @@ def reconstructed(run: Run, patterns: np.ndarray, blocks: tuple[int, ...] = (BEA
 
 def misfit(run: Run) -> float:
     return float(run.history()[1][-1, 0])
+
+
+def projected(on: Backend, probes: np.ndarray, dimensions: int) -> np.ndarray:
+    made = probes.copy()
+    project(on, made, dimensions)
+    return made
+
+
+def tangent(on: Backend, probes: np.ndarray, change: np.ndarray, dimensions: int) -> np.ndarray:
+    made = change.copy()
+    keep_tangent(on, leading(on, probes.reshape(len(probes), -1), dimensions), made, dimensions)
+    return made
 
 
 @pytest.mark.parametrize(("frames", "dimensions"), [(12, 1), (12, 3), (5, 7)])
