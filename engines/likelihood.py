@@ -20,13 +20,11 @@ from ptystream.scan.block import FrameStore
 from .backend import Backend
 from .sight import Sight, Sums
 from .subpixel import add_adjoint
-from .tiled import poisson_expectation, rows_of
+from .tiled import expectation_every, poisson_expectation, rows_of
 from .tiles import Tile
 
 LIKELIHOODS = ("gaussian", "poisson", "euclid")
 """In the order of the kernels' `kind`."""
-EXPECT_EVERY = 16
-"""The Poisson expectation of the misfit hardly differs from frame to frame: one tile of so many is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +77,13 @@ class Likelihood:
         """Cost and gradient by object and, with `probes`, by probe: the sums over frames of an iteration."""
         xp, held = self.on.xp, self.reconstruction
         cost, fits = xp.zeros(held.pods.length), xp.full((held.pods.length, 3), np.nan)
-        own = self._own_probes() if probes else {}
+        own, every = self._own_probes() if probes else {}, expectation_every(len(tiles))
 
         def work(part: int, share: Sequence[Tile]) -> tuple[Sums, Sums]:
             objects, beams = self.sight.empty_sums(), self._empty_probes(own) if probes else []
             for number, tile in enumerate(share):
                 place = part + number * self.on.sweeper.partial_sums
-                self._descend(tile, objects, beams, cost, fits, expect=place % EXPECT_EVERY == 0)
+                self._descend(tile, objects, beams, cost, fits, expect=place % every == 0)
             return objects, beams
 
         parts = self.on.sweeper.sweep(tiles, work)

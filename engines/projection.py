@@ -18,11 +18,8 @@ from ptystream.engine import Progress
 from .constraints import center
 from .parameters import ProjectionParameters
 from .sight import Sums
-from .tiled import EPSILON, TiledEngine, means, poisson_expectation, rows_of
+from .tiled import EPSILON, TiledEngine, expectation_every, means, poisson_expectation, rows_of
 from .tiles import Tile
-
-EXPECT_EVERY = 16
-"""The Poisson expectation of the misfit hardly differs from frame to frame: one tile of so many is asked."""
 
 
 class ProjectionEngine(TiledEngine):
@@ -75,12 +72,12 @@ class ProjectionEngine(TiledEngine):
         sums = [self.sight.empty_sums() if object_first else None for _ in range(self.on.sweeper.partial_sums)]
         local = xp.zeros((self.reconstruction.pods.length, 3))
         fits = xp.full((self.reconstruction.pods.length, 3), np.nan)
-        bound = self._bound()
+        bound, every = self._bound(), expectation_every(len(visited))
 
         def work(part: int, share: Sequence[Tile]) -> None:
             for number, tile in enumerate(share):
                 place = part + number * self.on.sweeper.partial_sums
-                self._project(tile, bound, sums[part], local, fits, expect=place % EXPECT_EVERY == 0)
+                self._project(tile, bound, sums[part], local, fits, expect=place % every == 0)
 
         self.on.sweeper.sweep(visited, work)
         for inner in range(p.overlap_max_iterations):
