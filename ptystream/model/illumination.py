@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import AfterValidator, ValidationInfo, field_validator, model_validator
@@ -190,6 +190,9 @@ class ReconParameters(Branch):
 
 class IlluminationParameters(Branch):
     """The starting probe."""
+
+    also: ClassVar[tuple[str, ...]] = ("str",)
+    """What may be written instead of the branch."""
 
     aperture: ApertureParameters = ApertureParameters()
     """Beam aperture parameters

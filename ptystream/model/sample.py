@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from pydantic import ValidationInfo, field_validator, model_validator
@@ -17,6 +17,9 @@ from ptystream.params.home import located
 
 class SampleParameters(Branch):
     """Initial object."""
+
+    also: ClassVar[tuple[str, ...]] = ("str",)
+    """What may be written instead of the branch."""
 
     fill: complex = parameter(1.0)
     """Initial sample value
