@@ -21,9 +21,12 @@ def model_of(value: Any) -> Any:
     if isinstance(value, str) and value in names:
         return value
     try:
-        return load_array(value)
+        array = load_array(value)
     except ValueError as error:
         raise ValueError(f"{error}; or one of {', '.join(names)}") from error
+    if array is not None and not np.isfinite(array).all():
+        raise ValueError("holds numbers that are not finite: give every pixel a value")
+    return array
 
 
 ModelParameter = Annotated[np.ndarray | list[Any] | str | None, AfterValidator(model_of)]

@@ -212,6 +212,8 @@ class PtyScanParameters(SavingParameters):
     def _positions_theory(cls, value: NDArray[Any] | None) -> NDArray[Any] | None:
         if value is not None and (value.ndim != 2 or value.shape[1] != 2):
             raise ValueError(f"has shape {value.shape}: must be (frame, 2), (y, x)")
+        if value is not None and not (value.dtype.kind != "c" and np.isfinite(value).all()):
+            raise ValueError("must be real, finite numbers: leave out frames without a position")
         return value
 
     @field_validator("weights")
