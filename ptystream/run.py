@@ -387,6 +387,11 @@ class Run:
         return {"do": "revise", "scan": scan.label, "index": index, "what": revision.what, "value": value}
 
     @property
+    def failures(self) -> list[str]:
+        """Why no frame of a scan can be prepared, for those scans where none can."""
+        return [scan.buffer.failure for scan in self.scans.values() if scan.buffer.failure is not None]
+
+    @property
     def frames(self) -> int:
         """Frames that an engine may visit."""
         return 0 if self.reconstruction is None else self.reconstruction.pods.length - len(self._withdrawn)

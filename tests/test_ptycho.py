@@ -275,6 +275,19 @@ def test_a_scan_without_a_usable_frame_is_an_error_that_says_what_came(tmp_path:
         Ptycho(parameters(tmp_path), transports=nothing).run()
 
 
+def test_a_center_outside_the_frames_is_told_at_the_first_of_them_and_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = parameters(tmp_path)
+    given.scans.MF.data.center = (500.0, 12.0)
+    said = rf"scans\.MF\.data\.center: \(500\.0, 12\.0\): lies outside the frames of \({BEAM.side}, {BEAM.side}\) pixels; give"
+    with pytest.raises(SessionError, match=rf"nothing was reconstructed: {said}.*{BEAM.frames} received"):
+        Ptycho(given, transports=sources()).run()
+    told = [record.getMessage() for record in caplog.records if re.search(said, record.getMessage())]
+    assert "the first frame" in told[0]
+    assert "without a usable frame" in told[-1]
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = "import sys, ptystream; print([m for m in ('numpy', 'pydantic', 'zmq', 'numba') if m in sys.modules])"
     said = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

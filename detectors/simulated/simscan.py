@@ -106,6 +106,13 @@ class SimParameters(SimulatedParameters):
 
     From the sample to the detector. Near field: angular spectrum over `distance`, pixels on the sample are the detector's."""
 
+    def frame_shape(self) -> tuple[int, int] | None:
+        """See `SimulatedParameters`."""
+        if self.frame_size is None:
+            return super().frame_shape()
+        y, x = np.broadcast_to(np.asarray(self.frame_size, int), 2).tolist()
+        return y, x
+
     @field_validator("illumination", "sample", mode="before")
     @classmethod
     def _file(cls, value: Any) -> Any:

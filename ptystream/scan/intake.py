@@ -140,6 +140,9 @@ class Intake:
     ) -> list[Job]:
         """Take frames over; returns the jobs that can be done now."""
         if self._preparation is None:
+            if not self._held and payloads and (wrong := self.parameters.off_frame(payloads[0].shape)) is not None:
+                center = self.parameters.center
+                log.error("%s: the first frame: scans.%s.data.center: %s: %s", self.label, self.label, center, wrong)
             self._held.extend(zip(records.tolist(), indices.tolist(), slots.tolist(), payloads, strict=True))
             if len(self._held) >= self._hold or "raw_shape" in self.decisions:
                 return self.decide(expected)
@@ -178,8 +181,8 @@ class Intake:
                     f"{self._max_bytes} bytes allowed: crop or rebin more, or allow more memory",
                 )
         except ValueError as error:
-            self.failure = str(error)
-            log.error("%s: %s", self.label, error)
+            self.failure = f"scans.{self.label}.{error}" if str(error).startswith("data.") else str(error)
+            log.error("%s: no frame can be prepared: %s", self.label, self.failure)
         else:
             self.slabs, self._preparation = slabs, preparation
             self.mask_pixels(self.decisions.get("hot_pixels", ()))

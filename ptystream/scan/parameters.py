@@ -273,6 +273,14 @@ class PtyScanParameters(SavingParameters):
         """Whether Poisson noise is added to frames when they are prepared."""
         return self.add_poisson_noise
 
+    def off_frame(self, shape: tuple[int, ...]) -> str | None:
+        """What is wrong with `center` for raw frames of `shape`; None where it lies in them, or is found from the data."""
+        if not isinstance(self.center, tuple) or self.auto_center or len(shape) != 2:
+            return None
+        if all(-0.5 <= c < n - 0.5 for c, n in zip(self.center, shape, strict=True)):
+            return None
+        return f"lies outside the frames of {tuple(shape)} pixels; give (y, x) in raw pixels, 'fftshift' or None"
+
     def operations(self) -> tuple[bool, bool, bool]:
         """`orientation` as (transpose, flipud, fliplr)."""
         code = self.orientation or 0

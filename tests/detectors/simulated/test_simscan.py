@@ -321,3 +321,18 @@ def test_a_picture_covers_a_pattern_that_lies_beside_zero() -> None:
     y, x = (n // 2 for n in matter.shape)
     for quarter in (matter[:y, :x], matter[:y, x:], matter[y:, :x], matter[y:, x:]):
         assert 0.4 < quarter.mean() < 0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "shape"),
+    [("MoonFlowerScan", {"shape": 32}, "(32, 32)"), ("SimScan", SMALL | {"frame_size": (20, 40)}, "(20, 40)")],
+)
+def test_a_center_outside_the_simulated_frame_is_told_at_load_time(name: str, given: dict[str, Any], shape: str) -> None:
+    def loaded(center: Any) -> Any:
+        scan = {"name": "Full", "data": {"name": name, **given, "center": center}}
+        return load({"scans": {"s": scan}, "engines": {"e": {"name": "DM"}}})
+
+    with pytest.raises(ConfigurationError) as caught:
+        loaded((19, 40))
+    assert f"center: (19.0, 40.0): lies outside the frames of {shape} pixels" in str(caught.value)
+    loaded((19, 31))
