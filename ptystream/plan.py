@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +36,7 @@ from ptystream.recording import Recorder, Recording
 from ptystream.results import as_json, effective, file_name, versions
 from ptystream.run import EngineEntry, Run
 from ptystream.scan.block import Block
+from ptystream.scan.memory import allowed_bytes
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.scan.rocking import RockingScan
 from ptystream.scan.saver import Saver
@@ -45,6 +47,9 @@ from ptystream.storage import ptyr
 from ptystream.transport import Surroundings, Transport
 
 log = logging.getLogger(__name__)
+
+BEGINNING_BYTES = 120
+"""Memory per pixel and mode while a probe is begun."""
 
 
 def make_plan(
@@ -157,6 +162,13 @@ def models_of(configuration: Configuration) -> dict[str, ScanModel]:
     models = {}
     for label, model in first.items() if not faults else ():
         models[label] = type(model)(label, model.number, sharing.adopted(model, first), model.geometry, seed)
+        side, needed = model.geometry.view, BEGINNING_BYTES * math.prod(model.geometry.view) * model.modes[0]
+        if needed > allowed_bytes():
+            remedy = (
+                f"beginning a probe of {side} pixels takes {needed:.3g} bytes, of {allowed_bytes():.3g} allowed; crop or rebin"
+            )
+            faults.append(Fault(f"scans.{label}.data.shape", model.geometry.shape[0], remedy))
+            continue
         try:
             models[label].try_out()
         except ValueError as error:

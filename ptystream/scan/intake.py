@@ -6,7 +6,6 @@ Everything but `run` is called under the scan's lock; `run` decodes and prepares
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from ptystream.chance import generator
 from ptystream.codecs import CodecError, decode
 from ptystream.events import Payload
+from ptystream.scan.memory import allowed_bytes
 from ptystream.scan.parameters import PtyScanParameters
 from ptystream.scan.prepare import Preparation, PrepareError, decide
 from ptystream.scan.slabs import Slabs
@@ -81,8 +81,7 @@ class Intake:
         self._free: list[int] = []
         self._slots = 0
         self._pool = pool
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        self._max_bytes = max_bytes if max_bytes is not None else memory // 2
+        self._max_bytes = max_bytes if max_bytes is not None else allowed_bytes()
 
     @property
     def max_bytes(self) -> int:
