@@ -215,8 +215,8 @@ def test_verbose_level_says_how_much_is_told(caplog: pytest.LogCaptureFixture) -
         ({"pos_noise": -1.0}, "data.pos_noise"),
         ({"pos_scale": []}, "data.pos_scale"),
         ({"verbose_level": 9}, "data.verbose_level"),
-        ({"illumination": {"model": "stxm"}}, "data.illumination: "),
-        ({"sample": {"stxm": {"label": "other"}}}, "data.sample: "),
+        ({"illumination": {"model": "stxm"}}, "data.illumination.model: "),
+        ({"sample": {"stxm": {"label": "other"}}}, "data.sample"),
         ({"sample": "nowhere.ptyr"}, "nowhere.ptyr"),
         ({"propagation": "middle"}, "data.propagation"),
     ],
@@ -334,5 +334,5 @@ def test_a_center_outside_the_simulated_frame_is_told_at_load_time(name: str, gi
 
     with pytest.raises(ConfigurationError) as caught:
         loaded((19, 40))
-    assert f"center: (19.0, 40.0): lies outside the frames of {shape} pixels" in str(caught.value)
+    assert f"scans.s.data.center: (19, 40): lies outside the frames of {shape} pixels" in str(caught.value)
     loaded((19, 31))
