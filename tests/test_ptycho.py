@@ -288,6 +288,21 @@ def test_a_center_outside_the_frames_is_told_at_the_first_of_them_and_at_the_end
     assert "without a usable frame" in told[-1]
 
 
+def test_log_and_progress_line_show_the_cost_of_an_engine_without_a_fourier_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    p = parameters(tmp_path, a={"numiter": 2}, b={"name": "ML", "numiter": 2})
+    p.verbose_level = "INFO"
+    P = Ptycho(p, transports=sources()).run()
+    lines = [r.getMessage() for r in caplog.records if ": iteration " in r.getMessage()]
+    assert "fourier error" in lines[0]
+    assert P._session is not None
+    cost = P.runtime.iter_info[-1]["error"][1]
+    assert P._session.status()["error"] == ("cost", cost)
+    assert cost > 0
+    assert f"cost {cost:.4g}" in lines[-1]
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = "import sys, ptystream; print([m for m in ('numpy', 'pydantic', 'zmq', 'numba') if m in sys.modules])"
     said = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
