@@ -44,6 +44,7 @@ from ptystream.session import Channel, Plan, ScanEntry
 from ptystream.spread import spread
 from ptystream.stopwatch import write_benchmark
 from ptystream.storage import ptyr
+from ptystream.storage.leftovers import sweep
 from ptystream.transport import Surroundings, Transport
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def make_plan(
     channels, entries = [], []
     savers: dict[str, Saver] = {}
     _check_saving(configuration)
+    _sweep(configuration)
     settings = LoopSettings(
         root.frames_per_block,
         root.min_frames_for_recon,
@@ -220,6 +222,16 @@ def _warn(configuration: Configuration) -> None:
 def _wait(savers: Mapping[str, Saver]) -> None:
     for saver in savers.values():
         saver.wait()
+
+
+def _sweep(configuration: Configuration) -> None:
+    """Remove what an earlier session of this name was writing when it was killed."""
+    io = configuration.root.io
+    saved = [scan.data.parameters.dfile for scan in configuration.scans if scan.data.parameters.save is not None]
+    chunks = [f"{name.replace('%', '%%')}%(chunk)s" for name in map(str, saved)]
+    for pattern in (io.rfile, io.autosave.rfile, "benchmark.json", *chunks):
+        if pattern is not None:
+            sweep(Path(io.home), pattern, configuration.name)
 
 
 def _check_saving(configuration: Configuration) -> None:
