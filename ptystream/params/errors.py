@@ -72,8 +72,10 @@ def faults_of(error: ValidationError, model: type[BaseModel], prefix: str) -> li
 def _of_branch(path: str, branch: Any, given: Any, told: str) -> tuple[str, Any, str]:
     """(path, value, remedy) of what a branch says about one of its leaves: 'name: value: remedy' or 'name: remedy'."""
     name, _, rest = told.partition(": ")
-    if not (isinstance(branch, type) and issubclass(branch, BaseModel)) or name not in branch.model_fields:
+    if not (isinstance(branch, type) and issubclass(branch, BaseModel)) or name.split(".")[0] not in branch.model_fields:
         return path, given, told
-    value = given.get(name) if isinstance(given, Mapping) else None
+    value = given
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
     shown, _, remedy = rest.partition(": ")
     return f"{path}.{name}".strip("."), value if value is not None else shown if remedy else None, remedy or rest
