@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.model.blur import widths
 from ptystream.reconstruction import OBJECT, PROBE, Reconstruction
 
 from .backend import Backend
@@ -46,7 +47,7 @@ def smoothed(on: Backend, data: Any, std: float | None, *, along: bool = False) 
     """The object (layer, y, x) after a Gaussian filter of that standard deviation in pixels; `along`: over layers too."""
     if not std:
         return data
-    sigma = (std if along else 0, std, std)
+    sigma = widths((std if along else 0, std, std), data.shape)
     parts = (on.ndimage.gaussian_filter(part, sigma) for part in (data.real.copy(), data.imag.copy()))
     return _complex(*parts).astype(data.dtype)
 

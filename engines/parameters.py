@@ -215,7 +215,7 @@ class ProjectionParameters(RefiningParameters, EngineParameters):
     """Gaussian smoothing (pixel) of the current object prior to update: a standard deviation; None: no smoothing."""
 
     clip_object: tuple[float, float] | None = parameter(None)
-    """Clip object amplitude into this interval, (lower, upper); None: no clipping."""
+    """Clip object amplitude into this interval, (lower, upper), 0 <= lower <= upper, upper above 0; None: no clipping."""
 
     probe_center_tol: float | None = parameter(None, lower=0.0)
     """Pixel radius around optical axes that the probe mass center must reside in
@@ -227,6 +227,13 @@ class ProjectionParameters(RefiningParameters, EngineParameters):
     """A switch for computing the log-likelihood error (this can impact the performance of the engine)
 
     It also gives the data misfit of probe × object, at the price of one more transform per frame."""
+
+    @field_validator("clip_object")
+    @classmethod
+    def _interval(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not (0 <= value[0] <= value[1] and value[1] > 0):
+            raise ValueError("must be (lower, upper) with 0 <= lower <= upper, upper above 0")
+        return value
 
 
 class StochasticParameters(RefiningParameters, EngineParameters):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.model.blur import widths
+
 Floats = NDArray[np.float64]
 
 LEAST = 0.2
@@ -101,6 +103,7 @@ def smoothed_profile(value: Floats, sigma: float | None) -> Floats:
     """The profile after a Gaussian filter of standard deviation `sigma` (samples), out to three of them."""
     if sigma is None:
         return value
+    (sigma,) = widths(sigma, value.shape)
     n = np.arange(-math.ceil(3 * sigma), math.ceil(3 * sigma) + 1)
     kernel = np.exp(-(n**2) / (2 * sigma**2))
     return np.convolve(np.pad(value, len(n) // 2, mode="edge"), kernel / kernel.sum(), "valid")

@@ -1,4 +1,5 @@
-"""The pictures of engines in docs/tutorial/gallery.md: one simulated scan, reconstructed by each of them.
+"""The pictures of engines in docs/tutorial/gallery.md: one simulated scan, reconstructed by each of them; rocking curves by
+DM_3dBragg.
 
 usage: engines.py [FOLDER]
 """
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image as Picture
+from rocking_curves import film
 
 import ptystream
 from ptystream.storage import ptyr
@@ -42,8 +44,11 @@ def reconstruct(name: str, home: str) -> Path:
 def main(folder: str = "docs/images/gallery") -> None:
     """Draw them all, small and with few colours."""
     with tempfile.TemporaryDirectory() as home:
-        for name in ENGINES:
-            path = Figure.save(seen_in(ptyr.read(reconstruct(name, home))), Path(folder) / f"engine-{name}.png", "minimal", DPI)
+        for name in (*ENGINES, "DM_3dBragg"):
+            flat = name in ENGINES
+            result = reconstruct(name, home) if flat else film.main(home).results[0]
+            path = Path(folder) / f"engine-{name}.png"
+            Figure.save(seen_in(ptyr.read(result)), path, "minimal" if flat else "bragg3d", DPI)
             with Picture.open(path) as picture:
                 small = picture.convert("RGB").quantize(COLOURS)
             small.save(path, optimize=True)

@@ -1,4 +1,5 @@
-"""The pictures of docs/tutorial/gallery.md: one scan, simulated and reconstructed, in every layout.
+"""The pictures of docs/tutorial/gallery.md: one scan, simulated and reconstructed, in every layout; for volumes the film of
+rocking_curves.
 
 usage: gallery.py [FOLDER]
 """
@@ -13,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from from_a_script import main as reconstruct
 from PIL import Image as Picture
+from rocking_curves import film
 
-from ptystream.publish.snapshot import Image, Snapshot
+from ptystream.publish.snapshot import Snapshot
 from ptystream.storage import ptyr
 from ptystream.viewers.figure import Figure, seen_in
 from ptystream.viewers.layouts import LAYOUTS
@@ -28,22 +30,12 @@ def weak(seen: Snapshot) -> Snapshot:
     return replace(seen, object=faint)
 
 
-def volume(seen: Snapshot) -> Snapshot:
-    """A crystal of that shape: layers whose radius and phase follow a ball's."""
-    (name, image) = next(iter(seen.object.items()))
-    height, width = image.data.shape[-2:]
-    depth, y, x = np.mgrid[-12:13, : int(height), : int(width)]
-    radius = np.hypot(y - height / 2, x - width / 2)
-    inside = (radius / (0.3 * height)) ** 2 + (depth / 11) ** 2 < 1
-    wave = inside * np.exp(1j * (0.15 * depth + np.angle(image.data[0])))
-    return replace(seen, object={name: Image(wave.astype("c8"), image.pixel_size_m, image.offset)}, coverage={})
-
-
 def main(folder: str = "docs/images/gallery") -> None:
     """Draw them all, small and with few colours."""
     with tempfile.TemporaryDirectory() as home:
         seen = seen_in(ptyr.read(reconstruct(home).results[0]))
-    shown = dict.fromkeys(LAYOUTS, seen) | {"weak": weak(seen), "bragg3d": volume(seen)}
+        volume = seen_in(ptyr.read(film.main(home).results[0]))
+    shown = dict.fromkeys(LAYOUTS, seen) | {"weak": weak(seen), "bragg3d": volume}
     for layout, snapshot in shown.items():
         path = Figure.save(snapshot, Path(folder) / f"{layout}.png", layout, DPI)
         with Picture.open(path) as picture:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import glob
 import json
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from ptystream.reconstruction import Storage
 from ptystream.storage import h5, ptyr
+from ptystream.storage.leftovers import matching
 
 log = logging.getLogger(__name__)
 
@@ -109,9 +109,7 @@ def checkpoint_of(result: ptyr.Result) -> Checkpoint:
 
 def dumps(home: Path, pattern: str, run: str) -> list[Path]:
     """Files that a pattern of dumps may have made for a run, the newest first."""
-    parts = re.split(r"(%\(run\)s)|%\(\w+\)[-+ #0-9.]*[a-zA-Z]", pattern.replace("%%", "%(percent)s"))
-    known = {"%(run)s": glob.escape(run), None: "*"}
-    name = "".join(known[part] if k % 2 else glob.escape(part or "") for k, part in enumerate(parts))
+    name = matching(pattern, glob.escape(run))
     found = [Path(file) for file in glob.glob(str(home / "*").removesuffix("*") + name)]
     return sorted((file for file in found if file.is_file()), key=lambda file: file.stat().st_mtime_ns, reverse=True)
 

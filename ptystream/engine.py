@@ -64,6 +64,12 @@ class Progress:
     """What the engine adds to `iter_info` of the last iteration, by name."""
 
 
+def headline(errors: NDArray[np.float64]) -> tuple[str, float]:
+    """(name, value) of the error that an engine works on, of a row of `Progress.errors`: engines of maximum likelihood have a
+    cost per pixel and no Fourier error."""
+    return ("cost", float(errors[1])) if errors[0] == 0 and errors[1] != 0 else ("fourier error", float(errors[0]))
+
+
 class Engine(Protocol):
     """Improves a reconstruction. All calls come from one thread, between iterations."""
 

@@ -151,7 +151,7 @@ class Loop:
         run = self.run
         if not run.complete or any(scan.waiting for scan in run.scans.values()):
             return Step.IDLE
-        log.error("%s: the scan ended without a usable frame", run.name)
+        log.error("%s: %s", run.name, "; ".join(["the scan ended without a usable frame", *run.failures]))
         if run.engine is not None:
             run.apply({"do": "finish"})
         run.state = "failed"

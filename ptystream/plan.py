@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +36,7 @@ from ptystream.recording import Recorder, Recording
 from ptystream.results import as_json, effective, file_name, versions
 from ptystream.run import EngineEntry, Run
 from ptystream.scan.block import Block
+from ptystream.scan.memory import allowed_bytes
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.scan.rocking import RockingScan
 from ptystream.scan.saver import Saver
@@ -42,9 +44,13 @@ from ptystream.session import Channel, Plan, ScanEntry
 from ptystream.spread import spread
 from ptystream.stopwatch import write_benchmark
 from ptystream.storage import ptyr
+from ptystream.storage.leftovers import sweep
 from ptystream.transport import Surroundings, Transport
 
 log = logging.getLogger(__name__)
+
+BEGINNING_BYTES = 120
+"""Memory per pixel and mode while a probe is begun."""
 
 
 def make_plan(
@@ -65,6 +71,7 @@ def make_plan(
     channels, entries = [], []
     savers: dict[str, Saver] = {}
     _check_saving(configuration)
+    _sweep(configuration)
     settings = LoopSettings(
         root.frames_per_block,
         root.min_frames_for_recon,
@@ -157,6 +164,13 @@ def models_of(configuration: Configuration) -> dict[str, ScanModel]:
     models = {}
     for label, model in first.items() if not faults else ():
         models[label] = type(model)(label, model.number, sharing.adopted(model, first), model.geometry, seed)
+        side, needed = model.geometry.view, BEGINNING_BYTES * math.prod(model.geometry.view) * model.modes[0]
+        if needed > allowed_bytes():
+            remedy = (
+                f"beginning a probe of {side} pixels takes {needed:.3g} bytes, of {allowed_bytes():.3g} allowed; crop or rebin"
+            )
+            faults.append(Fault(f"scans.{label}.data.shape", model.geometry.shape[0], remedy))
+            continue
         try:
             models[label].try_out()
         except ValueError as error:
@@ -208,6 +222,16 @@ def _warn(configuration: Configuration) -> None:
 def _wait(savers: Mapping[str, Saver]) -> None:
     for saver in savers.values():
         saver.wait()
+
+
+def _sweep(configuration: Configuration) -> None:
+    """Remove what an earlier session of this name was writing when it was killed."""
+    io = configuration.root.io
+    saved = [scan.data.parameters.dfile for scan in configuration.scans if scan.data.parameters.save is not None]
+    chunks = [f"{name.replace('%', '%%')}%(chunk)s" for name in map(str, saved)]
+    for pattern in (io.rfile, io.autosave.rfile, "benchmark.json", *chunks):
+        if pattern is not None:
+            sweep(Path(io.home), pattern, configuration.name)
 
 
 def _check_saving(configuration: Configuration) -> None:

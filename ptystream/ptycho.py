@@ -148,7 +148,8 @@ class Ptycho:
         if self._session is not None and (run is None or run.reconstruction is None or not run.frames):
             counts = {} if run is None else run.ledger()
             became = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no frame came"
-            raise SessionError(f"{self.configuration.name}: nothing was reconstructed: {became}")
+            causes = [] if run is None else run.failures
+            raise SessionError(f"{self.configuration.name}: nothing was reconstructed: {'; '.join([*causes, became])}")
         return self
 
     def stop(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.checkpoint import Checkpoint
-from ptystream.engine import Context, Engine, Progress
+from ptystream.engine import Context, Engine, Progress, headline
 from ptystream.model.scan_model import ScanModel
 from ptystream.publish.snapshot import Image, Snapshot
 from ptystream.reconstruction import COLUMN, OBJECT, PROBE, ROW, PodTable, Reconstruction, Volume
@@ -298,10 +298,10 @@ class Run:
                 **progress.more,
             }
         )
-        fourier, misfit = progress.errors[-1, 0], progress.misfit[-1, 1]
         log.info(
-            "%s: %s: iteration %d (%d of all engines): %d frames, %.3f s, fourier error %.4g, misfit %.4g",
-            *(self.name, self.engine_entry.name, progress.iteration, self.iterations, progress.frames, duration, fourier, misfit),
+            "%s: %s: iteration %d (%d of all engines): %d frames, %.3f s, %s %.4g, misfit %.4g",
+            *(self.name, self.engine_entry.name, progress.iteration, self.iterations, progress.frames, duration),
+            *(*headline(progress.errors[-1]), progress.misfit[-1, 1]),
         )
         for note in progress.notes:
             log.info("%s: %s", self.name, note)
@@ -385,6 +385,11 @@ class Run:
         index = None if revision.slot is None else scan.buffer.index_of(revision.slot)
         value = None if revision.value is None else list(revision.value)
         return {"do": "revise", "scan": scan.label, "index": index, "what": revision.what, "value": value}
+
+    @property
+    def failures(self) -> list[str]:
+        """Why no frame of a scan can be prepared, for those scans where none can."""
+        return [scan.buffer.failure for scan in self.scans.values() if scan.buffer.failure is not None]
 
     @property
     def frames(self) -> int:

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from ptystream.autosave import Autosave
 from ptystream.checkpoint import Checkpoint
 from ptystream.decoder import Decoder
-from ptystream.engine import Context
+from ptystream.engine import Context, headline
 from ptystream.epochs import REMEMBERED, EpochError, EpochMap
 from ptystream.events import Event, Rejected, ScanEnded, ScanStarted
 from ptystream.ingest import Source, Tap
@@ -192,7 +192,7 @@ class Session:
             "expected": ledger.get("expected", 0),
             "used": ledger.get("used", 0),
             "iteration": run.iterations,
-            "fourier": float(errors[0][-1, 0]) if errors else None,
+            "error": headline(errors[0][-1]) if errors else None,
             "misfit": float(misfit[0][-1, 0]) if misfit else None,
             "age_s": age,
         } | self._rates

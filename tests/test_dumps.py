@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -380,3 +383,25 @@ def test_an_interrupted_session_goes_on_from_dump_and_recording(
     resumed_at = sum(e["iterations"] * e.get("times", 1) for e in result.schedule[: does.index("resume")] if e["do"] == "iterate")
     assert resumed_at == 9
     assert result.misfit[-1, 0] < 0.6 * result.misfit[0, 0]
+
+
+def test_the_next_run_of_a_name_removes_what_a_killed_one_was_writing(tmp_path: Path) -> None:
+    given = configuration(
+        tmp_path, rfile="r/%(run)s_%(iterations)04d.ptyr", autosave={"rfile": "d/%(run)s/%(run)s_%(engine)s.ptyr"}
+    )
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    gone = [f"d/t/.t_DM.ptyr.{dead.pid}.part", f"r/.t_0010.ptyr.{dead.pid}.part", f"r/.t_0002_0010.ptyr.{dead.pid}.part"]
+    gone += [f".benchmark.json.{dead.pid}.part"]
+    kept = [
+        f"d/t/.t_DM.ptyr.{os.getpid()}.part",
+        f"r/.other_0010.ptyr.{dead.pid}.part",
+        "r/.t_0010.ptyr.mine.part",
+        "r/t_0010.ptyr",
+    ]
+    kept += [f"r/t_0010.ptyr.{dead.pid}.part"]
+    for name in gone + kept:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
+    make_plan(given)
+    assert {str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()} == set(kept)

@@ -275,6 +275,34 @@ def test_a_scan_without_a_usable_frame_is_an_error_that_says_what_came(tmp_path:
         Ptycho(parameters(tmp_path), transports=nothing).run()
 
 
+def test_a_center_outside_the_frames_is_told_at_the_first_of_them_and_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = parameters(tmp_path)
+    given.scans.MF.data.center = (500.0, 12.0)
+    said = rf"scans\.MF\.data\.center: \(500\.0, 12\.0\): lies outside the frames of \({BEAM.side}, {BEAM.side}\) pixels; give"
+    with pytest.raises(SessionError, match=rf"nothing was reconstructed: {said}.*{BEAM.frames} received"):
+        Ptycho(given, transports=sources()).run()
+    told = [record.getMessage() for record in caplog.records if re.search(said, record.getMessage())]
+    assert "the first frame" in told[0]
+    assert "without a usable frame" in told[-1]
+
+
+def test_log_and_progress_line_show_the_cost_of_an_engine_without_a_fourier_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    p = parameters(tmp_path, a={"numiter": 2}, b={"name": "ML", "numiter": 2})
+    p.verbose_level = "INFO"
+    P = Ptycho(p, transports=sources()).run()
+    lines = [r.getMessage() for r in caplog.records if ": iteration " in r.getMessage()]
+    assert "fourier error" in lines[0]
+    assert P._session is not None
+    cost = P.runtime.iter_info[-1]["error"][1]
+    assert P._session.status()["error"] == ("cost", cost)
+    assert cost > 0
+    assert f"cost {cost:.4g}" in lines[-1]
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = "import sys, ptystream; print([m for m in ('numpy', 'pydantic', 'zmq', 'numba') if m in sys.modules])"
     said = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

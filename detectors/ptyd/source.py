@@ -200,6 +200,8 @@ class PtydScan:
         if parameters.source in IN_FILE:
             off = {"rebin": None, "orientation": None, "auto_center": False, "save": None}
             return parameters.model_copy(update={**known, **off, "dfile": str(file)})
+        if (wrong := parameters.off_frame(meta.shape)) is not None:
+            raise ConfigurationError([Fault("center", parameters.center, wrong)])
         given = parameters.model_fields_set
         update = {"source": str(file)} | {key: value for key, value in known.items() if key not in given}
         if parameters.auto_center and "center" not in given:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,9 @@ class DetectorParameters(Branch):
     Its name alone stands for the branch: `detector: PILATUS_1M`. What is given beside `model` replaces that detector's own. A
     frame's middle is where the `beam` hits; pixels that saturate, lie in a gap or beyond the detector's edge come as 'no data'
     (the largest value of the data's type), and are masked."""
+
+    also: ClassVar[tuple[str, ...]] = ("str",)
+    """What may be written instead of the branch."""
 
     model: Literal[
         "GenericCCD16bit",

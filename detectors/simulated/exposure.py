@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.signal import fftconvolve
 
+from ptystream.model.blur import widths
+
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
@@ -70,7 +72,8 @@ def blurred(intensity: NDArray[np.float64], psf: Any) -> NDArray[np.float64]:
     kernel = np.asarray(psf, float)
     if kernel.ndim < 2:
         sigma = np.broadcast_to(kernel, 2)
-        return intensity if not sigma.any() else np.asarray(gaussian_filter(intensity, sigma, mode="reflect"))
+        wide = widths(sigma.tolist(), intensity.shape)
+        return intensity if not sigma.any() else np.asarray(gaussian_filter(intensity, wide, mode="reflect"))
     before = [n // 2 for n in kernel.shape]
     after = [n - 1 - b for n, b in zip(kernel.shape, before, strict=True)]
     padded = np.pad(intensity, list(zip(after, before, strict=True)), mode="symmetric")

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from ptystream.chance import generator
 from ptystream.model.pictures import flower, moon
 from ptystream.params.base import parameter
+from ptystream.scan.memory import allowed_bytes
 from ptystream.scan.positions import raster_scan, round_scan, spiral_scan
 from ptystream.transport import Surroundings
 
 from ..zmq.protocol import NativeDecoder
 from .exposure import Experiment, blurred, canvas
 from .stream import SimulatedParameters, SimulatedTransport
+from .xy import MAX_FRAMES
 
 COUNTS = np.dtype(np.uint32)
 PIXEL_COUNTS = 1e7
 """Counts of the one lit pixel of a QuickScan."""
+DRAWING_BYTES = 120
+"""Memory per pixel while the flower is drawn."""
 
 
 class QuickParameters(SimulatedParameters):
@@ -42,6 +46,14 @@ class QuickParameters(SimulatedParameters):
     """Position distance in fraction of illumination frame
 
     The spacing of the pattern is this times the width of the frame on the sample."""
+
+    @model_validator(mode="after")
+    def _small_enough(self) -> Self:
+        if self.positions_theory is None and self.num_frames > MAX_FRAMES:
+            raise ValueError(
+                f"num_frames: {self.num_frames}: that many positions take {16 * self.num_frames} bytes; at most {MAX_FRAMES}"
+            )
+        return self
 
     @field_validator("density")
     @classmethod
@@ -94,6 +106,15 @@ class MoonFlowerParameters(QuickParameters):
     block_wait_s: float = parameter(0.5, lower=0.0, ours=True)
     """How long a WAIT lasts, seconds: no frame comes meanwhile, and the engine iterates on what it has."""
 
+    @model_validator(mode="after")
+    def _drawable(self) -> Self:
+        if self.shape is not None and self.psf > self.side():
+            raise ValueError(f"psf: {self.psf:g}: is wider than the frame of {self.side()} pixels")
+        if self.shape is not None and self.positions_theory is None:
+            across = self.side() * (1.0 + self.density * (math.sqrt(self.num_frames) + 1.0))
+            fits((across, across), f"num_frames: {self.num_frames}: with density {self.density:g}")
+        return self
+
     @field_validator("block_wait_count")
     @classmethod
     def _block_wait_count(cls, value: int) -> int:
@@ -114,6 +135,14 @@ class MoonFlowerParameters(QuickParameters):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError("must be 0 (none) or above (pixels)")
         return value
+
+
+def fits(size: tuple[float, float], what: str) -> None:
+    """Raises `ValueError` with `what` it is about where an object of `size` pixels cannot be drawn."""
+    needed = DRAWING_BYTES * size[0] * size[1]
+    if needed > allowed_bytes():
+        pixels = f"{size[0]:.4g} x {size[1]:.4g} pixels"
+        raise ValueError(f"{what}: drawing an object of {pixels} takes {needed:.3g} bytes, of {allowed_bytes():.3g} allowed")
 
 
 def pattern(model: str, spacing_m: tuple[float, float], frames: int) -> NDArray[np.float64]:
@@ -165,6 +194,7 @@ class MoonFlowerSimulation(QuickSimulation):
         super().__init__(parameters, seed, label)
         places = self.positions_m / np.asarray(self.pixel_m)
         offset, size = canvas(places, self.shape)
+        fits(size, "data.positions_theory")
         probe = moon(self.shape, seed)
         probe = probe * np.sqrt(self.p.photons / (np.abs(probe) ** 2).sum())
         self.experiment = Experiment(probe[None], flower(size, seed)[None], offset, places)

@@ -106,6 +106,13 @@ class SimParameters(SimulatedParameters):
 
     From the sample to the detector. Near field: angular spectrum over `distance`, pixels on the sample are the detector's."""
 
+    def frame_shape(self) -> tuple[int, int] | None:
+        """See `SimulatedParameters`."""
+        if self.frame_size is None:
+            return super().frame_shape()
+        y, x = np.broadcast_to(np.asarray(self.frame_size, int), 2).tolist()
+        return y, x
+
     @field_validator("illumination", "sample", mode="before")
     @classmethod
     def _file(cls, value: Any) -> Any:
@@ -165,6 +172,8 @@ class SimParameters(SimulatedParameters):
     def _somewhere(self) -> Self:
         if self.positions_theory is None and self.xy.override is None and self.xy.model is None:
             raise ValueError("xy.model: None: choose 'round', 'raster' or 'spiral', or give positions in xy.override")
+        if isinstance(self.psf, np.ndarray) and self.shape is not None and max(self.psf.shape) > 2 * self.side():
+            raise ValueError(f"psf: a kernel of {self.psf.shape}: at most {2 * self.side()} pixels, twice the frame's side")
         return self
 
 

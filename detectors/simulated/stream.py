@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 
 from ptystream.params.base import parameter
 from ptystream.scan.parameters import PtyScanParameters
@@ -46,6 +47,17 @@ class SimulatedParameters(PtyScanParameters):
 
     seed: int | None = parameter(None, lower=0, ours=True)
     """Key of everything random in the simulation; None: the `seed` of the root."""
+
+    @model_validator(mode="after")
+    def _centred(self) -> Self:
+        frame = self.frame_shape()
+        if frame is not None and (wrong := self.off_frame(frame)) is not None:
+            raise ValueError(f"center: {self.center}: {wrong}")
+        return self
+
+    def frame_shape(self) -> tuple[int, int] | None:
+        """(y, x) of the frames that come; None where nothing says it."""
+        return None if self.shape is None else (self.side(), self.side())
 
     def noise_on_arrival(self) -> bool:
         """Never: the frames come with their noise."""

@@ -14,15 +14,16 @@ from rich.text import Text
 
 
 def describe(status: dict[str, Any]) -> str:
-    """One line: frames received/used, iteration, errors, age of the newest frame in the picture, frames/s."""
+    """One line: frames received/used, iteration, error and misfit, age of the newest frame in the picture, frames/s."""
     expected = f"/{status['expected']}" if status.get("expected") else ""
     parts = [
         f"{status['run']}: {status['state']}",
         f"frames {status['received']}{expected} received, {status['used']} used",
         f"iteration {status['iteration']}",
     ]
-    if status.get("fourier") is not None:
-        parts.append(f"fourier error {status['fourier']:.4g}")
+    if status.get("error") is not None:
+        name, value = status["error"]
+        parts.append(f"{name} {value:.4g}")
     if status.get("misfit") is not None:
         parts.append(f"misfit {status['misfit']:.3g}")
     if status.get("age_s") is not None:

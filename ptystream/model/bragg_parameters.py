@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import ValidationInfo, field_validator, model_validator
@@ -15,7 +15,7 @@ from ptystream.model.illumination import (
     PropagationParameters,
     ReconParameters,
 )
-from ptystream.model.parameters import ScanModelParameters
+from ptystream.model.parameters import ScanModelParameters, short
 from ptystream.model.sample import SampleParameters
 from ptystream.params.base import Branch, parameter
 from ptystream.params.home import located
@@ -25,6 +25,9 @@ class BraggIlluminationParameters(Branch):
     """The beam: a wave in the plane across it (row, column), spread along the beam into the volume.
 
     Rows of that plane are one pixel r1 · cos θ high, columns one pixel r2 wide."""
+
+    also: ClassVar[tuple[str, ...]] = ("str",)
+    """What may be written instead of the branch."""
 
     aperture: ApertureParameters = ApertureParameters()
     """Beam aperture parameters"""
@@ -164,9 +167,7 @@ class Bragg3dParameters(ScanModelParameters):
     @classmethod
     def _short(cls, value: Any) -> Any:
         """A file or an array in the place of a branch."""
-        if isinstance(value, str) and value.endswith((".ptyr", ".pty")):
-            return {"model": "recon", "recon": {"rfile": value}}
-        return {"model": value} if isinstance(value, str | list | np.ndarray) else value
+        return short(value)
 
     @field_validator("sample", mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from ptystream.chance import generator
+from ptystream.model.blur import widths
 
 FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
 """Full width at half maximum of a Gaussian of unit standard deviation."""
@@ -22,7 +23,7 @@ def noise(shape: tuple[int, int], rms: float, feature: float, random: np.random.
     """Normal noise (y, x) of mean 0 and standard deviation `rms`, with features of about `feature` pixels."""
     values = random.normal(0.0, 1.0, shape)
     if feature > 0:
-        values = gaussian_filter(values, feature / FWHM, mode="wrap")
+        values = gaussian_filter(values, widths(feature / FWHM, shape), mode="wrap")
     values -= values.mean()
     return np.asarray(rms * values / max(float(values.std()), 1e-12))
 

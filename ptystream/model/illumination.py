@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import AfterValidator, ValidationInfo, field_validator, model_validator
@@ -21,9 +21,12 @@ def model_of(value: Any) -> Any:
     if isinstance(value, str) and value in names:
         return value
     try:
-        return load_array(value)
+        array = load_array(value)
     except ValueError as error:
         raise ValueError(f"{error}; or one of {', '.join(names)}") from error
+    if array is not None and not np.isfinite(array).all():
+        raise ValueError("holds numbers that are not finite: give every pixel a value")
+    return array
 
 
 ModelParameter = Annotated[np.ndarray | list[Any] | str | None, AfterValidator(model_of)]
@@ -190,6 +193,9 @@ class ReconParameters(Branch):
 
 class IlluminationParameters(Branch):
     """The starting probe."""
+
+    also: ClassVar[tuple[str, ...]] = ("str",)
+    """What may be written instead of the branch."""
 
     aperture: ApertureParameters = ApertureParameters()
     """Beam aperture parameters

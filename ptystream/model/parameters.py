@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import field_validator
+from pydantic import SerializeAsAny, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 
 from ptystream.model.illumination import IlluminationParameters
 from ptystream.model.sample import FullSampleParameters, SampleParameters
 from ptystream.model.spectrum import CoherenceParameters
 from ptystream.params.base import Branch, parameter
+
+SHORT = (str, list, np.ndarray)
+"""What may stand in the place of a branch `illumination` or `sample`: the path of a .ptyr file, or what `model` takes."""
+
+
+def short(value: Any) -> Any:
+    """The branch of `Full` that a file or an array in its place means; anything else as it is."""
+    if isinstance(value, str) and value.endswith((".ptyr", ".pty")):
+        return {"model": "recon", "recon": {"rfile": value}}
+    return {"model": value} if isinstance(value, SHORT) else value
 
 
 class ShareParameters(Branch):
@@ -72,9 +82,13 @@ class ScanModelParameters(Branch):
 class AnyIllumination(Branch):
     """Container for probe initialization model"""
 
+    also: ClassVar[tuple[str, ...]] = ("str",)
+
 
 class AnySample(Branch):
     """Container for sample initialization model"""
+
+    also: ClassVar[tuple[str, ...]] = ("str",)
 
 
 class BareParameters(ScanModelParameters):
@@ -89,6 +103,9 @@ class BareParameters(ScanModelParameters):
 
 class VanillaIlluminationParameters(Branch):
     """Illumination parameters."""
+
+    also: ClassVar[tuple[str, ...]] = ("str",)
+    """What may be written instead of the branch."""
 
     size: float | None = parameter(None)
     """Initial probe size
@@ -110,11 +127,28 @@ class VanillaParameters(ScanModelParameters):
     name: str = parameter("Vanilla")
     """Name of the model."""
 
-    illumination: VanillaIlluminationParameters = VanillaIlluminationParameters()
-    """Illumination parameters"""
+    illumination: SerializeAsAny[VanillaIlluminationParameters] = VanillaIlluminationParameters()
+    """Illumination parameters
 
-    sample: SampleParameters = SampleParameters()
-    """Initial object"""
+    Instead of the branch also the path of a ``.ptyr`` file, or an array or text that `scan.Full.illumination.model` takes: the
+    probe then begins as that model, with the photons of the brightest of the run's first frames."""
+
+    sample: SerializeAsAny[SampleParameters] = SampleParameters()
+    """Initial object
+
+    Instead of the branch also the path of a ``.ptyr`` file, or an array or text that `scan.Full.sample.model` takes."""
+
+    @field_validator("illumination", "sample", mode="wrap")
+    @classmethod
+    def _short(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """A file or an array in the place of a branch is what it is for `Full`."""
+        if not isinstance(value, SHORT):
+            return handler(value)
+        branch = IlluminationParameters if info.field_name == "illumination" else FullSampleParameters
+        try:
+            return branch.model_validate(short(value))
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
 
 class FullParameters(ScanModelParameters):
@@ -147,11 +181,7 @@ class FullParameters(ScanModelParameters):
     @classmethod
     def _short(cls, value: Any) -> Any:
         """A file or an array in the place of a branch."""
-        if isinstance(value, str) and value.endswith((".ptyr", ".pty")):
-            return {"model": "recon", "recon": {"rfile": value}}
-        if isinstance(value, str | list | np.ndarray):
-            return {"model": value}
-        return value
+        return short(value)
 
     @field_validator("resolution")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from pydantic import ValidationInfo, field_validator, model_validator
@@ -18,10 +18,20 @@ from ptystream.params.home import located
 class SampleParameters(Branch):
     """Initial object."""
 
+    also: ClassVar[tuple[str, ...]] = ("str",)
+    """What may be written instead of the branch."""
+
     fill: complex = parameter(1.0)
     """Initial sample value
 
-    The sample is initialized with this value everywhere, and so are pixels that come into view later."""
+    The sample is initialized with this value everywhere, and so are pixels that come into view later. 0 only around a `model`:
+    behind an object of 0 there is no light, and no update would ever change that."""
+
+    @model_validator(mode="after")
+    def _light(self) -> Self:
+        if self.fill == 0 and getattr(self, "model", None) is None:
+            raise ValueError(f"fill: {self.fill:g}: no light would ever pass the object; 1 is an empty sample")
+        return self
 
 
 class SampleReconParameters(Branch):

@@ -356,13 +356,15 @@ class Vanilla(ScanModel):
         return f"S{label}"
 
     def probe(self, photons: float, energy: int = 0, mean: NDArray[np.complex128] | None = None) -> NDArray[np.complex128]:
-        """A disc with the photons of the brightest frame.
+        """A disc, or the model that stands in the place of `illumination`, with the photons of the brightest frame.
 
         An engine that goes from frame to frame would put all that a weaker probe lacks into the part of the object that it has
         seen, hundreds of times what lies beside it, and stick there.
         """
-        shape = ApertureParameters(size=self.p.illumination.size, edge=1.0)
-        return starting_probe(IlluminationParameters(aperture=shape), self.geometry, 1, Given(photons, self.label))
+        given, begun = Given(photons, self.p.share.probe or self.label, self.seed, mean=mean), self.p.illumination
+        if not isinstance(begun, IlluminationParameters):
+            begun = IlluminationParameters(aperture=ApertureParameters(size=begun.size, edge=1.0))
+        return starting_probe(begun, self.geometry, 1, given)
 
 
 class Full(ScanModel):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 
 from ptystream.model import previous, refraction
+from ptystream.model.blur import widths
 from ptystream.model.diversity import FWHM, OBJECT_MODES, diffuser, direction, powers, shifted
 from ptystream.model.geometry import KEV_METRES, Geometry
 from ptystream.model.pictures import PICTURES
@@ -88,7 +89,7 @@ def _processed(
         parts = [zoom(part, (1.0, *scale), order=3) for part in (data.real, data.imag)]
         data = parts[0] + 1j * parts[1]
     if p.smoothing and (p.physical or "smoothing" in p.model_fields_set):
-        sigma = (0, p.smoothing / FWHM, p.smoothing / FWHM)
+        sigma = widths((0.0, p.smoothing / FWHM, p.smoothing / FWHM), data.shape)
         data = gaussian_filter(data.real, sigma) + 1j * gaussian_filter(data.imag, sigma)
     if p.physical:
         data = _passed(p, data, geometry, factor, real=real)

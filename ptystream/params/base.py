@@ -5,13 +5,19 @@ The docstring under a field is its text in the reference, so it is written for t
 
 from __future__ import annotations
 
-from typing import Any
+import cmath
+from collections.abc import Mapping
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class Branch(BaseModel):
-    """A closed branch of the parameter tree: unknown names are errors."""
+    """A closed branch of the parameter tree: unknown names are errors, and so are numbers that are none.
+
+    Not finite numbers are refused everywhere but in arrays, which may hold them where a pixel is not known; `true` and `false`
+    are numbers nowhere.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
@@ -20,7 +26,34 @@ class Branch(BaseModel):
         arbitrary_types_allowed=True,
         use_attribute_docstrings=True,
         protected_namespaces=(),
+        allow_inf_nan=False,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        within = kinds(annotation)
+        if within & {int, float, complex}:
+            inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+            own = isinstance(value, bool) and bool not in (get_args(annotation) or (annotation,))
+            if own or (not within & {bool, Any} and any(isinstance(item, bool) for item in inside)):
+                raise ValueError("must be a number; true and false are none")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _finite(cls, value: Any) -> Any:
+        """What `allow_inf_nan` does not see."""
+        if isinstance(value, complex) and not cmath.isfinite(value):
+            raise ValueError("should be a finite number")
+        return value
+
+
+def kinds(annotation: Any) -> set[Any]:
+    """All types in an annotation."""
+    inside = get_args(annotation)
+    return {annotation}.union(*(kinds(kind) for kind in inside)) if inside else {annotation}
 
 
 def parameter(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ def faults_of(error: ValidationError, model: type[BaseModel], prefix: str) -> li
             if field is None:
                 break
             fields = field.annotation
-        full = ".".join([prefix, *path]).strip(".")
+        full, value = ".".join([prefix, *path]).strip("."), item["input"]
         if item["type"] == "extra_forbidden":
             parent: Any = model
             for part in path[:-1]:
@@ -62,7 +62,20 @@ def faults_of(error: ValidationError, model: type[BaseModel], prefix: str) -> li
             remedy = f"unknown parameter; {closest(path[-1], parent.model_fields)}"
         else:
             remedy = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            full, value, remedy = _of_branch(full, fields, value, remedy)
         if full in found and found[full].remedy != remedy:
             remedy = f"{found[full].remedy}, or {remedy}"
-        found[full] = Fault(full, item["input"], remedy)
+        found[full] = Fault(full, value, remedy)
     return list(found.values())
+
+
+def _of_branch(path: str, branch: Any, given: Any, told: str) -> tuple[str, Any, str]:
+    """(path, value, remedy) of what a branch says about one of its leaves: 'name: value: remedy' or 'name: remedy'."""
+    name, _, rest = told.partition(": ")
+    if not (isinstance(branch, type) and issubclass(branch, BaseModel)) or name.split(".")[0] not in branch.model_fields:
+        return path, given, told
+    value = given
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    shown, _, remedy = rest.partition(": ")
+    return f"{path}.{name}".strip("."), value if value is not None else shown if remedy else None, remedy or rest

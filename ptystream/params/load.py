@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 
 from ptystream.model.models import BARE, MODELS
 from ptystream.model.scan_model import ScanModel
-from ptystream.params.base import Branch
+from ptystream.params.base import Branch, kinds
 from ptystream.params.branches import IoParameters, RootParameters
 from ptystream.params.errors import ConfigurationError, Fault, closest, faults_of
 from ptystream.params.home import home
@@ -273,13 +273,7 @@ def _given(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(value, Mapping) and isinstance(inner, type) and issubclass(inner, BaseModel):
             value = _given(inner, value)
-        if isinstance(value, np.ndarray) and field is not None and np.ndarray not in _kinds(inner):
+        if isinstance(value, np.ndarray) and field is not None and np.ndarray not in kinds(inner):
             value = value.tolist()  # a pair of numbers, say, that a script has as an array
         kept[str(key)] = value
     return kept
-
-
-def _kinds(annotation: Any) -> set[Any]:
-    """All types in an annotation."""
-    inside = get_args(annotation)
-    return {annotation}.union(*(_kinds(kind) for kind in inside)) if inside else {annotation}

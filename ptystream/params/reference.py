@@ -56,15 +56,16 @@ def _data(path: str) -> Iterator[dict[str, Any]]:
     yield {"path": f"{path}.name", **entry, "types": ["str"], "default": None, "doc": doc}
 
 
-def _walk(path: str, model: type[BaseModel]) -> Iterator[dict[str, Any]]:
+def _walk(path: str, model: type[BaseModel], *more: str) -> Iterator[dict[str, Any]]:
+    """A branch, which may also be what its `also` says or one of `more`, and everything in it."""
     doc = inspect.cleandoc(model.__doc__ or "")
-    kinds = ["Param", *getattr(model, "also", ())]
+    kinds = ["Param", *getattr(model, "also", ()), *more]
     yield {"path": path, "types": kinds, "default": {}, "lower": None, "upper": None, "choices": None, "doc": doc}
     for name, field in model.model_fields.items():
         here = f"{path}.{name}"
         inner = _branch(field.annotation)
         if inner is not None:
-            yield from _walk(here, inner)
+            yield from _walk(here, inner, *(name for name in _types(field.annotation) if name == "NoneType"))
             continue
         lower, upper = _limits(field)
         yield {

@@ -6,7 +6,6 @@ Everything but `run` is called under the scan's lock; `run` decodes and prepares
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from ptystream.chance import generator
 from ptystream.codecs import CodecError, decode
 from ptystream.events import Payload
+from ptystream.scan.memory import allowed_bytes
 from ptystream.scan.parameters import PtyScanParameters
 from ptystream.scan.prepare import Preparation, PrepareError, decide
 from ptystream.scan.slabs import Slabs
@@ -81,8 +81,7 @@ class Intake:
         self._free: list[int] = []
         self._slots = 0
         self._pool = pool
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        self._max_bytes = max_bytes if max_bytes is not None else memory // 2
+        self._max_bytes = max_bytes if max_bytes is not None else allowed_bytes()
 
     @property
     def max_bytes(self) -> int:
@@ -140,6 +139,9 @@ class Intake:
     ) -> list[Job]:
         """Take frames over; returns the jobs that can be done now."""
         if self._preparation is None:
+            if not self._held and payloads and (wrong := self.parameters.off_frame(payloads[0].shape)) is not None:
+                center = self.parameters.center
+                log.error("%s: the first frame: scans.%s.data.center: %s: %s", self.label, self.label, center, wrong)
             self._held.extend(zip(records.tolist(), indices.tolist(), slots.tolist(), payloads, strict=True))
             if len(self._held) >= self._hold or "raw_shape" in self.decisions:
                 return self.decide(expected)
@@ -178,8 +180,8 @@ class Intake:
                     f"{self._max_bytes} bytes allowed: crop or rebin more, or allow more memory",
                 )
         except ValueError as error:
-            self.failure = str(error)
-            log.error("%s: %s", self.label, error)
+            self.failure = f"scans.{self.label}.{error}" if str(error).startswith("data.") else str(error)
+            log.error("%s: no frame can be prepared: %s", self.label, self.failure)
         else:
             self.slabs, self._preparation = slabs, preparation
             self.mask_pixels(self.decisions.get("hot_pixels", ()))

@@ -212,6 +212,8 @@ class PtyScanParameters(SavingParameters):
     def _positions_theory(cls, value: NDArray[Any] | None) -> NDArray[Any] | None:
         if value is not None and (value.ndim != 2 or value.shape[1] != 2):
             raise ValueError(f"has shape {value.shape}: must be (frame, 2), (y, x)")
+        if value is not None and not (value.dtype.kind != "c" and np.isfinite(value).all()):
+            raise ValueError("must be real, finite numbers: leave out frames without a position")
         return value
 
     @field_validator("weights")
@@ -270,6 +272,14 @@ class PtyScanParameters(SavingParameters):
     def noise_on_arrival(self) -> bool:
         """Whether Poisson noise is added to frames when they are prepared."""
         return self.add_poisson_noise
+
+    def off_frame(self, shape: tuple[int, ...]) -> str | None:
+        """What is wrong with `center` for raw frames of `shape`; None where it lies in them, or is found from the data."""
+        if not isinstance(self.center, tuple) or self.auto_center or len(shape) != 2:
+            return None
+        if all(-0.5 <= c < n - 0.5 for c, n in zip(self.center, shape, strict=True)):
+            return None
+        return f"lies outside the frames of {tuple(shape)} pixels; give (y, x) in raw pixels, 'fftshift' or None"
 
     def operations(self) -> tuple[bool, bool, bool]:
         """`orientation` as (transpose, flipud, fliplr)."""

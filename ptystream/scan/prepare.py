@@ -46,7 +46,9 @@ def decide(parameters: PtyScanParameters, frames: Sequence[NDArray[Any]]) -> dic
     if len(shape) != 2 or dtype.kind not in "uif" or 0 in shape:
         raise PrepareError("wrong_dtype", f"frames of shape {shape} and dtype {dtype}: two axes of real numbers are needed")
     whole = dtype.kind in "ui" or all(_is_whole(f) for f in chosen)
-    center = parameters.center
+    center, wrong = parameters.center, parameters.off_frame(shape)
+    if wrong is not None:
+        raise PrepareError("undecided", f"data.center: {center}: {wrong}")
     if parameters.auto_center or (parameters.auto_center is None and center is None):
         invalid = [_invalid(f, parameters) | (f < 0) for f in chosen]
         centers = [c for f, i in zip(chosen, invalid, strict=True) if (c := _center_of_mass(f, i)) is not None]
@@ -57,8 +59,6 @@ def decide(parameters: PtyScanParameters, frames: Sequence[NDArray[Any]]) -> dic
         center = (shape[0] / 2 - 0.5, shape[1] / 2 - 0.5)
     elif center is None or center == "fftshift":
         center = (shape[0] // 2, shape[1] // 2)
-    if not isinstance(center, str) and not all(0 <= c < n for c, n in zip(center, shape, strict=True)):  # type: ignore[arg-type]
-        raise PrepareError("undecided", f"data.center: {center}: lies outside the frames of {shape}; give (y, x) in raw pixels")
     return {
         "raw_shape": [int(n) for n in shape],
         "raw_dtype": dtype.name,

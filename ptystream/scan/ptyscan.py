@@ -71,6 +71,8 @@ class PtyScan:
         """Why the scan is over; None while it goes on. What was fed before may still be on its way to `take`."""
         self.at_once = False
         """Whether everything is there and only has to be read: blocks are whole then, and the same at every repetition."""
+        self.failure: str | None = None
+        """Why none of its frames can be prepared; None where they can, or nothing is decided yet."""
         self._condition = threading.Condition(threading.RLock())
         self._version = 0
         self._pool, self._clock, self._saver = pool, clock, saver
@@ -435,6 +437,7 @@ class PtyScan:
             for record in records.tolist() if self._spares else ():
                 self._spares.pop(record, None)
             if failed and self._intake.failure is not None:
+                self.failure = self._intake.failure
                 self._end(f"failed: {self._intake.failure}")
         for retry in again:
             self._finish(self._intake.run(retry))

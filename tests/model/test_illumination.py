@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ptystream.model.geometry import Geometry
 from ptystream.model.illumination import IlluminationParameters
 from ptystream.model.probe import Given, starting_probe
-from ptystream.model.scan_model import Full
+from ptystream.model.scan_model import Full, Vanilla
 from ptystream.storage import ptyr
 
 FAR = Geometry((64, 64), 7.2, 2.0, (1e-4, 1e-4))
@@ -172,6 +172,19 @@ def test_a_probe_from_an_earlier_result(tmp_path: Path) -> None:
         made({"model": "recon", "recon": {"rfile": result(tmp_path / "b.ptyr", (1e-7, 1e-7))}})
     single = result(tmp_path / "c.ptyr", names=("SotherG00",))
     assert made({"model": "recon", "recon": {"rfile": single}}).shape == (1, 64, 64)
+
+
+def test_a_file_or_a_model_in_the_place_of_the_branch_is_for_vanilla_what_it_is_for_full(tmp_path: Path) -> None:
+    file = result(tmp_path / "a.ptyr")
+    wave = np.random.default_rng(0).normal(size=(64, 64))
+    for given in (file, "moon", wave, wave.tolist()):
+        vanilla, full = (kind("a", 0, kind.Parameters(illumination=given), FAR) for kind in (Vanilla, Full))
+        np.testing.assert_array_equal(vanilla.probe(100.0), full.probe(100.0))
+    assert Vanilla.Parameters(illumination=file).model_dump()["illumination"]["recon"]["rfile"] == file
+    with pytest.raises(ValidationError, match=r"illumination\n.*cannot be read"):
+        Vanilla.Parameters(illumination=str(tmp_path / "nowhere.ptyr"))
+    with pytest.raises(ValidationError, match="or one of"):
+        Vanilla.Parameters(illumination="moom")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from scipy.ndimage import zoom
 from ptystream.model import refraction
 from ptystream.model.geometry import Geometry
 from ptystream.model.sample import FullSampleParameters
-from ptystream.model.scan_model import Full
+from ptystream.model.scan_model import Full, Vanilla
 from ptystream.model.specimen import Canvas, starting_object
 
 FAR = Geometry((64, 64), 7.2, 2.0, (1e-4, 1e-4))
@@ -143,6 +143,17 @@ def test_an_object_from_an_earlier_result_keeps_its_place(tmp_path: Path) -> Non
     assert short.sample.recon.rfile == file
     with pytest.raises(ValueError, match="another geometry"):
         made({"model": "recon", "recon": {"rfile": result(tmp_path / "b.ptyr", (1e-7, 1e-7))}})
+
+
+def test_a_file_or_a_picture_in_the_place_of_the_branch_is_for_vanilla_what_it_is_for_full(tmp_path: Path) -> None:
+    for given in (result(tmp_path / "a.ptyr"), "flower"):
+        vanilla, full = (
+            kind("a", 0, kind.Parameters(sample=given), FAR)._object(0, ((9, -3), (60, 70)), None)[1] for kind in (Vanilla, Full)
+        )
+        np.testing.assert_array_equal(vanilla.data, full.data)
+        assert vanilla.offset == full.offset
+    with pytest.raises(ValidationError, match=r"sample\n.*cannot be read"):
+        Vanilla.Parameters(sample=str(tmp_path / "nowhere.ptyr"))
 
 
 @pytest.mark.parametrize(

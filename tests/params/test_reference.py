@@ -59,3 +59,14 @@ def test_defaults_and_limits_are_those_of_the_seeds(reference: dict[str, dict[st
         for sign, key in ((">", "lower"), ("<", "upper")):
             wanted = [float(part.strip()[1:]) for part in bounds.split(",") if part.strip().startswith(sign)]
             assert reference[path][key] == (wanted[0] if wanted else None), (path, key)
+
+
+def test_what_may_stand_in_the_place_of_a_branch_is_what_the_seeds_say(reference: dict[str, dict[str, Any]]) -> None:
+    file = SEEDS / "ptypy-parameters.json"
+    if not file.exists():
+        pytest.skip("the seed documents are not here")
+    seeds = {entry["path"]: set(entry["types"]) for entry in json.loads(file.read_text())}
+    here = {path.removeprefix("ptycho."): set(entry["types"]) for path, entry in reference.items()}
+    several = {path: kinds for path, kinds in seeds.items() if "Param" in kinds and len(kinds) > 1 and path in here}
+    assert len(several) > 30
+    assert {path: kinds - here[path] for path, kinds in several.items() if not kinds <= here[path]} == {}

@@ -562,3 +562,18 @@ def test_an_error_of_ours_in_a_decoding_thread_reaches_whoever_takes_frames(monk
         scan.feed("data", frames(0), 1)
     with pytest.raises(RuntimeError, match="could not be entered"):
         scan.take(10)
+
+
+def test_a_center_outside_the_frames_is_told_with_the_first_of_them(caplog: pytest.LogCaptureFixture) -> None:
+    scan = buffer(decide_after=3, center=(2.0, 6.0))
+    scan.feed("data", frames(0), 1)
+    assert "scans.s.data.center: (2.0, 6.0): lies outside the frames of (6, 6)" in caplog.text
+    assert scan.failure is None
+    scan.feed("data", frames(1, 2), 1)
+    assert scan.failure is not None
+    assert scan.failure.startswith("scans.s.data.center: (2.0, 6.0): lies outside")
+    assert scan.ended == f"failed: {scan.failure}"
+    inside = buffer(decide_after=3, center=(2.0, 6.0), auto_center=True)
+    caplog.clear()
+    inside.feed("data", frames(1, 2, 3), 1)
+    assert (inside.failure, caplog.text) == (None, "")

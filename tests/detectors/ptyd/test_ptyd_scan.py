@@ -435,6 +435,14 @@ def run(given: dict[str, Any], **inputs: Any) -> ptyr.Result:
     return ptyr.read(path)
 
 
+def test_a_center_outside_the_files_frames_is_told_at_load_time(tmp_path: Path) -> None:
+    written(tmp_path)
+    with pytest.raises(
+        ConfigurationError, match=r"scans\..*\.data\.center: \(3\.0, 400\.0\): lies outside the frames of \(32, 32\)"
+    ):
+        load(configuration("out.ptyd", tmp_path, source="a.ptyd", center=(3.0, 400.0)))
+
+
 def test_what_a_session_saves_another_reconstructs_to_the_same_image(tmp_path: Path) -> None:
     frames, places = messages()
     first = configuration("a.ptyd", tmp_path / "one", save="link")

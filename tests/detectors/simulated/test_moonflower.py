@@ -254,3 +254,39 @@ def test_a_simulated_scan_can_be_recorded_and_replayed(tmp_path: Path) -> None:
     again = ptyr.read(tmp_path / "t.ptyr")
     assert again.started != direct.started
     np.testing.assert_array_equal(again.object["SsG00"].data, direct.object["SsG00"].data)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("MoonFlowerScan", {"psf": 1e6, "shape": 32}, "scans.s.data.psf: 1000000.0: is wider than the frame of 32 pixels"),
+        ("MoonFlowerScan", {"num_frames": 10**9}, "num_frames: 1000000000: that many positions take 16000000000 bytes"),
+        ("QuickScan", {"num_frames": 10**9}, "num_frames: 1000000000: that many positions take 16000000000 bytes"),
+        ("MoonFlowerScan", {"num_frames": 10**7, "shape": 512}, "num_frames: 10000000: with density 0.2: drawing an object of"),
+        ("MoonFlowerScan", {"density": 1e4, "num_frames": 100}, "num_frames: 100: with density 10000: drawing an object of"),
+        (
+            "SimScan",
+            {"psf": np.ones((100, 3)), "shape": 32, "xy": {"model": "round"}},
+            "at most 64 pixels",
+        ),
+    ],
+)
+def test_what_would_not_fit_into_memory_is_refused_at_load_time(name: str, given: dict[str, Any], said: str) -> None:
+    scan = {"name": "Full", "data": {"name": name, **given}}
+    with pytest.raises(ConfigurationError) as caught:
+        load({"scans": {"s": scan}, "engines": {"e": {"name": "DM"}}})
+    assert said in str(caught.value)
+
+
+def test_positions_that_need_too_large_an_object_are_refused_when_the_scan_opens() -> None:
+    with pytest.raises(OSError, match=r"positions_theory: drawing an object of .* takes .* bytes"):
+        transport("MoonFlowerScan", **SMALL, positions_theory=[[0.0, 0.0], [1.0, 1.0]]).open()
+
+
+def test_a_probe_that_would_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptystream.plan.allowed_bytes", lambda: 10**6)
+    given = configured(tmp_path, {"s": {"data": {"name": "QuickScan", "shape": 128}}}, 1)
+    with pytest.raises(
+        ConfigurationError, match=r"data\.shape: 128: beginning a probe of \(128, 128\) pixels takes 1.97e\+06 bytes"
+    ):
+        make_plan(load(given))

@@ -215,8 +215,8 @@ def test_verbose_level_says_how_much_is_told(caplog: pytest.LogCaptureFixture) -
         ({"pos_noise": -1.0}, "data.pos_noise"),
         ({"pos_scale": []}, "data.pos_scale"),
         ({"verbose_level": 9}, "data.verbose_level"),
-        ({"illumination": {"model": "stxm"}}, "data.illumination: "),
-        ({"sample": {"stxm": {"label": "other"}}}, "data.sample: "),
+        ({"illumination": {"model": "stxm"}}, "data.illumination.model: "),
+        ({"sample": {"stxm": {"label": "other"}}}, "data.sample"),
         ({"sample": "nowhere.ptyr"}, "nowhere.ptyr"),
         ({"propagation": "middle"}, "data.propagation"),
     ],
@@ -321,3 +321,18 @@ def test_a_picture_covers_a_pattern_that_lies_beside_zero() -> None:
     y, x = (n // 2 for n in matter.shape)
     for quarter in (matter[:y, :x], matter[:y, x:], matter[y:, :x], matter[y:, x:]):
         assert 0.4 < quarter.mean() < 0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "shape"),
+    [("MoonFlowerScan", {"shape": 32}, "(32, 32)"), ("SimScan", SMALL | {"frame_size": (20, 40)}, "(20, 40)")],
+)
+def test_a_center_outside_the_simulated_frame_is_told_at_load_time(name: str, given: dict[str, Any], shape: str) -> None:
+    def loaded(center: Any) -> Any:
+        scan = {"name": "Full", "data": {"name": name, **given, "center": center}}
+        return load({"scans": {"s": scan}, "engines": {"e": {"name": "DM"}}})
+
+    with pytest.raises(ConfigurationError) as caught:
+        loaded((19, 40))
+    assert f"scans.s.data.center: (19, 40): lies outside the frames of {shape} pixels" in str(caught.value)
+    loaded((19, 31))
