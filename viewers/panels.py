@@ -274,7 +274,8 @@ def scan_map(axis: Any, frames: NDArray[Any], pixel_m: tuple[float, float] | Non
     axis.set(xlabel=f"x ({unit})", ylabel=f"y ({unit})", title=f"scan map: {len(frames)} frames", aspect="equal")
     axis.invert_yaxis()
     if len(frames):
-        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False, markerscale=2)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 4.5}  # in letters: of any map's height
+        axis.legend(fontsize=8, ncols=3, frameon=False, markerscale=2, **below)
 
 
 PANELS: Mapping[str, Callable[[Any, Seen], None]] = {
