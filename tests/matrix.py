@@ -39,7 +39,7 @@ ENGINES: dict[str, dict[str, Any]] = {
 }
 """Engines and what is not a default of theirs."""
 PHASE_RAD = {
-    1e5: {"DM": 0.29, "RAAR": 0.25, "EPIE": 0.1, "SDR": 0.2, "ML": 0.09, "DMOPR": 0.26, "MLOPR": 0.095},
+    1e5: {"DM": 0.29, "RAAR": 0.22, "EPIE": 0.13, "SDR": 0.2, "ML": 0.09, "DMOPR": 0.26, "MLOPR": 0.095},
     1e8: {"DM": 0.12, "RAAR": 0.16, "EPIE": 0.1, "SDR": 0.08, "ML": 0.05, "DMOPR": 0.18, "MLOPR": 0.14},
 }
 """Standard deviation of the phase against the truth, without its ramp, that an engine must reach, by photons: about one and a

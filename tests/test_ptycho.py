@@ -281,7 +281,7 @@ def test_a_center_outside_the_frames_is_told_at_the_first_of_them_and_at_the_end
     given = parameters(tmp_path)
     given.scans.MF.data.center = (500.0, 12.0)
     said = rf"scans\.MF\.data\.center: \(500\.0, 12\.0\): lies outside the frames of \({BEAM.side}, {BEAM.side}\) pixels; give"
-    with pytest.raises(SessionError, match=rf"nothing was reconstructed: {said}.*{BEAM.frames} received"):
+    with pytest.raises(SessionError, match=rf"nothing was reconstructed: {said}.* received"):
         Ptycho(given, transports=sources()).run()
     told = [record.getMessage() for record in caplog.records if re.search(said, record.getMessage())]
     assert "the first frame" in told[0]
