@@ -235,7 +235,8 @@ def leading(on: Backend, rows: Any, dimensions: int) -> Basis:
     for _ in range(PASSES):
         basis = xp.linalg.qr(image.astype(precise))[0].astype(wide)
         seen = basis.conj().T @ rows
-        powers, turn = xp.linalg.eigh((seen @ seen.conj().T).astype(precise))
+        exact = seen.astype(precise)  # a dimension of a thousandth of the amplitude has a millionth of the power
+        powers, turn = xp.linalg.eigh(exact @ exact.conj().T)
         powers, turn = powers[::-1][:dimensions], turn[:, ::-1][:, :dimensions].astype(wide)
         left, right = basis @ turn, turn.conj().T @ seen
         if spare == len(rows):
@@ -243,7 +244,7 @@ def leading(on: Backend, rows: Any, dimensions: int) -> Basis:
         image = rows @ seen.conj().T
         # rows rows† U - U Λ is, to first order, what U still turns by, times Λ
         rest = xp.linalg.norm(image @ turn - left * powers, axis=0) ** 2
-        missing = xp.where(powers > tolerance * powers[0], rest / xp.maximum(powers, 1e-300), 0).sum()
+        missing = xp.where(powers > tolerance**2 * powers[0], rest / xp.maximum(powers, 1e-300), 0).sum()
         moved = float(xp.sqrt(missing / xp.maximum(powers[0], 1e-300)))
         if moved <= tolerance or moved > STILL * before:
             break

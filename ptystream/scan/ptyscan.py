@@ -181,8 +181,9 @@ class PtyScan:
     def take(self, limit: int, ranks: int = 1) -> Block | Signal:
         """Up to `limit` frames that became usable, in order of their slots; WAIT, or EOS when nothing is left.
 
-        Fewer than min_frames × `ranks` are handed out only at the end of the scan, as are fewer than `limit` of a scan whose
-        frames are there `at_once`. Raises `RuntimeError` where a thread that prepares frames died of an error of ours.
+        Fewer than min_frames × `ranks` are handed out only at the end of the scan. Where frames are there `at_once`, every block
+        but the last has `limit` of them, or so many where that is more. Raises `RuntimeError` where a thread that prepares frames
+        died of an error of ours.
         """
         with self._condition:
             if self._broken is not None:
@@ -190,7 +191,7 @@ class PtyScan:
             jobs = self._check_end()
         for job in jobs:
             self._start(job)
-        limit *= self._group
+        limit = (max(limit, self.parameters.min_frames * ranks) if self.at_once else limit) * self._group
         with self._condition:
             if self.at_once and self.ended is None and self._pairing.queued <= limit:
                 return WAIT  # the block after this one, or the end, is to be known first

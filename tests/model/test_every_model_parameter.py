@@ -79,7 +79,10 @@ BRAGG: Cases = {
     "illumination.recon.label": (["b"], RECON),
     "sample.fill": ([0.5], {}),
 }
-OPR: Cases = {path: case for path, case in FULL.items() if path.startswith("coherence.") or path == "share.object"}
+OPR: Cases = {
+    **{path: case for path, case in FULL.items() if path.startswith("coherence.") or path == "share.object"},
+    "coherence.probe_dispersion": (["irregular"], {"coherence": THREE}),  # a common subspace would not stay linear: refused
+}
 CASES: Mapping[str, Cases] = {"Vanilla": VANILLA, "Full": FULL, "OPRModel": OPR, "Bragg3dModel": BRAGG}
 ALIKE = {"OPRModel": "Full"}
 """Models that are another one and what they have here."""
