@@ -188,7 +188,7 @@ class ML(TiledEngine):
 
     def state(self) -> Mapping[str, Any]:
         """See `ptystream.engine.Engine.state`: the scale of the probe, and what intensities were multiplied with."""
-        floating = {"float_intensities": self.on.get(self.likelihood.scale)} if self.p.floating_intensities else {}
+        floating = {"float_intensities": self.on.get(self.likelihood.scale).copy()} if self.p.floating_intensities else {}
         return {**super().state(), "scale": self.precondition.scale, **floating}
 
     def iterate(self, iterations: int, rows: NDArray[np.int64] | None = None) -> Progress:
@@ -300,7 +300,7 @@ class ML(TiledEngine):
             if name in self._confined:
                 continue
             self._confined.add(name)
-            inside = support(self.on, storage.data, self.p)
+            inside = support(self.on, storage.data.copy(), self.p)
             if (inside != storage.data).any():
                 storage.data = inside
                 self._forget()

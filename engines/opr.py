@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.chance import generator
 from ptystream.engine import Context
 from ptystream.params.base import Branch, parameter
 from ptystream.reconstruction import Reconstruction, Storage
@@ -255,6 +256,6 @@ def leading(on: Backend, rows: Any, dimensions: int) -> Basis:
 @lru_cache(maxsize=4)
 def directions(pixels: int, count: int) -> NDArray[np.complex128]:
     """Where the search for a subspace begins: random numbers (pixel, direction), always the same."""
-    random = np.random.Generator(np.random.Philox(0))
+    random = generator(0, "directions of a search for a subspace", pixels, count)
     made: NDArray[np.complex128] = random.normal(size=(pixels, count)) + 1j * random.normal(size=(pixels, count))
     return made

@@ -21,6 +21,8 @@ from ptystream.storage import ptyr
 
 BIN = Path(sys.executable).parent
 LAUNCHER = shutil.which("mpiexec", path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
+RANK = b"\0-m\0ptystream\0live\0"
+"""In the command line of every rank, and in no launcher's."""
 ALONE = {"device": "cpu", "threads": 1}
 
 
@@ -125,11 +127,11 @@ def test_a_dead_rank_ends_the_job(tmp_path: Path, victim: str) -> None:
                 while time.monotonic() < deadline and not (record.exists() and record.stat().st_size > 60 * 8192):
                     time.sleep(0.05)
                 leader = int(_holders(record)[0])
-                ours = [pid for pid in _descendants(job.pid) if b"ptystream" in _command(pid)]
+                ours = [pid for pid in _descendants(job.pid) if RANK in _command(pid)]
                 worker = next(pid for pid in ours if pid != leader)
                 os.kill(worker if victim == "worker" else leader, signal.SIGKILL)
                 assert job.wait(30) != 0
-            assert not any(Path(f"/proc/{pid}").exists() and b"ptystream" in _command(pid) for pid in (worker, leader))
+            assert not any(Path(f"/proc/{pid}").exists() and RANK in _command(pid) for pid in (worker, leader))
         finally:
             beamline.kill()
 

@@ -158,7 +158,7 @@ def to_the_end(loop: Loop) -> Run:
 class Curves:
     """A scan of rocking curves in memory, in the place of buffer and model."""
 
-    label, number, waiting, ended = "s", 0, (), False
+    label, number, waiting, ended, at_once = "s", 0, (), False, False
 
     def __init__(self) -> None:
         self.buffer, self.over = self, False

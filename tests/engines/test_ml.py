@@ -313,7 +313,7 @@ def test_a_withdrawn_frame_leaves_the_sums_and_a_moved_one_counts_at_its_new_pla
 def test_from_its_first_update_on_a_probe_is_inside_its_support() -> None:
     """Not its gradient alone: what it began with outside of it goes."""
     engine = start(problem(), **parameters(probe_update_start=1, probe_support=0.4))
-    outside = disc(engine.shape, 0.4, np.dtype(float)) == 0
+    outside = disc(held(engine)[0].shape[-2:], 0.4, np.dtype(float)) == 0
     engine.iterate(1)
     assert np.abs(held(engine)[0][:, outside]).min() > 0
     engine.iterate(2)
@@ -324,7 +324,7 @@ def test_from_its_first_update_on_a_probe_is_inside_its_support() -> None:
     assert not held(engine)[0][:, outside].any()
     engine.configure(engine.Parameters(**parameters(probe_update_start=1, probe_support=0.2)))
     engine.iterate(1)
-    assert not held(engine)[0][:, disc(engine.shape, 0.2, np.dtype(float)) == 0].any()
+    assert not held(engine)[0][:, disc(outside.shape, 0.2, np.dtype(float)) == 0].any()
 
 
 @pytest.mark.parametrize("what", ["frame", "mask"])

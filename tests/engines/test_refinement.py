@@ -360,7 +360,7 @@ def test_none_means_not_given_as_in_ptypys_files() -> None:
         ({"nshifts": 6}, r"engines\.e\.position_refinement\.nshifts: 6: must be 4, 8, 12"),
         ({"interval": 0}, r"position_refinement\.interval: 0: must be at least 1"),
         ({"max_shift": -1e-6}, r"position_refinement\.max_shift: -1e-06: must be a length"),
-        ({"amplitude": float("nan")}, r"position_refinement\.amplitude: nan: must be a length"),
+        ({"amplitude": float("nan")}, r"position_refinement\.amplitude: nan: should be a finite number"),
         ({"start": {"after": 3}}, r"position_refinement\.start: .*\{after_last_frame: n\}"),
         ({"start": 5, "stop": 5}, r"position_refinement: .*stop \(5\) must be larger than start \(5\)"),
         ({"metric": "poisson"}, r"position_refinement\.metric: 'poisson': should be 'fourier' or 'photon'"),
