@@ -66,21 +66,14 @@ def test_a_client_looks_at_the_running_session(tmp_path: Path, require: Callable
         client.start_channels()
         try:
             client.wait_for_ready(timeout=30)
-            told: list[str] = []
-
-            def output(message: dict) -> None:
-                told.append(str(message["content"].get("text", "")))
-
-            looked = (
-                "import time\n"
-                "while session.status()['iteration'] < 3: time.sleep(0.05)\n"
-                "print(session.plan.name, configuration.root.ipython_kernel); session.stop()"
-            )
-            reply = client.execute_interactive(looked, timeout=30, output_hook=output)
+            looked = "import time\nwhile session.status()['iteration'] < 3: time.sleep(0.05)\nsession.stop()"
+            told = {"told": "(session.plan.name, configuration.root.ipython_kernel)"}
+            # Answered on the shell channel: what a subscriber to the output channel is told may come before it listens.
+            reply = client.execute(looked, user_expressions=told, reply=True, timeout=60)
         finally:
             client.stop_channels()
         assert reply["content"]["status"] == "ok"
-        assert "t True" in "".join(told)
+        assert reply["content"]["user_expressions"]["told"]["data"]["text/plain"] == "('t', True)"
         process.stderr.read()
         assert process.wait(60) == 0
     assert (tmp_path / "t.ptyr").exists()  # it was stopped from there, and saved
