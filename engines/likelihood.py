@@ -18,7 +18,7 @@ from ptystream.reconstruction import Reconstruction, Storage
 from ptystream.scan.block import FrameStore
 
 from .backend import Backend
-from .sight import Sight, Sums
+from .sight import Sight, Sums, summed
 from .subpixel import add_adjoint
 from .tiled import expectation_every, poisson_expectation, rows_of
 from .tiles import Tile
@@ -87,10 +87,13 @@ class Likelihood:
             return objects, beams
 
         parts = self.on.sweeper.sweep(tiles, work)
-        objects, beams = (self._total([part[k] for part in parts]) for k in (0, 1))
-        costs, known, scale = self.on.get(cost) + self._constant(tiles), self.on.get(fits), self.on.get(self.scale)
-        rows = self.ranks.exchange(rows_of(tiles), costs, known, scale)
-        self.scale = self.on.put(scale)
+        objects, beams = (summed(self.on, [part[k] for part in parts]) for k in (0, 1))
+        costs, known = self.on.get(cost) + self._constant(tiles), self.on.get(fits)
+        rows = self.ranks.exchange(rows_of(tiles), costs, known)
+        if self.floating and self.ranks.size > 1:
+            scale = self.on.get(self.scale)
+            self.ranks.exchange(rows_of(tiles), scale)
+            self.scale = self.on.put(scale)
         return Descent(objects, beams, costs, known, rows)
 
     def along(self, tiles: Sequence[Tile], objects: Sequence[Any], probes: Sequence[Any] | None, *, every: bool) -> Any:
@@ -174,16 +177,6 @@ class Likelihood:
         lines[tile.index] = found
 
     # ------------------------------------------------------------------ what they need
-
-    def _total(self, parts: Sequence[Sums]) -> Sums:
-        """The partial sums, added in their order, and then over the ranks."""
-        total = parts[0]
-        for part in parts[1:]:
-            for (num, den), (more, further) in zip(total, part, strict=True):
-                if more is not num:  # of probes with layers of each frame there is one sum
-                    num += more
-                    den += further
-        return [(self.on.total(num), self.on.total(den)) for num, den in total]
 
     def _waves(self, tile: Tile) -> Any:
         return self.on.xp.empty((len(tile.pods), len(tile), *self.sight.probe(tile, 0).shape), self.sight.complex)

@@ -15,16 +15,20 @@ from ptystream.params.base import parameter
 from ptystream.reconstruction import Dispersion, Reconstruction, Storage
 from ptystream.scan.block import FrameStore
 
-from .conjugate import Conjugate, Fields
+from .conjugate import Conjugate
 from .constraints import support
 from .dispersion import linear_part
+from .fields import Fields, scaled
 from .likelihood import Descent, Likelihood
 from .line import Taken, step_length
 from .parameters import EngineParameters, RefiningParameters
 from .precondition import Preconditioner
-from .smoothness import Smoothness, inner, seen
+from .smoothness import Smoothness, seen
 from .tiled import TiledEngine, means, rows_of
 from .tiles import Tile
+
+LAST_TRIES = 8
+"""How often the last step of all is shortened."""
 
 
 class MLParameters(RefiningParameters, EngineParameters):
@@ -123,10 +127,6 @@ class MLParameters(RefiningParameters, EngineParameters):
         return value
 
 
-LAST_TRIES = 8
-"""How often the last step is shortened."""
-
-
 class ML(TiledEngine):
     """Conjugate gradients on the likelihood of all frames, two sweeps per iteration: for the gradient, and for the step.
 
@@ -162,7 +162,7 @@ class ML(TiledEngine):
         self.likelihood = Likelihood(self.on, reconstruction, frames, self.sight, context.ranks)
         if (state or {}).get("float_intensities") is not None:
             self.likelihood.scale = self.on.put(np.asarray((state or {})["float_intensities"], self.real))
-        self.conjugate = Conjugate(self.on.xp, self._within)
+        self.conjugate = Conjugate(self.on, self._within)
         self.precondition = Preconditioner(self.on, (state or {}).get("scale"))
 
     def revise(self, rows: NDArray[np.int64], what: str) -> None:
@@ -201,7 +201,7 @@ class ML(TiledEngine):
         for _ in range(iterations):
             found = self._iteration(visited)
             here = found.rows
-            if self.refinement.distance(self.curiter) > 0 and self._agree(visited, self.refinement.step(visited, self.curiter)):
+            if self._refined(visited):
                 self.overlap.forget_light()
                 self._taken = None  # what it cost no longer says what it should
                 self._changes += 1
@@ -234,8 +234,12 @@ class ML(TiledEngine):
 
     def _is_followed(self) -> bool:
         """Whether the last iteration visited every frame there is, as it is now."""
-        now = int(self.context.ranks.total(np.array([sum(map(len, self.tiles))]))[0])
-        return len(self._followed) == self.reconstruction.pods.length and now == int(np.count_nonzero(self._followed)) > 0
+        followed = int(np.count_nonzero(self._followed))
+        return len(self._followed) == self.reconstruction.pods.length and self._count() == followed > 0
+
+    def _count(self) -> int:
+        """Frames there are, on all ranks."""
+        return int(self.context.ranks.total(np.array([sum(map(len, self.tiles))]))[0])
 
     def _forget(self) -> None:
         """The cost is another one from here on."""
@@ -257,7 +261,7 @@ class ML(TiledEngine):
             self._confine()
         found = self.likelihood.descend(visited, probes=do_probe)
         rows = found.rows
-        self._there = int(self.context.ranks.total(np.array([sum(map(len, self.tiles))]))[0])
+        self._there = self._count()
         if not len(rows):
             return found
         share = self._share(rows)
@@ -273,7 +277,7 @@ class ML(TiledEngine):
         names = self._names("object") + (self._names("probe") if do_probe else [])
         self.precondition.begin(self.p, self.curiter, dict(zip(names, powers, strict=True)))
         gradient = self._gradient(found, prior)
-        steps = self._sized(self.conjugate.turn(gradient, self.precondition, dict(self._storages()), share))
+        steps = self.conjugate.turn(gradient, self.precondition, dict(self._storages()), share)
         of_objects = [steps[name] for name in self._names("object")]
         of_probes = [steps[name] for name in self._names("probe")] if do_probe else None
         every = self.p.poly_line_coeffs == "all"
@@ -326,19 +330,11 @@ class ML(TiledEngine):
             gradient[name] = support(self.on, num, self.p)
         return self._within(gradient)
 
-    def _sized(self, steps: Fields) -> dict[str, Any]:
-        """The direction in a length at which single precision can raise it to the eighth power: no step longer than what it
-        is added to."""
-        held = dict(self._storages())
-        sizes = [(inner(held[name].data, held[name].data), inner(step, step)) for name, step in steps.items()]
-        factor = min((np.sqrt(x / h) for x, h in sizes if h > 0 and x > 0), default=1.0)
-        return {name: step * self.real.type(factor) for name, step in steps.items()}
-
     def _move(self, steps: Fields, length: float) -> None:
         """Probe and object += length · steps."""
         held = dict(self._storages())
         for name, step in steps.items():
-            held[name].data += self.real.type(length) * step
+            scaled(self.on, 1.0, held[name].data, length, step, out=held[name].data)
 
     def _move_again(self, taken: Taken, length: float) -> None:
         """Put probe and object where the step that was taken leads with another length."""
@@ -389,8 +385,8 @@ class ML(TiledEngine):
         """The smoothness of the object, and its amplitude beside these frames of those there are."""
         held = self.reconstruction
         key = held.pods.length, self._changes, [(o.offset, o.shape) for o in held.objects.values()]
-        rows = self.context.ranks.exchange(rows_of(self.tiles))
         if self._smoothness is None or self._smoothness[0] != key:
+            rows = self.context.ranks.exchange(rows_of(self.tiles))
             self._smoothness = key, Smoothness(self.on, seen(held, rows), self.real)
         smoothness = self._smoothness[1]
         counts = int(self._pixels(visited).sum()) * self.likelihood.power(self.tiles)

@@ -13,7 +13,8 @@ from ptystream.reconstruction import Reconstruction, Storage
 from .backend import Backend
 from .constraints import clip, smoothed, support
 from .dispersion import disperse
-from .sight import Sight, Sums
+from .fields import by_layers
+from .sight import Sight, Sums, summed
 from .smoothness import seen
 from .subpixel import add_adjoint
 from .tiles import Tile
@@ -102,11 +103,10 @@ class Overlap:
                     line[1 + pod.probe] += len(tile)
         (self._frames, *self._views), (self._others, *self._other_views) = self.on.get(self.on.total(self.on.put(counts)))
 
-    def update_object(self, sums: Sequence[Sums | None] | None = None) -> None:
+    def update_object(self, sums: Sequence[Sums] | None = None) -> None:
         """O = (c_o G O + Σ w conj(P) ψ) / (c_o + Σ w² |P|²), from `sums` where the sweep has made them."""
         xp, real = self.on.xp, self.sight.real.type
-        parts = self._object_sums() if sums is None else sums
-        totals = [self._total(parts, number) for number in range(len(self.reconstruction.objects))]
+        totals = summed(self.on, self._object_sums() if sums is None else sums)
         if self._others and self._rest is None:
             self._rest = self._resting([den for _, den in totals])
         inertia = real(self.p.object_inertia * self.mean_power)
@@ -158,10 +158,9 @@ class Overlap:
         if self.sight.subpix == "fourier":
             objects = self.reconstruction.objects.values()
             self._trusted = [trusted(xp, o.data, lit) for o, lit in zip(objects, self.seen(self.visited), strict=True)]
-        parts = self._probe_sums()
         found = []
-        for number, storage in enumerate(self.reconstruction.probes.values()):
-            num, den = self._total(parts, number)
+        sums = summed(self.on, self._probe_sums())
+        for number, (storage, (num, den)) in enumerate(zip(self.reconstruction.probes.values(), sums, strict=True)):
             views, others = self._views[number], self._other_views[number]
             resting = 0.0 if storage.modes_per_frame else others / max(views, 1)
             held = real(self.p.probe_inertia * (views + others) / storage.layers)
@@ -212,12 +211,7 @@ class Overlap:
     def _by_layers(self, storage: Storage, work: Callable[[slice], T]) -> list[T]:
         """work(layers) over a probe at once, or where frames have layers of their own over as many as a cache holds, on the
         threads; results in a fixed order."""
-        size = len(storage.data)
-        if storage.modes_per_frame:
-            size = max(1, self.on.tile_bytes // storage.data[0].nbytes)
-        slices = [slice(first, first + size) for first in range(0, len(storage.data), size)]
-        parts = self.on.sweeper.sweep(slices, lambda _, share: [work(layers) for layers in share])
-        return [result for part in parts for result in part]
+        return by_layers(self.on, storage.data, work) if storage.modes_per_frame else [work(slice(None))]
 
     def _on_line(self, number: int, slope: Any, change: Any, held: Any) -> Any:
         """Part of a probe's `change`, at most all of it, at which Σ W |ψ - O S P|² + held |ΔP|² is smallest on that line;
@@ -265,16 +259,6 @@ class Overlap:
         parts = self.on.sweeper.sweep(tiles, work)
         sums = [sum((part[n] for part in parts[1:]), parts[0][n]) for n in range(len(parts[0]))]
         return sums if own else [self.on.total(every) for every in sums]
-
-    def _total(self, parts: Sequence[Any], number: int) -> tuple[Any, Any]:
-        """The partial sums of one storage, added in their order, and then over the ranks."""
-        num, den = parts[0][number]
-        for part in parts[1:]:
-            if part[number][0] is num:
-                continue
-            num += part[number][0]
-            den += part[number][1]
-        return self.on.total(num), self.on.total(den)
 
     def _object_sums(self) -> Sequence[Sums]:
         def work(part: int, share: Sequence[Tile]) -> Sums:

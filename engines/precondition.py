@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .backend import Backend
-from .conjugate import Fields
 from .constraints import smoothed
-from .smoothness import inner
+from .fields import Fields, inner
 
 
 class Preconditioner:
@@ -40,8 +39,8 @@ class Preconditioner:
         if not self.p.scale_precond:
             self.scale = None
         elif probes:
-            size = sum(inner(field, field) for field in probes)
-            other = sum(inner(field, field) for name, field in gradient.items() if is_object(name))
+            size = sum(inner(self.on, field, field) for field in probes)
+            other = sum(inner(self.on, field, field) for name, field in gradient.items() if is_object(name))
             wanted = given * other / size if size > 1e-5 else given
             self.scale = wanted if self.scale is None else self.scale**0.9 * wanted**0.1
         of_probes = given if self.scale is None else self.scale

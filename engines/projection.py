@@ -69,7 +69,7 @@ class ProjectionEngine(TiledEngine):
         do_probe = p.probe_update_start <= self.curiter
         object_first = p.update_object_first or not do_probe
         self.overlap.begin(p, visited, resting, self._photons()[0])
-        sums = [self.sight.empty_sums() if object_first else None for _ in range(self.on.sweeper.partial_sums)]
+        sums = [self.sight.empty_sums() for _ in range(self.on.sweeper.partial_sums)] if object_first else None
         local = xp.zeros((self.reconstruction.pods.length, 3))
         fits = xp.full((self.reconstruction.pods.length, 3), np.nan)
         bound, every = self._bound(), expectation_every(len(visited))
@@ -77,17 +77,17 @@ class ProjectionEngine(TiledEngine):
         def work(part: int, share: Sequence[Tile]) -> None:
             for number, tile in enumerate(share):
                 place = part + number * self.on.sweeper.partial_sums
-                self._project(tile, bound, sums[part], local, fits, expect=place % every == 0)
+                self._project(tile, bound, sums[part] if sums else None, local, fits, expect=place % every == 0)
 
         self.on.sweeper.sweep(visited, work)
         for inner in range(p.overlap_max_iterations):
             if p.update_object_first or inner > 0 or not do_probe:
-                self.overlap.update_object(sums if inner == 0 and object_first else None)
+                self.overlap.update_object(sums if inner == 0 else None)
             if not do_probe or self.overlap.update_probe() < p.overlap_converge_factor:
                 break
         if p.probe_center_tol is not None:
             center(self.on, self.reconstruction, self.tiles, p.probe_center_tol)
-        if self.refinement.distance(self.curiter) > 0 and self._agree(visited, self.refinement.step(visited, self.curiter)):
+        if self._refined(visited):
             self.overlap.forget_light()
         errors, known = self.on.get(local), self.on.get(fits)
         rows = self.context.ranks.exchange(rows_of(visited), errors, known)

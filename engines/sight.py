@@ -3,7 +3,7 @@ waves reach the detector and come back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -144,6 +144,17 @@ class Sight:
         first, y, x = seen.corner
         row = (held.slice - first) * seen.shape[0] + held.corner[:, 0] - y
         return self.on.xp.stack([row, held.corner[:, 1] - x], axis=1)
+
+
+def summed(on: Backend, parts: Sequence[Sums]) -> Sums:
+    """Partial sums added in their order, and then over the ranks."""
+    total = parts[0]
+    for part in parts[1:]:
+        for (num, den), (more, further) in zip(total, part, strict=True):
+            if more is not num:  # of probes with layers of each frame there is one sum
+                num += more
+                den += further
+    return [(on.total(num), on.total(den)) for num, den in total]
 
 
 def stacked(volume: Any) -> Any:

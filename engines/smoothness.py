@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ptystream.reconstruction import COLUMN, OBJECT, OBJECT_LAYER, PROBE, ROW, Reconstruction
 
 from .backend import Backend
+from .fields import inner
 
 
 def seen(reconstruction: Reconstruction, rows: NDArray[np.int64]) -> list[NDArray[np.bool_]]:
@@ -70,7 +71,7 @@ class Smoothness:
         total = 0.0
         for a, b, pairs in zip(first, second, self._pairs, strict=True):
             for (_, x), (_, y) in zip(_differences(a, pairs), _differences(b, pairs), strict=True):
-                total += inner(x, y)
+                total += inner(self.on, x, y)
         return 2 * amplitude * total
 
 
@@ -82,10 +83,3 @@ def _differences(data: Any, pairs: Sequence[Any]) -> Iterator[tuple[tuple[Cut, C
     whole, ahead, behind = slice(None), slice(1, None), slice(None, -1)
     for cuts, both in zip((((whole, behind), (whole, ahead)), ((..., behind), (..., ahead))), pairs, strict=True):
         yield cuts, (data[cuts[1]] - data[cuts[0]]) * both
-
-
-def inner(a: Any, b: Any) -> float:
-    """Re Σ conj(a) b; its rows are added up in double precision."""
-    x, y = (v if v.flags.c_contiguous else v.copy() for v in (a, b))
-    rows = np.einsum("...x,...x->...", x.view(x.real.dtype), y.view(y.real.dtype))
-    return float(rows.sum(dtype=np.float64))

@@ -243,6 +243,12 @@ class TiledEngine:
             self._decided = mean, brightest / pixels
         return self._decided
 
+    def _refined(self, visited: Sequence[Tile]) -> bool:
+        """Refine positions if it is their turn; whether any frame, on any rank, has moved."""
+        if self.refinement.distance(self.curiter) <= 0:
+            return False
+        return self._agree(visited, self.refinement.step(visited, self.curiter))
+
     def _agree(self, visited: Sequence[Tile], moved: bool) -> bool:
         """After a step of the position refinement: every rank learns where frames are now; whether any has `moved`."""
         table, ranks = self.reconstruction.pods, self.context.ranks

@@ -8,8 +8,9 @@ import pytest
 from ptystream.engine import Context
 from ptystream.engines.backend import cpu
 from ptystream.engines.conjugate import Conjugate
+from ptystream.engines.fields import inner
 from ptystream.engines.line import Taken, step_length
-from ptystream.engines.smoothness import Smoothness, inner, seen
+from ptystream.engines.smoothness import Smoothness, seen
 from ptystream.reconstruction import PodTable, Reconstruction, Storage
 
 
@@ -85,7 +86,7 @@ def test_the_prior_and_its_derivatives() -> None:
     slope, bend = prior.line([o], [h], 0.7)
     for t in (-2.0, 0.3):
         assert prior.value([o + t * h], 0.7) == pytest.approx(prior.value([o], 0.7) + slope * t + bend * t**2)
-    assert 2 * inner(prior.gradients([o], 0.7)[0], h) == pytest.approx(slope)
+    assert 2 * inner(cpu(Context()), prior.gradients([o], 0.7)[0], h) == pytest.approx(slope)
 
 
 class Halves:
@@ -109,7 +110,7 @@ def test_conjugate_directions_solve_a_quadratic_problem_in_as_many_steps_as_it_h
     matrix = matrix.conj().T @ matrix + np.eye(6)
     right = r.normal(size=6) + 1j * r.normal(size=6)
     storages = {"object o": Storage(np.zeros((1, 1, 6), complex), None)}
-    conjugate, x = Conjugate(np), np.zeros(6, complex)
+    conjugate, x = Conjugate(cpu(Context())), np.zeros(6, complex)
     halves = Halves(r.uniform(0.5, 2.0, 6), 3.0)
     for _ in range(6):
         g = {"object o": (matrix @ x - right).reshape(1, 1, 6)}
@@ -123,7 +124,7 @@ def test_the_share_is_a_factor_on_the_old_direction(share: float) -> None:
     r = np.random.default_rng(0)
     first, second = (r.normal(size=(1, 4, 4)) + 1j * r.normal(size=(1, 4, 4)) for _ in range(2))
     storages = {"object o": Storage(np.zeros((1, 4, 4), complex), None)}
-    conjugate = Conjugate(np)
+    conjugate = Conjugate(cpu(Context()))
 
     def turn(g: np.ndarray) -> np.ndarray:
         return conjugate.turn({"object o": g}, Halves(1.0, 1.0), storages, share)["object o"]
