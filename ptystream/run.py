@@ -258,13 +258,15 @@ class Run:
             brightest_photons=max(float(d["brightest_photons"]) for d in decided),
         )
         with self.stopwatch.measure("engine_init"):
-            self.engine_entry, self.engine = chosen, chosen.make(chosen.parameters)
+            engine = chosen.make(chosen.parameters)
+        self.engine_entry, self.engine = chosen, None
         if log.isEnabledFor(INSPECT):
             for line in described(self.reconstruction):
                 log.log(INSPECT, "%s: %s: %s", self.name, chosen.label, line)
-        self.engine.start(self.reconstruction, self._stores, context, state)
+        engine.start(self.reconstruction, self._stores, context, state)
+        self.engine = engine  # one that could not start would be asked what there is to save
         if self.complete:
-            self.engine.complete()
+            engine.complete()
         self.averaging, self.last = False, None
         self.state = "running"
 

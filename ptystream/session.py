@@ -433,7 +433,13 @@ class Session:
             log.warning("%s: begins anew, its dump is of no use: %s", pending.run.name, error)
 
     def _save(self, run: Run) -> None:
-        path = self.plan.save(run) if run.frames else None
+        try:
+            path = self.plan.save(run) if run.frames else None
+        except Exception as error:
+            if run.state != "failed":
+                raise
+            log.error("%s: what was there could not be saved: %s", run.name, error)  # what went wrong first is what counts
+            return
         if path is not None and path not in self.results:
             self.results.append(path)
 

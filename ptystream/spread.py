@@ -83,15 +83,16 @@ class Spread:
             improved=reconstruction.improved,
             **self._news(rows, new=True),
         )
-        self._give(rows)
-        use(context.device, self.team.place)
-        self.engine.start(reconstruction, frames, replace(context, ranks=self.team), state)
+        with _together(self.team, refusal=ValueError):
+            self._give(rows)
+            use(context.device, self.team.place)
+            self.engine.start(reconstruction, frames, replace(context, ranks=self.team), state)
 
     def extend(self, rows: Rows) -> None:
         """See `Engine.extend`."""
         self._tell("extend", **self._news(rows, new=True))
-        self._give(rows)
         with _together(self.team):
+            self._give(rows)
             self.engine.extend(rows)
 
     def revise(self, rows: Rows, what: str) -> None:
@@ -99,9 +100,9 @@ class Spread:
         if what in ("frame", "mask"):
             self._stores.clear()
         self._tell("revise", what=what, **self._news(rows, new=False))
-        if what == "frame":
-            self._give(rows)
         with _together(self.team):
+            if what == "frame":
+                self._give(rows)
             self.engine.revise(rows, what)
 
     def configure(self, parameters: Any) -> None:
@@ -136,8 +137,9 @@ class Spread:
             self.engine.restart()
 
     def snapshot(self, parts: Iterable[str] = ("probe", "object")) -> Reconstruction:
-        """See `Engine.snapshot`. Probe and object are here; only the illumination is a sum over all frames."""
-        wanted = tuple(parts)
+        """See `Engine.snapshot`. Probe and object are here; only the illumination is a sum over all frames, and is left out where
+        the engine has failed: the others may wait in the midst of another sum."""
+        wanted = tuple(part for part in parts if part != "coverage" or self.team not in _failed)
         if "coverage" in wanted:
             self._tell("snapshot", parts=wanted)
         with _together(self.team):
@@ -207,10 +209,11 @@ def dismiss(team: Team) -> None:
     """Rank 0 ends: the others may go home. Where it failed in the midst of an engine's work they would not hear it."""
     if team in _failed:
         team.abort()
-    team.tell(pack({"do": DISMISS}))
+    team.tell(GO_HOME)
 
 
 DISMISS = "dismiss"
+GO_HOME = pack({"do": DISMISS})
 GRACE_S = 10.0
 """A rank that cannot go on waits so long for rank 0, which as a rule has met the same, to say so itself."""
 _failed: set[Team] = set()
@@ -218,11 +221,13 @@ _failed: set[Team] = set()
 
 
 @contextmanager
-def _together(team: Team) -> Iterator[None]:
+def _together(team: Team, refusal: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    """What the others do at the same time. A `refusal` all ranks have come to."""
     try:
         yield
-    except BaseException:
-        _failed.add(team)
+    except BaseException as error:
+        if not isinstance(error, refusal):
+            _failed.add(team)
         raise
 
 
@@ -285,7 +290,7 @@ def serve(team: Team) -> None:
             pass
     except BaseException:
         while (told := team.hear(GRACE_S)) is not None:
-            if unpack(told)["do"] == DISMISS:
+            if told == GO_HOME:
                 return
         log.exception("rank %d cannot go on: the job ends", team.rank)
         team.abort()

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import hostile
@@ -16,10 +17,12 @@ from memory import Memory, messages
 from problems import BEAM, GEOMETRY, PATTERNS
 
 from ptystream.detectors.zmq.protocol import NativeDecoder, frames_parts
+from ptystream.engines.raar import RAAR
 from ptystream.events import Rejected
 from ptystream.metrics import Metrics
 from ptystream.params.load import load
 from ptystream.plan import make_plan
+from ptystream.run import Run
 from ptystream.session import MAX_PENDING, Session, SessionError
 from ptystream.storage import ptyr
 from ptystream.transport import Message
@@ -217,6 +220,32 @@ def test_a_failure_is_the_state_of_the_result(tmp_path: Path) -> None:
     with pytest.raises(SessionError, match="out"):
         running.run()
     assert running.current is None or running.current.state == "failed"
+
+
+@pytest.mark.parametrize("disk", ["fine", "full"])
+def test_an_engine_that_cannot_start_is_what_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, disk: str
+) -> None:
+    """And neither that there is nothing to ask of it, nor that nothing could be saved."""
+    frames, places = messages()
+    engines = {"one": {"name": "DM", "numiter": 2}, "two": {"name": "RAAR", "numiter": 2}}
+    running = session(tmp_path, Memory("s/data", frames), Memory("s/positions", places), Metrics(), engines=engines)
+    save = running.plan.save
+
+    def start(self: RAAR, *arguments: object) -> None:
+        raise MemoryError("no more")
+
+    def fail(run: Run) -> Path | None:
+        if disk == "full" and run.state == "failed":
+            raise OSError("disk full")
+        return save(run)
+
+    monkeypatch.setattr(RAAR, "start", start)
+    running.plan = replace(running.plan, warm_up=lambda: None, save=fail)
+    with pytest.raises(MemoryError, match="no more"):
+        running.run()
+    assert ptyr.read(running.results[0]).iter_info[-1]["iteration"] == 2
+    assert ("could not be saved: disk full" in caplog.text) == (disk == "full")
 
 
 def test_scan_after_scan_makes_run_after_run_without_a_restart(tmp_path: Path) -> None:

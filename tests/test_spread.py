@@ -27,7 +27,7 @@ from ptystream.model.opr import OPR
 from ptystream.model.parameters import CoherenceParameters, FullParameters
 from ptystream.model.scan_model import Full
 from ptystream.run import Run
-from ptystream.spread import dismiss, serve, spread
+from ptystream.spread import GO_HOME, dismiss, serve, spread
 
 REFINING = {"start": 1, "interval": 2, "amplitude": 2e-8, "max_shift": 4e-8}
 COMMON = {"numiter": 4, "record_local_error": True, "probe_update_start": 1}
@@ -220,9 +220,15 @@ def test_each_rank_holds_its_own_frames_and_no_others() -> None:
 
 
 class Failing(DM):
-    """Dies on one rank in its first iteration."""
+    """Dies on one rank, when it starts or in its first iteration."""
 
     victim = 0
+    at_start = False
+
+    def start(self, *arguments: Any) -> None:
+        super().start(*arguments)
+        if type(self).at_start and self.context.ranks.rank == type(self).victim:
+            raise MemoryError("no more")
 
     def iterate(self, iterations: int, rows: Any = None) -> Progress:
         if self.context.ranks.rank == type(self).victim:
@@ -230,12 +236,13 @@ class Failing(DM):
         return super().iterate(iterations, rows)
 
 
+@pytest.mark.parametrize("at_start", [False, True])
 @pytest.mark.parametrize("victim", [0, 1])
-def test_where_one_rank_fails_alone_the_job_is_ended(victim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_one_rank_fails_alone_the_job_is_ended(victim: int, at_start: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     class Here(Failing):
         pass
 
-    Here.victim = victim
+    Here.victim, Here.at_start = victim, at_start
     monkeypatch.setattr("ptystream.spread.GRACE_S", 0.1)
     monkeypatch.setattr("ptystream.spread.plugins", lambda kind: {"Here": Here})
     board, aborted = Board(2), []
@@ -259,8 +266,38 @@ def test_where_one_rank_fails_alone_the_job_is_ended(victim: int, monkeypatch: p
         Loop(run, LoopSettings(min_frames_for_recon=20)).step()
     with pytest.raises(RuntimeError, match="aborted"):
         dismiss(leader)
+    leader.tell(GO_HOME)  # a thread is not killed with the job
     other.join(30)
     assert victim in aborted
+
+
+def test_what_is_saved_of_an_engine_that_failed_on_rank_0_needs_nobody_else() -> None:
+    """The others wait for it in the midst of an iteration: another sum would meet theirs."""
+
+    class Busy(Thread):
+        """Rank 0 of a team whose other rank answers nothing."""
+
+        def total(self, array: Any) -> Any:
+            assert not failed
+            return array
+
+    class Breaking(EPIE):
+        def _average(self, *arguments: Any) -> None:
+            failed.append(True)
+            raise MemoryError("no more")
+
+    failed: list[bool] = []
+    leader = Busy(Board(2), 0)
+    run = prepared(Breaking, {"numiter": 1}, leader)
+    feed(run, 0, BEAM.frames)
+    end(run)
+    with pytest.raises(MemoryError):
+        Loop(run, LoopSettings(min_frames_for_recon=20)).step()
+    told = leader.board.told[1].qsize()
+    saved = run.snapshot({})
+    assert leader.board.told[1].qsize() == told
+    assert list(saved.object)
+    assert saved.coverage == {}
 
 
 def test_where_all_ranks_fail_alike_nobody_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
