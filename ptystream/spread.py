@@ -326,6 +326,8 @@ class Worker:
     def _revise(self, what: str, rows: Rows, **news: Any) -> None:
         self._learn(rows=rows, counts=what == "frame", **news)
         self.engine.revise(rows, what)
+        if what == "withdrawn":  # as the run does on rank 0, when its engine has seen what they were
+            self.held.pods.withdraw(rows)
 
     def _configure(self, parameters: Any) -> None:
         self.engine.configure(type(self.engine).Parameters.model_validate(parameters))

@@ -26,6 +26,7 @@ from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.model.opr import OPR
 from ptystream.model.parameters import CoherenceParameters, FullParameters
 from ptystream.model.scan_model import Full
+from ptystream.reconstruction import OBJECT, PROBE
 from ptystream.run import Run
 from ptystream.spread import GO_HOME, dismiss, serve, spread
 
@@ -217,6 +218,28 @@ def test_each_rank_holds_its_own_frames_and_no_others() -> None:
         Loop(run, LoopSettings(min_frames_for_recon=20)).step()
     rows = {rank: value for rank, value in held if len(value) > 5}
     assert [rows[k] for k in range(3)] == [list(range(k, BEAM.frames, 3)) for k in range(3)]
+
+
+def test_a_frame_that_is_withdrawn_sees_nothing_on_any_rank() -> None:
+    tables = {}
+
+    class Looking(DM):
+        def iterate(self, iterations: int, rows: Any = None) -> Progress:
+            tables[self.context.ranks.rank] = self.reconstruction.pods.address.copy()
+            return super().iterate(iterations, rows)
+
+    with team(3, {"Looking": Looking}) as ranks:
+        run = prepared(Looking, {"numiter": 1}, ranks)
+        loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+        feed(run, 0, 40)
+        loop.step()
+        run.apply({"do": "revise", "scan": "s", "what": "withdrawn", "index": 12, "value": None})
+        feed(run, 40, BEAM.frames)
+        end(run)
+        loop.step()
+    assert (tables[0][12, :, [PROBE, OBJECT]] == -1).all()
+    for rank in (1, 2):
+        np.testing.assert_array_equal(tables[rank], tables[0])
 
 
 class Failing(DM):
