@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from functools import lru_cache
 from typing import Any, NoReturn, Protocol
@@ -21,6 +22,13 @@ from numpy.typing import NDArray
 
 LAUNCHED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "PMIX_RANK")
 """Environment variables by which MPI launchers (Open MPI, MPICH and Intel MPI, PMIx) make themselves known."""
+
+SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Where they say how many they have started: the first that is there is the innermost launcher's. A shell that was started by
+one, as clusters give them out, leaves its variables to everything that runs in it."""
+
+CORES = 8192
+"""More than Linux numbers."""
 
 SPIN_S = 0.002
 """How long a rank looks for the next message without pause."""
@@ -66,10 +74,10 @@ ALONE = Alone()
 class Team(Ranks, Protocol):
     """Ranks that also send each other what they work on."""
 
-    neighbours: int
-    """Ranks on this machine."""
     place: int
-    """Which of them this one is, from 0."""
+    """Which of the ranks on this machine this one is, from 0."""
+    cores: int
+    """This rank's part of the machine's."""
 
     def tell(self, message: bytes) -> None:
         """Rank 0 to all others."""
@@ -96,7 +104,11 @@ class Mpi:
         self._mpi, self._world = MPI, MPI.COMM_WORLD
         self.rank, self.size = int(self._world.rank), int(self._world.size)
         machine = self._world.Split_type(MPI.COMM_TYPE_SHARED)
-        self.neighbours, self.place = int(machine.size), int(machine.rank)
+        self.place, users = int(machine.rank), np.zeros(CORES, np.int64)
+        users[list(os.sched_getaffinity(0))] = 1
+        own = users.astype(bool)
+        machine.Allreduce(MPI.IN_PLACE, users)
+        self.cores = part(users[own])
 
     def total(self, array: NDArray[Any]) -> NDArray[Any]:
         """See `Ranks.total`."""
@@ -144,6 +156,11 @@ class Mpi:
         """See `Team.receive`."""
         self._world.Recv(_bytes(array), 0, FRAMES)
 
+    def leave(self) -> NoReturn:
+        """End this process alone, from any thread."""
+        self._mpi.Finalize()
+        os._exit(0)
+
     def abort(self) -> NoReturn:
         """See `Team.abort`."""
         sys.stderr.flush()
@@ -156,6 +173,18 @@ def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
     return array.reshape(-1).view(np.uint8)
 
 
+def part(users: NDArray[np.int64]) -> int:
+    """How many of the cores a rank may use are its part, by how many ranks may use each: a launcher may have bound it to its own,
+    or left all to all."""
+    return max(1, int((1 / users).sum() + 1e-9))
+
+
+def _launched() -> bool:
+    """Whether a launcher has started this process, and perhaps others."""
+    size = next((os.environ[name] for name in SIZES if name in os.environ), None)
+    return any(name in os.environ for name in LAUNCHED) and size != "1"
+
+
 @lru_cache(maxsize=1)
 def team() -> Team | None:
     """The ranks of this job; None where this process is the only one.
@@ -163,7 +192,7 @@ def team() -> Team | None:
     It returns on rank 0 alone. The others work for it in here until it ends, and then exit: whatever a script does before
     and after a reconstruction is done once. Raises `SystemExit` with what to do where mpi4py is missing.
     """
-    if not any(name in os.environ for name in LAUNCHED):
+    if not _launched():
         return None
     try:
         found = Mpi()
@@ -176,7 +205,10 @@ def team() -> Team | None:
     if found.rank == 0:
         atexit.register(spread.dismiss, found)
         return found
-    for number in (signal.SIGINT, signal.SIGTERM):  # launchers send them to all; rank 0 decides what they mean
+    here = threading.current_thread() is threading.main_thread()
+    for number in (signal.SIGINT, signal.SIGTERM) if here else ():  # launchers send them to all; rank 0 decides what they mean
         signal.signal(number, signal.SIG_IGN)
     spread.serve(found)
+    if not here:  # leaving a thread would not end the process
+        found.leave()
     raise SystemExit(0)

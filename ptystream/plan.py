@@ -66,7 +66,7 @@ def make_plan(
     """
     root = configuration.root
     ranks = team()
-    threads = root.threads or max(1, len(os.sched_getaffinity(0)) // (1 if ranks is None else ranks.neighbours))
+    threads = root.threads or (len(os.sched_getaffinity(0)) if ranks is None else ranks.cores)
     pool = ThreadPoolExecutor(max(1, min(threads, 4)), "decode")
     channels, entries = [], []
     savers: dict[str, Saver] = {}

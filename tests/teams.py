@@ -38,7 +38,7 @@ class Thread:
 
     def __init__(self, board: Board, rank: int) -> None:
         self.board, self.rank, self.size = board, rank, board.size
-        self.neighbours, self.place = board.size, rank
+        self.place, self.cores = rank, 1
 
     def total(self, array: np.ndarray) -> np.ndarray:
         found = self.board.gather(self.rank, np.array(array))

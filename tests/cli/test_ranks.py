@@ -78,18 +78,19 @@ def test_live_on_three_ranks_ends_as_on_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_script_goes_on_in_one_process_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", ["work()", "t = threading.Thread(target=work); t.start(); t.join()"], ids=["main", "thread"])
+def test_a_script_goes_on_in_one_process_alone(tmp_path: Path, call: str) -> None:
     simulated(tmp_path / "c.yaml", {"dm": {"name": "EPIE", "numiter": 2}})
     (tmp_path / "s.py").write_text(
-        "import ptystream\nfor n in (2, 3):\n"
+        "import ptystream, threading\ndef work():\n  for n in (2, 3):\n"
         "    P = ptystream.Ptycho('c.yaml', engines={'dm': {'name': 'EPIE', 'numiter': n}}).run()\n"
-        "    print('done', n, P.obj.data.shape[0])\n"
+        f"    print('done', n, P.obj.data.shape[0])\n{call}\nprint('over')\n"
     )
     done = subprocess.run(
         [launcher(), "-n", "2", sys.executable, "s.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["done 2 1", "done 3 1"]
+    assert done.stdout.splitlines() == ["done 2 1", "done 3 1", "over"]
 
 
 @pytest.mark.slow
