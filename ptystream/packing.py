@@ -38,10 +38,10 @@ def unpack(data: bytes) -> Any:
 def _extension(value: Any) -> Any:
     if isinstance(value, tuple):
         return msgpack.ExtType(TUPLE, pack(list(value)))
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) and not isinstance(value, np.complexfloating):
         return value.item()
-    if isinstance(value, complex):
-        return msgpack.ExtType(COMPLEX, pack([value.real, value.imag]))
+    if isinstance(value, complex | np.complexfloating):
+        return msgpack.ExtType(COMPLEX, pack([float(value.real), float(value.imag)]))
     if isinstance(value, np.ndarray):
         return msgpack.ExtType(ARRAY, pack([value.dtype.str, list(value.shape), np.ascontiguousarray(value).tobytes()]))
     if isinstance(value, Mapping):
@@ -54,14 +54,17 @@ def _extension(value: Any) -> Any:
 
 def _value(code: int, data: bytes) -> Any:
     held = unpack(bytes(data))
-    if code == TUPLE:
-        return tuple(held)
-    if code == COMPLEX:
-        return complex(*held)
-    if code == ARRAY:
-        return _array(*held)
-    if code == RECORD and held[0] in KNOWN:
-        return KNOWN[held[0]](**held[1])
+    try:
+        if code == TUPLE:
+            return tuple(held)
+        if code == COMPLEX:
+            return complex(*held)
+        if code == ARRAY:
+            return _array(*held)
+        if code == RECORD and held[0] in KNOWN:
+            return KNOWN[held[0]](**held[1])
+    except (TypeError, LookupError) as error:
+        raise ValueError(f"extension {code} holds something else: {error}") from error
     raise ValueError(f"extension {code} is not known")
 
 
