@@ -176,7 +176,9 @@ class Overlap:
             step, power = self._settled(storage, data, den, before)
             changes.append(step / max(power, 1e-30))
             self._previous[name] = storage.data = data
-        return math.sqrt(float(sum(changes)) / len(changes))
+        change = np.array([math.sqrt(float(sum(changes)) / len(changes)), 1.0])
+        total, ranks = self.on.get(self.on.total(self.on.put(change)))  # machines that round otherwise must not go on otherwise
+        return float(total / ranks)
 
     def _followed(self, number: int, storage: Storage, num: Any, den: Any, held: Any, pull: float) -> Any:
         """A probe after its step, before its supports; `held` is added to `den`."""

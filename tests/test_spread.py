@@ -19,6 +19,7 @@ from ptystream.engines.dm import DM
 from ptystream.engines.epie import EPIE
 from ptystream.engines.ml import ML
 from ptystream.engines.opr import DMOPR, MLOPR
+from ptystream.engines.overlap import Overlap
 from ptystream.engines.raar import RAAR
 from ptystream.engines.sdr import SDR
 from ptystream.events import ScanStarted
@@ -218,6 +219,39 @@ def test_each_rank_holds_its_own_frames_and_no_others() -> None:
         Loop(run, LoopSettings(min_frames_for_recon=20)).step()
     rows = {rank: value for rank, value in held if len(value) > 5}
     assert [rows[k] for k in range(3)] == [list(range(k, BEAM.frames, 3)) for k in range(3)]
+
+
+def test_ranks_that_round_differently_go_on_together() -> None:
+    """Whether the probe has settled is a number that each finds: of processors of two kinds not the same one."""
+    steps = []
+
+    class Rounding(Overlap):
+        rank = 0
+
+        def _settled(self, *arguments: Any) -> tuple[float, float]:
+            super()._settled(*arguments)
+            return (0.04, 0.07)[self.rank] ** 2, 1.0
+
+        def update_probe(self) -> float:
+            steps.append(self.rank)
+            return super().update_probe()
+
+    class Mixed(DM):
+        def make_overlap(self) -> Overlap:
+            made = Rounding(self.on, self.reconstruction, self.sight)
+            made.rank = self.context.ranks.rank
+            return made
+
+    with team(2, {"Mixed": Mixed}) as ranks:
+        run = prepared(
+            Mixed, {"numiter": 1, "probe_update_start": 0, "overlap_max_iterations": 3, "overlap_converge_factor": 0.05}, ranks
+        )
+        feed(run, 0, BEAM.frames)
+        end(run)
+        loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+        while loop.step() is not Step.DONE:
+            pass
+    assert sorted(steps) == [0, 0, 0, 1, 1, 1]
 
 
 def test_a_frame_that_is_withdrawn_sees_nothing_on_any_rank() -> None:
