@@ -8,6 +8,7 @@ launcher has started more than one.
 from __future__ import annotations
 
 import atexit
+import logging
 import math
 import os
 import signal
@@ -208,6 +209,7 @@ def team() -> Team | None:
     here = threading.current_thread() is threading.main_thread()
     for number in (signal.SIGINT, signal.SIGTERM) if here else ():  # launchers send them to all; rank 0 decides what they mean
         signal.signal(number, signal.SIG_IGN)
+    logging.getLogger(__package__).setLevel(logging.ERROR)  # what engines warn of is the same on all: rank 0 says it
     spread.serve(found)
     if not here:  # leaving a thread would not end the process
         found.leave()

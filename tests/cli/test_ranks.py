@@ -56,8 +56,9 @@ def simulated(path: Path, engines: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_live_on_three_ranks_ends_as_on_one(tmp_path: Path) -> None:
-    asked = {"dm": {"name": "DM", "numiter": 5}, "ml": {"name": "ML", "numiter": 5}}
-    found = []
+    hardly = {"start": 0, "amplitude": 1e-15, "max_shift": 1e-15}  # a reason for a warning
+    asked = {"dm": {"name": "DM", "numiter": 5, "position_refinement": hardly}, "ml": {"name": "ML", "numiter": 5}}
+    found, warnings = [], []
     for name, before in (("alone", []), ("ranks", [launcher(), "-n", "3"])):
         (home := tmp_path / name).mkdir()
         simulated(home / "c.yaml", asked)
@@ -66,8 +67,10 @@ def test_live_on_three_ranks_ends_as_on_one(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert ("3 ranks" in done.stderr) == (name == "ranks")
         assert done.stderr.count("picture: ") == 1
+        warnings.append(done.stderr.count("hardly a move"))
         found.append(ptyr.read(home / "result.ptyr"))
     one, three = found
+    assert warnings[0] == warnings[1] > 0
     assert three.ledger == one.ledger
     assert three.ledger["used"] == 80
     for kind in ("probe", "object"):
