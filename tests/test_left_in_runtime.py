@@ -105,6 +105,19 @@ def test_modes_and_coefficients_are_the_singular_value_decomposition(frames: int
         np.testing.assert_allclose(coefficients[mode].conj().T @ coefficients[mode], np.eye(len(found[mode])), atol=1e-9)
 
 
+def test_of_many_frames_the_leading_modes_are_found_as_well() -> None:
+    r = np.random.default_rng(0)
+    own, modes = (r.normal(size=shape) + 1j * r.normal(size=shape) for shape in ((600, 3), (3, 400)))
+    probes = ((own * [1, 0.3, 0.1]) @ modes + 1e-3 * r.normal(size=(600, 400))).astype(np.complex64)
+    found, coefficients = decomposed(probes.reshape(600, 20, 20), 1, 3)
+    left, values, right = np.linalg.svd(probes.astype(np.complex128), full_matrices=False)
+    best = (left[:, :3] * values[:3]) @ right[:3]
+    np.testing.assert_allclose(coefficients[0] @ found[0].reshape(3, -1), best, rtol=0, atol=1e-5 * np.abs(best).max())
+    np.testing.assert_allclose(np.linalg.norm(found[0].reshape(3, -1), axis=1), values[:3], rtol=1e-5)
+    np.testing.assert_allclose(coefficients[0].conj().T @ coefficients[0], np.eye(3), atol=1e-5)
+    np.testing.assert_array_equal(decomposed(probes.reshape(600, 20, 20), 1, 3)[0], found)
+
+
 def test_dimensions_that_probes_lack_are_left_out() -> None:
     probes = np.arange(1, 5)[:, None, None] * np.ones((4, 3, 3), np.complex64)
     found, coefficients = decomposed(probes, 1, 3)

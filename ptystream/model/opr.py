@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
+from ptystream.chance import generator
 from ptystream.model.parameters import FullParameters
 from ptystream.model.scan_model import Full
 from ptystream.params.base import parameter
@@ -20,6 +21,13 @@ from ptystream.scan.block import Block, FrameStore
 
 PRESENT = 1e-6
 """Part of the strongest mode's power from which on probes are taken to have a dimension: what single precision tells."""
+
+FEW = 256
+"""Frames whose products are decomposed at once."""
+SPARE = 7
+"""Directions that the search has beside those that are wanted."""
+PASSES = 6
+"""Of that search: engines leave probes that have few dimensions, and one pass finds these."""
 
 
 def decomposed(probes: NDArray[Any], modes: int, dimensions: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -33,13 +41,27 @@ def decomposed(probes: NDArray[Any], modes: int, dimensions: int) -> tuple[NDArr
     for mode in range(modes):
         own = probes[mode::modes]
         flat = own.reshape(len(own), -1)
-        powers, vectors = np.linalg.eigh((flat @ flat.conj().T).astype(np.complex128))
-        powers, vectors = powers[::-1][:dimensions], vectors[:, ::-1][:, :dimensions]
+        basis = _basis(flat, dimensions + SPARE)
+        inside = (basis.conj().T @ flat).astype(np.complex128)
+        powers, vectors = np.linalg.eigh(inside @ inside.conj().T)
+        powers, vectors = powers[::-1][:dimensions], basis @ vectors[:, ::-1][:, :dimensions]
         there = max(1, int((powers > PRESENT * powers[0]).sum()))
         found.append((there, vectors.astype(probes.dtype), flat))
     count = max(there for there, _, _ in found)
     left = [(vectors[:, :count].conj().T @ flat).reshape(-1, *probes.shape[1:]) for _, vectors, flat in found]
     return np.stack(left), np.stack([vectors[:, :count] for _, vectors, _ in found])
+
+
+def _basis(flat: NDArray[Any], count: int) -> NDArray[Any]:
+    """Orthonormal columns (frame, direction) that span the leading left singular vectors of probes (frame, pixel): of many frames
+    `count` columns by subspace iteration, where a decomposition of all their products would take the cube of their number."""
+    if len(flat) <= max(FEW, count):
+        return np.eye(len(flat), dtype=flat.dtype)
+    random = generator(0, "leading probes", len(flat), count)
+    basis = random.normal(size=(len(flat), count)).astype(flat.dtype)
+    for _ in range(PASSES):
+        basis = np.linalg.qr(flat @ (flat.conj().T @ basis).astype(flat.dtype))[0]
+    return basis
 
 
 class OPRParameters(FullParameters):
