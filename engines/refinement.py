@@ -63,6 +63,8 @@ class Refinement:
         self.completed: int | None = None
         """Iteration from which on every frame was there."""
         self._warned = False
+        self._unpadded: float | None = None
+        """A `max_shift` that was too large, and was said to be."""
 
     def configure(self, parameters: Any) -> None:
         """`parameters` of the engine: `position_refinement` (an engine without it never refines) and `numiter`."""
@@ -93,7 +95,9 @@ class Refinement:
             high = np.ceil(corner[here].max(axis=0)) + largest + pad
             ends = np.maximum(high, np.add(storage.offset, storage.shape)) - np.minimum(low, storage.offset)
             if float(np.prod(ends)) * len(storage.data) > MAX_CANVAS_PIXELS:
-                log.warning("position_refinement.max_shift: %g: the object cannot be padded by so much", self.p.max_shift)
+                if self._unpadded != self.p.max_shift:
+                    log.warning("position_refinement.max_shift: %g: the object cannot be padded by so much", self.p.max_shift)
+                self._unpadded = self.p.max_shift
                 continue
             storage.grow((int(low[0]), int(low[1])), (int(high[0]), int(high[1])))
 

@@ -187,7 +187,8 @@ def test_the_object_is_padded_by_max_shift_and_never_beyond_a_canvas_that_can_be
     assert (high >= q.corner.max(axis=0) + np.array([-7, 5]) + SIDE + 10).all()
     with caplog.at_level(logging.WARNING):
         vast = refined(q, refine={**FIRST, "amplitude": 6.0, "max_shift": 1e9}, iterations=3)
-    assert "cannot be padded" in caplog.text
+    vast.configure(vast.p)
+    assert caplog.text.count("cannot be padded") == 1
     assert vast.reconstruction.objects["o"].shape == (30, 31)
     inside = vast.reconstruction.pods.address[:, 0, 4:] - np.array([-7, 5])
     assert (inside >= 0).all() and (inside + SIDE <= (30, 31)).all()
