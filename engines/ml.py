@@ -224,6 +224,7 @@ class ML(TiledEngine):
 
     def finish(self) -> None:
         """See `ptystream.engine.Engine.finish`. The last step is judged too, by what it cost."""
+        self.sight.subpix = self._shifting  # as where it began; who looked at the coverage since has seen what would follow
         for _ in range(LAST_TRIES):
             if self._taken is None or self._mean is not None or not self._is_followed():
                 break

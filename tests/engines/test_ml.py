@@ -403,6 +403,16 @@ def test_a_step_that_made_the_cost_larger_is_taken_back_in_part(grown: bool) -> 
         assert np.abs(held(engine)[1] - before).max() < 0.6 * too_far
 
 
+def test_the_last_step_is_judged_with_the_shifts_that_it_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, seen = start(problem(), **parameters(subpix="linear", subpix_start=3)), []
+    engine.iterate(3)
+    engine.snapshot(("coverage",))
+    descend = engine.likelihood.descend
+    monkeypatch.setattr(engine.likelihood, "descend", lambda *a, **k: seen.append(engine.sight.subpix) or descend(*a, **k))
+    engine.finish()
+    assert seen and set(seen) == {None}
+
+
 def test_a_restart_takes_the_first_probe_and_keeps_the_object() -> None:
     q = problem()
     engine = start(q, **parameters(probe_update_start=0))
