@@ -39,6 +39,8 @@ class Storage:
     """Factor on `fill` for each layer; empty: 1."""
     modes_per_frame: int = 0
     """Layers that each frame has of its own (orthogonal probe relaxation), frame after frame; 0: frames share all layers."""
+    begun: int = 0
+    """How often it was begun anew: then its content is another, wherever it lies."""
 
     @property
     def shape(self) -> tuple[int, int]:

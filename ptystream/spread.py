@@ -178,12 +178,12 @@ class Spread:
 
     def _changed(self, kind: str, name: str, storage: Storage) -> dict[str, Any] | None:
         """What the others lack of a storage: nothing, layers at the end, or all of it."""
-        now = storage.corner, storage.data.shape
+        now = storage.corner, storage.data.shape, storage.begun
         before = self._told.get(f"{kind} {name}")
         self._told[f"{kind} {name}"] = now
         if before == now:
             return None
-        more = before is not None and before[0] == now[0] and before[1][1:] == now[1][1:] and before[1][0] < now[1][0]
+        more = before is not None and before[::2] == now[::2] and before[1][1:] == now[1][1:] and before[1][0] < now[1][0]
         if before is not None and more:
             return {"kind": kind, "name": name, "more": _host(storage.data[before[1][0] :])}
         return {"kind": kind, "name": name, "whole": replace(storage, data=_host(storage.data))}

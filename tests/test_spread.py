@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import test_bragg_run as rocking
-from problems import BEAM, PLACES, end, feed, make_run
+from problems import BEAM, PATTERNS, PLACES, end, feed, make_run
 from teams import Board, Thread, team
 
 from ptystream.engine import Progress
@@ -22,7 +22,7 @@ from ptystream.engines.opr import DMOPR, MLOPR
 from ptystream.engines.overlap import Overlap
 from ptystream.engines.raar import RAAR
 from ptystream.engines.sdr import SDR
-from ptystream.events import ScanStarted
+from ptystream.events import Frames, Payload, Samples, ScanStarted
 from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.model.opr import OPR
 from ptystream.model.parameters import CoherenceParameters, FullParameters
@@ -219,6 +219,29 @@ def test_each_rank_holds_its_own_frames_and_no_others() -> None:
         Loop(run, LoopSettings(min_frames_for_recon=20)).step()
     rows = {rank: value for rank, value in held if len(value) > 5}
     assert [rows[k] for k in range(3)] == [list(range(k, BEAM.frames, 3)) for k in range(3)]
+
+
+def test_a_canvas_that_is_begun_anew_in_the_same_place_is_told() -> None:
+    """All frames are withdrawn, and come again where they were."""
+
+    def run_of(ranks: Any) -> Run:
+        run = prepared(DM, {"numiter": 3}, ranks)
+        loop, buffer = Loop(run, LoopSettings(min_frames_for_recon=20)), run.scans["s"].buffer
+        feed(run, 0, 40)
+        loop.step()
+        loop.step()
+        for index in range(40):
+            run.apply({"do": "revise", "scan": "s", "what": "withdrawn", "index": index, "value": None})
+        payloads = tuple(Payload(p.tobytes(), "raw", np.dtype("<u2"), p.shape) for p in PATTERNS[:40])
+        buffer.feed("data", Frames("a", np.arange(40, 80), payloads), 2000)
+        buffer.feed("positions", Samples("a", 40, {"y": PLACES[:40, 0], "x": PLACES[:40, 1]}), 2000)
+        end(run, 80)
+        while loop.step() is not Step.DONE:
+            pass
+        return run
+
+    with team(2, {"DM": DM}) as ranks:
+        same(run_of(None), run_of(ranks), 1e-9)
 
 
 def test_ranks_that_round_differently_go_on_together() -> None:

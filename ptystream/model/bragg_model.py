@@ -107,6 +107,7 @@ class Bragg3d(ScanModel):
         storage = self._object_of(reconstruction)
         storage.data = np.full_like(storage.data, storage.fill, shape=self.bragg.shape)
         storage.first, storage.offset = self._middle_of(block)
+        storage.begun += 1
 
     def to_pixels(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Positions (frame, [y, x]) as lattice coordinates (r1, r2), at z = 0."""

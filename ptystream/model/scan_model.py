@@ -172,6 +172,7 @@ class ScanModel:
             for layer, share in zip(data, storage.shares, strict=False):
                 layer *= share
             storage.data, storage.offset = data, self._first_view(block)
+            storage.begun += 1
 
     def _first_view(self, block: Block) -> tuple[int, int]:
         """Corner of the view in the middle of a block. The lattice is anchored at physical zero, but the canvas begins where
