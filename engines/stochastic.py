@@ -366,8 +366,9 @@ class StochasticEngine(TiledEngine):
         table = self.reconstruction.pods
         found: dict[tuple[int, tuple[int, ...]], list[int]] = {}
         for row in batch.tolist():
-            key = int(self._tile_of[row]), tuple(table.address[row, :, PROBE_LAYER].tolist())
-            found.setdefault(key, []).append(int(self._place_of[row]))
+            number = int(self._tile_of[row])
+            own = table.address[row, : len(self.tiles[number].pods), PROBE_LAYER]  # another scan may have more pods
+            found.setdefault((number, tuple(own.tolist())), []).append(int(self._place_of[row]))
         pieces = []
         for (number, layers), places in found.items():
             whole = self.tiles[number]

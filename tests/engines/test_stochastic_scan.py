@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import BEAM, end, feed, make_run
+from problems import BEAM, end, feed, make_run, make_scan
 
+from ptystream.engine import Context
 from ptystream.engines.epie import EPIE
 from ptystream.engines.sdr import SDR
 from ptystream.loop import Loop, LoopSettings, Step
+from ptystream.model.parameters import CoherenceParameters, FullParameters
+from ptystream.model.scan_model import Full
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
 from ptystream.quality import align
-from ptystream.run import Run
+from ptystream.run import EngineEntry, Run
 
 FINE = {EPIE: {}, SDR: {"sigma": 1, "tau": 0.5}}
 """Parameters that converge; of EPIE the defaults."""
@@ -127,3 +130,29 @@ def test_values_out_of_their_limits_are_refused_with_their_paths() -> None:
     assert {fault.path for fault in caught.value.faults} == {
         f"engines.a.{name}" for name in ("alpha", "batch", "probe_update_start", "subpix", "sigma")
     }
+
+
+class ModesParameters(FullParameters):
+    coherence: CoherenceParameters = CoherenceParameters(num_probe_modes=2)
+
+
+class Modes(Full):
+    """Two modes of the probe."""
+
+    Parameters = ModesParameters
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("engine", [EPIE, SDR])
+def test_scans_may_have_different_numbers_of_modes(engine: Any, batch: int) -> None:
+    entry = EngineEntry("e", engine.__name__, engine.Parameters(numiter=15, batch=batch, **FINE[engine]), engine)
+    run = Run("test", [make_scan("s", 0), make_scan("t", 1, model=Modes)], [entry], Context())
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+    for label in ("s", "t"):
+        feed(run, 0, BEAM.frames, label=label)
+        end(run, label=label)
+    while loop.step() is not Step.DONE:
+        pass
+    assert [len(probe.data) for probe in run.reconstruction.probes.values()] == [1, 2]
+    assert run.iter_info[-1]["frames"] == 2 * BEAM.frames
+    assert misfit(run)[-1] < 0.5 * misfit(run)[0]
