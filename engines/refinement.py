@@ -146,9 +146,9 @@ class Refinement:
         steps = self._steps(tile, iteration, distance, pixel[0])
         if not len(steps):
             return False
-        here = _Places(
-            table.moved[rows], table.address[rows][:, :, ROW : COLUMN + 1].astype(np.int64), table.remainder[rows].astype(float)
-        )
+        own = slice(len(tile.pods))  # another scan may have more
+        corner, remainder = table.address[rows][:, own, ROW : COLUMN + 1], table.remainder[rows][:, own]
+        here = _Places(table.moved[rows], corner.astype(np.int64), remainder.astype(float))
         best = replace(here, moved=here.moved.copy(), corner=here.corner.copy(), remainder=here.remainder.copy())
         waves = self.on.xp.empty((len(tile.pods), len(tile.counting), *self.sight.probe(tile, 0).shape), self.sight.complex)
         least = self._error(tile, here, waves)
@@ -163,9 +163,9 @@ class Refinement:
         if (best.moved == here.moved).all():
             return False
         table.moved[rows] = best.moved
-        table.address[rows, :, ROW : COLUMN + 1] = best.corner
-        table.remainder[rows] = best.remainder
-        best.remainder = table.remainder[rows].astype(float)  # what the table can hold: a tile made from it is the same
+        table.address[rows, own, ROW : COLUMN + 1] = best.corner
+        table.remainder[rows, own] = best.remainder
+        best.remainder = table.remainder[rows, own].astype(float)  # what the table can hold: a tile made from it is the same
         for pod, new in zip(tile.pods, self._pods(tile, best), strict=True):
             pod.corner[...], pod.remainder[...] = new.corner, new.remainder
         return True

@@ -6,16 +6,19 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from problems import BEAM, PLACES, end, feed, make_run
+from problems import BEAM, PLACES, end, feed, make_run, make_scan
 from test_dumps import configuration
 
+from ptystream.engine import Context
 from ptystream.engines.dm import DM
 from ptystream.engines.epie import EPIE
 from ptystream.engines.sdr import SDR
 from ptystream.events import Samples
 from ptystream.loop import Loop, LoopSettings, Step
+from ptystream.model.parameters import CoherenceParameters, FullParameters
+from ptystream.model.scan_model import Full
 from ptystream.plan import result_of
-from ptystream.run import Run
+from ptystream.run import EngineEntry, Run
 from ptystream.schedule import Schedule
 from ptystream.storage import ptyr
 
@@ -54,6 +57,43 @@ def test_what_is_counted_from_the_last_frame_begins_there_and_snapshots_show_it(
     np.testing.assert_allclose(shown * PIXEL, PLACES[run.reconstruction.pods.index] + moved, atol=1e-4 * PIXEL)
     still = finished({"position_refinement": {"start": {"after_last_frame": 4}, "max_shift": 4 * PIXEL}}, engine=engine)
     assert not still.reconstruction.pods.moved.any()
+
+
+class TwoParameters(FullParameters):
+    coherence: CoherenceParameters = CoherenceParameters(num_probe_modes=2)
+
+
+class Two(Full):
+    """Two modes of the probe."""
+
+    Parameters = TwoParameters
+
+
+class ThreeParameters(FullParameters):
+    coherence: CoherenceParameters = CoherenceParameters(num_probe_modes=3)
+
+
+class Three(Full):
+    """Three of them."""
+
+    Parameters = ThreeParameters
+
+
+@pytest.mark.parametrize("engine", [DM, EPIE])
+def test_positions_of_scans_with_different_numbers_of_modes_are_refined(engine: type) -> None:
+    entry = EngineEntry("e", engine.__name__, engine.Parameters(numiter=3, position_refinement={**REFINE, "start": 1}), engine)
+    run = Run("test", [make_scan("s", 0, model=Two), make_scan("t", 1, model=Three)], [entry], Context())
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+    for label in ("s", "t"):
+        feed(run, 0, BEAM.frames, label=label)
+        end(run, label=label)
+    while loop.step() is not Step.DONE:
+        pass
+    pods = run.reconstruction.pods
+    fewer = pods.frame[:, 0] == 0
+    assert pods.moved[fewer].any() and pods.moved[~fewer].any()
+    assert (pods.address[fewer, 2] == -1).all()
+    assert (pods.address[~fewer][:, 1:, 4:] == pods.address[~fewer][:, :1, 4:]).all()
 
 
 def test_an_engine_that_starts_when_all_frames_are_there_counts_from_its_start() -> None:
