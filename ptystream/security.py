@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import time
 from pathlib import Path
 from typing import Any
 
 import zmq
 import zmq.auth
 from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils.monitor import recv_monitor_message
 
 
 def is_loopback(address: str) -> bool:
@@ -76,6 +78,44 @@ def stop(authenticator: ThreadAuthenticator | None) -> None:
             authenticator.stop()
 
 
+REFUSED = {
+    zmq.Event.HANDSHAKE_FAILED_AUTH: "wrong key: the other end does not let ours in; give it our public file",
+    zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "wrong key: one end encrypts and the other does not; give `peer_keys`, or remove it",
+}
+"""What the security handshake of ZeroMQ failed with, and what to do."""
+
+
+def handshake(address: str, kind: int, keys: str | None, peer_keys: str | None, timeout_s: float = 2.0) -> str | None:
+    """Connect a socket of this kind as `secure` would and leave again: None where the other end lets it in, or why not.
+
+    `kind` must be the counterpart of the other end's, and one that takes no messages away by connecting: DEALER or SUB.
+    """
+    context = zmq.Context()
+    try:
+        socket = context.socket(kind)
+        try:
+            secure(context, socket, False, keys, peer_keys)
+        except ValueError as error:
+            return str(error)
+        monitor = socket.get_monitor_socket()
+        socket.connect(address)
+        deadline, connected = time.monotonic() + timeout_s, False
+        while (left := deadline - time.monotonic()) > 0 and monitor.poll(max(1, int(left * 1000))):
+            event = zmq.Event(recv_monitor_message(monitor)["event"])
+            connected |= event == zmq.Event.CONNECTED
+            if event == zmq.Event.HANDSHAKE_SUCCEEDED:
+                return None
+            if event in REFUSED:
+                return REFUSED[event]
+            if event == zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
+                return "wrong key: peer_keys is not the public file of the other end, or only one end encrypts"
+        return "answers, but does not speak ZeroMQ" if connected else "nobody listens"
+    except zmq.ZMQError as error:
+        return str(error.strerror)
+    finally:
+        context.destroy(linger=0)
+
+
 def _own(socket: zmq.Socket[Any], keys: str) -> None:
     public, secret = _certificate(keys, "keys")
     if secret is None:
@@ -87,4 +127,4 @@ def _certificate(path: str, name: str) -> tuple[bytes, bytes | None]:
     try:
         return zmq.auth.load_certificate(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{name} {path!r}: {error}; make certificates with zmq.auth.create_certificates") from error
+        raise ValueError(f"{name} {path!r}: {error}; make certificates with `ptystream keys`") from error

@@ -107,6 +107,15 @@ def check(config: Annotated[str, typer.Argument(help="YAML, JSON or TOML file.")
     _call("check", "check", config)
 
 
+@app.command()
+def keys(
+    names: Annotated[list[str], typer.Argument(help="One for each end: session, detector, viewer…")],
+    folder: Annotated[str, typer.Option("-o", "--output", help="Folder for the certificates.")] = "keys",
+) -> None:
+    """CURVE certificates for sockets that leave the machine."""
+    _call("keys", "keys", names, folder)
+
+
 def _call(module: str, name: str, *arguments: object) -> None:
     from ptystream.params.errors import ConfigurationError
 

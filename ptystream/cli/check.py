@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 from urllib.parse import urlparse
+
+import zmq
 
 from ptystream.params.load import load
 from ptystream.plan import geometry_of
+from ptystream.security import handshake
 
 
 def check(config: str) -> int:
@@ -24,11 +28,22 @@ def check(config: str) -> int:
             if source.parameters.bind:
                 print(f"scans.{scan.label}.{kind}.address: {address}: will listen; senders connect")
                 continue
-            where = urlparse(address)
-            try:
-                socket.create_connection((where.hostname or "", where.port or 0), timeout=2.0).close()
-                print(f"scans.{scan.label}.{kind}.address: {address}: answers")
-            except OSError as error:
-                bad += 1
-                print(f"scans.{scan.label}.{kind}.address: {address}: {error}; start the sender, or correct the address")
+            wrong = _wrong(source.parameters)
+            bad += wrong is not None
+            print(f"scans.{scan.label}.{kind}.address: {address}: {wrong or 'answers'}")
     return 1 if bad else 0
+
+
+def _wrong(parameters: Any) -> str | None:
+    """What keeps a source from being reached, and what to do; None where it can be.
+
+    A PUSH socket would deal frames to whoever asks, so of one only the port is tried, and not the keys.
+    """
+    where = urlparse(parameters.address)
+    if where.scheme == "tcp":
+        try:
+            socket.create_connection((where.hostname or "", where.port or 0), timeout=2.0).close()
+        except OSError as error:
+            return f"{error}; start the sender, or correct the address"
+    kind = {"acknowledged": zmq.DEALER, "pub": zmq.SUB}.get(getattr(parameters, "link", ""))
+    return None if kind is None else handshake(parameters.address, kind, parameters.keys, parameters.peer_keys)
