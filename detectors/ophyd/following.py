@@ -1,0 +1,116 @@
+"""Numbers of a running reconstruction, as they are published."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import zmq
+
+from ptystream.publish.publisher import topic_of
+from ptystream.publish.schema import MAX_MESSAGE_BYTES, SchemaError, decode_display
+from ptystream.publish.snapshot import Snapshot
+from ptystream.security import secure
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 200
+"""How long the thread waits before it looks whether it should stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A snapshot without its pictures."""
+
+    run: str
+    state: str
+    """'waiting', 'running', 'finishing', 'finished', 'failed'."""
+    iteration: int
+    """Of all engines so far."""
+    error: float
+    """Amplitude misfit of probe × object to the data, per valid pixel; NaN where none is known yet."""
+    frames_received: int
+    frames_used: int
+    latency: float
+    """Seconds from the arrival of the newest frame until an iteration had used it; NaN before."""
+    created_ns: int
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Numbers:
+        """From a snapshot."""
+        known = snapshot.misfit[:, 0][np.isfinite(snapshot.misfit[:, 0])] if len(snapshot.misfit) else np.zeros(0)
+        return cls(
+            run=snapshot.run,
+            state=snapshot.state,
+            iteration=snapshot.iteration,
+            error=float(known[-1]) if len(known) else float("nan"),
+            frames_received=int(snapshot.ledger.get("received", 0)),
+            frames_used=int(snapshot.ledger.get("used", 0)),
+            latency=float(snapshot.rates.get("latency_seconds", float("nan"))),
+            created_ns=snapshot.created_ns,
+        )
+
+
+class Follower(threading.Thread):
+    """Calls `told(numbers)`, in its own thread, for each snapshot of a session at `endpoint`; of a backlog for the newest.
+
+    `run`: only runs of that name. `keys`, `peer_keys`: CURVE certificates as of `ptystream.security.secure`. Raises
+    `ValueError` for an endpoint or keys that cannot be right; a session that is not there yet is waited for.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        told: Callable[[Numbers], None],
+        *,
+        run: str = "",
+        keys: str | None = None,
+        peer_keys: str | None = None,
+    ) -> None:
+        super().__init__(name=f"following {endpoint}", daemon=True)
+        self._told, self._over = told, threading.Event()
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 2)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+        self._socket.subscribe(topic_of("uint8", run))
+        try:
+            secure(zmq.Context.instance(), self._socket, False, keys, peer_keys)
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self._socket.close()
+            raise ValueError(f"endpoint: {endpoint!r}: {error.strerror}; it looks like tcp://127.0.0.1:5580") from error
+        except ValueError:
+            self._socket.close()
+            raise
+
+    def run(self) -> None:
+        """Thread body."""
+        with self._socket as socket:
+            while not self._over.is_set():
+                if not socket.poll(POLL_MS):
+                    continue
+                parts = socket.recv_multipart(copy=False)
+                while socket.poll(0):
+                    parts = socket.recv_multipart(copy=False)
+                try:
+                    numbers = Numbers.of(decode_display([frame.buffer for frame in parts[1:]]).about)
+                except SchemaError as error:
+                    log.warning("%s: not a snapshot: %s", self.name, error)
+                    continue
+                try:
+                    self._told(numbers)
+                except Exception:  # whoever waits for the next numbers must not wait for ever
+                    log.exception("%s: what was told could not be taken", self.name)
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End the thread and wait for it."""
+        self._over.set()
+        if not self.ident:
+            self._socket.close()
+        elif self is not threading.current_thread():
+            self.join(timeout_s)

@@ -1,0 +1,195 @@
+"""Devices that follow a session, in a real RunEngine."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import bluesky.plan_stubs as bps
+import numpy as np
+import pytest
+from bluesky import RunEngine
+from bluesky.utils import FailedStatus
+from snapshots import snapshot
+
+from ptystream.detectors.ophyd import asynchronous, classic
+from ptystream.detectors.ophyd.following import Numbers
+from ptystream.detectors.ophyd.plans import until_converged
+from ptystream.publish.publisher import Publisher
+from ptystream.publish.snapshot import Snapshot
+
+
+def told(number: int, *, error: float = 1.0, received: int = 0, state: str = "running") -> Snapshot:
+    """A snapshot with a known error."""
+    made = snapshot(number, state=state)
+    return replace(
+        made,
+        iteration=number + 1,
+        misfit=np.array([[error, 1.0, 1.0]]),
+        ledger={"received": received, "used": received // 2},
+        rates={"latency_seconds": 0.25},
+    )
+
+
+class Talker(threading.Thread):
+    """Offers snapshots, each a little better than the one before, until it is stopped."""
+
+    def __init__(self, publisher: Publisher, errors: Iterator[float]) -> None:
+        super().__init__(daemon=True)
+        self.publisher, self.errors, self.over = publisher, errors, threading.Event()
+        self.received = 0
+
+    def run(self) -> None:
+        for number, error in enumerate(self.errors):
+            if self.over.wait(0.01):
+                return
+            self.publisher.offer(told(number, error=error, received=self.received))
+
+
+@pytest.fixture
+def publisher() -> Iterator[Publisher]:
+    made = Publisher()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def engine() -> Iterator[RunEngine]:
+    made = RunEngine(call_returns_result=True)
+    yield made
+    made.loop.call_soon_threadsafe(made.loop.stop)
+    made._th.join(5.0)
+    made.loop.close()
+
+
+@pytest.fixture
+def talker(publisher: Publisher) -> Iterator[Talker]:
+    errors = (0.1 + 2.0 * math.exp(-0.01 * k) for k in range(10**6))
+    made = Talker(publisher, errors)
+    made.start()
+    yield made
+    made.over.set()
+    made.join(5.0)
+
+
+def device(kind: str, endpoint: str, engine: RunEngine, **more: Any) -> Any:
+    """Of one library or the other."""
+    if kind == "classic":
+        return classic.Reconstruction(endpoint, name="live", **more)
+    from ophyd_async.core import init_devices
+
+    with init_devices():
+        made = asynchronous.Reconstruction(endpoint, name="live", **more)
+    return made
+
+
+def test_numbers_are_those_of_the_snapshot() -> None:
+    numbers = Numbers.of(replace(told(4, error=0.5, received=9), misfit=np.array([[0.7, 1, 1], [0.5, 1, 1], [np.nan, 1, 1]])))
+    assert (numbers.iteration, numbers.error, numbers.frames_received, numbers.frames_used) == (5, 0.5, 9, 4)
+    assert numbers.latency == 0.25 and numbers.state == "running"
+    assert math.isnan(Numbers.of(replace(snapshot(0), misfit=np.zeros((0, 3)))).error)
+
+
+@pytest.mark.parametrize("kind", ["classic", "async"])
+def test_a_plan_reads_the_numbers_of_a_reconstruction(kind: str, publisher: Publisher, talker: Talker, engine: RunEngine) -> None:
+    live, events = device(kind, publisher.endpoint, engine), []
+    talker.received = 8
+
+    def plan() -> Any:
+        yield from bps.stage(live, wait=True)
+        yield from bps.open_run()
+        for _ in range(3):
+            yield from bps.trigger_and_read([live])
+        yield from bps.close_run()
+        yield from bps.unstage(live, wait=True)
+
+    engine(plan(), lambda name, doc: events.append(doc) if name == "event" else None)
+    errors = [e["data"]["live-error" if kind == "async" else "live_error"] for e in events]
+    assert len(errors) == 3
+    assert errors == sorted(errors, reverse=True) and len(set(errors)) == 3
+    (used,) = {e["data"]["live-frames_used" if kind == "async" else "live_frames_used"] for e in events[1:]}
+    assert used == 4
+
+
+@pytest.mark.parametrize("kind", ["classic", "async"])
+def test_a_scan_ends_when_the_reconstruction_is_good_enough(
+    kind: str, publisher: Publisher, talker: Talker, engine: RunEngine
+) -> None:
+    live, measured = device(kind, publisher.endpoint, engine), []
+
+    def plan() -> Any:
+        yield from bps.stage(live, wait=True)
+        count = yield from until_converged(iter(int, 1), point, live, error=1.0, least=5, steady=2)
+        yield from bps.unstage(live, wait=True)
+        return count
+
+    def point(_: int) -> Any:
+        measured.append(time.monotonic())
+        yield from bps.null()
+
+    count = engine(plan()).plan_result
+    assert count == len(measured) >= 5
+
+
+def test_a_scan_that_does_not_get_better_ends_after_the_most_points(publisher: Publisher, engine: RunEngine) -> None:
+    talker = Talker(publisher, (5.0 for _ in range(10**6)))
+    talker.start()
+    live = device("classic", publisher.endpoint, engine)
+
+    def plan() -> Any:
+        yield from bps.stage(live, wait=True)
+        count = yield from until_converged(range(100), lambda _: bps.null(), live, error=1.0, most=4)
+        yield from bps.unstage(live, wait=True)
+        return count
+
+    assert engine(plan()).plan_result == 4
+    talker.over.set()
+    talker.join(5.0)
+
+
+@pytest.mark.parametrize("wrong", [{"error": 0.0}, {"error": 1.0, "steady": 0}, {"error": 1.0, "least": 5, "most": 4}])
+def test_what_cannot_be_reached_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="error > 0"):
+        next(iter(until_converged([1], lambda _: bps.null(), None, **wrong)))
+
+
+@pytest.mark.parametrize("kind", ["classic", "async"])
+def test_a_session_that_is_silent_fails_the_plan_after_the_time_out(kind: str, publisher: Publisher, engine: RunEngine) -> None:
+    live = device(kind, publisher.endpoint, engine, timeout_s=0.3)
+
+    def plan() -> Any:
+        yield from bps.stage(live, wait=True)
+        try:
+            yield from bps.trigger(live, wait=True)
+        finally:
+            yield from bps.unstage(live, wait=True)
+
+    with pytest.raises((FailedStatus, TimeoutError)):
+        engine(plan())
+
+
+def test_unstaging_tells_those_who_wait(publisher: Publisher) -> None:
+    live = device("classic", publisher.endpoint, RunEngine)
+    live.stage()
+    status = live.when(lambda numbers: False)
+    live.unstage()
+    assert isinstance(status.exception(5.0), RuntimeError)
+
+
+def test_frames_of_the_scan_before_are_not_counted_for_this_one(publisher: Publisher) -> None:
+    publisher.offer(told(0, received=400, state="finished"))
+    frames = classic.Frames(publisher.endpoint, name="frames")
+    frames.stage()
+    status = frames.trigger()
+    deadline = time.monotonic() + 5
+    while frames.frames_received.get() != 400:  # the last one of the scan before has come
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not status.done
+    publisher.offer(told(1, received=1))
+    status.wait(5.0)
+    frames.unstage()
