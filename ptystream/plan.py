@@ -40,12 +40,12 @@ from ptystream.scan.memory import allowed_bytes
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.scan.rocking import RockingScan
 from ptystream.scan.saver import Saver
-from ptystream.session import Channel, Plan, ScanEntry
 from ptystream.spread import spread
 from ptystream.stopwatch import write_benchmark
 from ptystream.storage import ptyr
 from ptystream.storage.leftovers import sweep
 from ptystream.transport import Surroundings, Transport
+from ptystream.wiring import Channel, Plan, ScanEntry
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,9 @@ from ptystream.events import Rejected
 from ptystream.metrics import Metrics
 from ptystream.params.load import load
 from ptystream.plan import make_plan
+from ptystream.routing import MAX_PENDING
 from ptystream.run import Run
-from ptystream.session import MAX_PENDING, Session, SessionError
+from ptystream.session import Session, SessionError
 from ptystream.storage import ptyr
 from ptystream.transport import Message
 
