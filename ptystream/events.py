@@ -94,3 +94,10 @@ class Rejected:
 
 
 Event: TypeAlias = ScanStarted | Frames | Samples | ScanEnded | Rejected
+
+ABORTS = ("abort", "aborted", "fail", "failed", "cancelled", "canceled")
+
+
+def is_abort(reason: str) -> bool:
+    """Whether the reason of a `ScanEnded` says that the acquisition was broken off: one of `ABORTS`, alone or before a ':'."""
+    return reason.partition(":")[0].strip().lower() in ABORTS

@@ -105,6 +105,8 @@ def make_plan(
         context=context,
         loop=settings,
         runs=root.live.runs,
+        overlap=root.live.overlap if ranks is None else 1,  # the other ranks follow one engine
+        aborted=root.live.aborted,
         publish_interval_s=root.io.publish.interval_s,
         timeout_s=root.live.timeout_s,
         save=lambda run: save(run, configuration, recorder),
@@ -367,6 +369,7 @@ def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
         "shape": list(geometry_of(scan).shape),
         "num_frames": int(held.buffer.ledger.counts().get("used", 0)),
         "center": decided.get("center", p.center),
+        "ended": held.buffer.ended or "",
     }
 
 

@@ -1,4 +1,4 @@
-"""Which run an event belongs to: acquisitions of the sources become the scans of runs, and runs wait for their turn."""
+"""Which run an event belongs to: acquisitions of the sources become the scans of runs, and runs wait until they can begin."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from ptystream.bell import Bell
 from ptystream.checkpoint import Checkpoint
 from ptystream.engine import Context
 from ptystream.epochs import REMEMBERED, EpochError
@@ -21,7 +22,7 @@ from ptystream.wiring import ScanEntry
 log = logging.getLogger(__name__)
 
 MAX_PENDING = 4
-"""Runs whose frames are kept while another is reconstructed; the frames of a further one are refused and counted."""
+"""Runs whose frames are kept beside one that is reconstructed; the frames of a further one are refused and counted."""
 
 Acquisition: TypeAlias = tuple[str, str, int]
 """Scan label, key, and how many of that name came before it."""
@@ -40,6 +41,8 @@ class Pending:
     """Scan label → its acquisition."""
     checkpoint: Checkpoint | None = None
     """Where it goes on from, as far as an interrupted session had come."""
+    number: int | None = None
+    """The number that it had in that session."""
 
     @property
     def acquisitions(self) -> list[Acquisition]:
@@ -56,13 +59,19 @@ class Router:
     """Gives events to the buffers of runs; makes a run for an acquisition that is new. Thread-safe."""
 
     def __init__(
-        self, name: str, scans: Sequence[ScanEntry], engines: Sequence[EngineEntry], context: Context, metrics: Metrics
+        self,
+        name: str,
+        scans: Sequence[ScanEntry],
+        engines: Sequence[EngineEntry],
+        context: Context,
+        metrics: Metrics,
+        bell: Bell,
     ) -> None:
+        """`bell` rings when a frame, a position or an end has come for any run."""
         self.name, self.scans, self.engines, self.context, self.metrics = name, scans, engines, context, metrics
-        self.checkpoint: Checkpoint | None = None
-        """Of the run that an interrupted session was at."""
-        self.arrived = threading.Condition()
-        """Notified with every event."""
+        self.checkpoints: list[tuple[int, Checkpoint]] = []
+        """Number and checkpoint of each run that an interrupted session was at."""
+        self._bell, self._lock = bell, threading.RLock()
         self._pending: list[Pending] = []
         self._assigned: dict[Acquisition, PtyScan] = {}
         self._over: dict[Acquisition, None] = {}
@@ -82,7 +91,7 @@ class Router:
             self.metrics.dropped(event.reason, event.count)
             return
         try:
-            with self.arrived:
+            with self._lock:
                 buffer = self._buffer(label, source, event, message.arrival_ns)
         except _NoScan as error:
             reason, detail = error.args
@@ -92,8 +101,7 @@ class Router:
                 log.warning("%s: %s (logged once per reason): %s", channel, reason, detail)
             return
         buffer.feed(source, event, message.arrival_ns)
-        with self.arrived:
-            self.arrived.notify_all()
+        self._bell.ring()
 
     def _buffer(self, label: str, source: str, event: Any, now_ns: int) -> PtyScan:
         """The scan of an event. An end begins no run, and what comes late for a scan that is over does not either."""
@@ -152,10 +160,12 @@ class Router:
                 raise _NoScan("too_many_scans", f"{len(self._pending)} have begun and are not reconstructed yet")
             log.warning("%s: nothing came: given up for another", empty.names)
             self._drop(empty)
-        checkpoint = self.checkpoint if self.checkpoint is not None and wanted in self.checkpoint.acquisitions else None
+        number, checkpoint = next(((n, c) for n, c in self.checkpoints if wanted in c.acquisitions), (None, None))
         decisions = {} if checkpoint is None else checkpoint.buffer_decisions
         scans = [Scan(e.label, k, *e.make(decisions.get(e.label))) for k, e in enumerate(self.scans)]
-        pending = Pending(Run(self.name, scans, self.engines, self.context), checkpoint=checkpoint)
+        for scan in scans:
+            scan.buffer.on_change = self._bell.ring
+        pending = Pending(Run(self.name, scans, self.engines, self.context), checkpoint=checkpoint, number=number)
         self._pending.append(pending)
         return pending
 
@@ -164,12 +174,12 @@ class Router:
     @property
     def pending(self) -> list[Pending]:
         """Runs that have begun to arrive and are not over, the oldest first."""
-        with self.arrived:
+        with self._lock:
             return list(self._pending)
 
     def drop(self, pending: Pending) -> None:
         """A run is over. Its frames are given back, and what comes late for its scans begins no other."""
-        with self.arrived:
+        with self._lock:
             self._drop(pending)
 
     def _drop(self, pending: Pending) -> None:
@@ -188,6 +198,7 @@ class Router:
 
     def recovered(self) -> None:
         """The recording of an interrupted session is delivered."""
-        with self.arrived:
+        with self._lock:
             self._over.update(dict.fromkeys(self._saved))
             self._saved.clear()
+            self.checkpoints.clear()

@@ -10,19 +10,21 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from ptystream.bell import Bell
 from ptystream.ingest import Source, Tap
 from ptystream.loop import Loop, Step
 from ptystream.metrics import Metrics
 from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
-from ptystream.routing import Pending, Router
+from ptystream.routing import Router
 from ptystream.run import Run
 from ptystream.telling import Teller, status_of
 from ptystream.transport import Message
+from ptystream.turn import Numbers, Turn, aborted
 from ptystream.wiring import Plan
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,9 @@ WAIT_S = 0.25
 """Longest time after which the loop looks at requests while it waits for frames."""
 SUPERSEDED_S = 5.0
 """A scan from which nothing came for so long is ended where another has begun: its end was lost."""
+ABORTED_S = 1.0
+"""A scan that one of its sources aborted is ended when nothing came from the others for so long."""
+PAUSED = "paused"
 SESSION = "session"
 """Channel of the session's own notes in a recording: which acquisitions have a result."""
 
@@ -41,7 +46,7 @@ class SessionError(RuntimeError):
 
 
 class Session:
-    """Steps the runs of one plan, one after another, while their sources feed them."""
+    """Steps the runs of one plan in turn while their sources feed them: one refines while the next one's frames arrive."""
 
     def __init__(
         self,
@@ -62,8 +67,18 @@ class Session:
         """Runs that left a result."""
         self.ended: float | None = None
         """When the last run was over, seconds since the epoch."""
+        self.paused = False
+        """Whether `pause` was called and `resume` was not yet."""
         self._tap, self._recorded, self._on_ready = tap, recorded, on_ready
-        self._router = Router(plan.name, plan.scans, plan.engines, plan.context, metrics)
+        self._bell = Bell()
+        self._router = Router(plan.name, plan.scans, plan.engines, plan.context, metrics, self._bell)
+        self._turns: list[Turn] = []
+        """Runs that are being reconstructed, the newest last."""
+        self._numbers = Numbers()
+        self._newest = 0.0
+        """When the newest run that is over began, of those for which something came."""
+        self._over = False
+        """Whether no further scan can come."""
         self._teller = Teller(metrics, publisher, plotter, plan.publish_interval_s)
         self._failure: BaseException | None = None
         self._stop_asked = threading.Event()
@@ -75,22 +90,29 @@ class Session:
     # ------------------------------------------------------------------ called from any thread
 
     def stop(self) -> None:
-        """End the current run at the next look: what is there is saved. May be called from a signal's handler, which may
+        """End the runs at the next look: what is there is saved. May be called from a signal's handler, which may
         have interrupted whoever holds a lock: so no lock is taken, and a waiting session sees it within `WAIT_S`."""
         self._stop_asked.set()
+
+    def pause(self) -> None:
+        """Iterate no further until `resume`: what arrives is recorded and joined all the same. Takes no lock, as `stop`."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Go on after `pause`, with what has come meanwhile."""
+        self.paused = False
 
     def status(self) -> dict[str, Any]:
         """Numbers for a progress line."""
         run = self.current
         if run is None:
             told = {"run": self.plan.name, "state": "waiting", "received": 0, "used": 0, "iteration": 0}
-            return told | self._teller.rates
-        return status_of(run) | self._teller.rates
+            return told | {"frames_per_second": 0.0}
+        return status_of(run) | self._teller.rates(run)
 
     def _fail(self, error: BaseException) -> None:
-        with self._router.arrived:
-            self._failure = self._failure or error
-            self._router.arrived.notify_all()
+        self._failure = self._failure or error
+        self._bell.ring()
 
     def _count(self, message: Message) -> None:
         self.metrics.received(message.channel, sum(len(memoryview(part).cast("B")) for part in message.parts))
@@ -113,14 +135,13 @@ class Session:
             self.plan.warm_up()
             if self._on_ready is not None:
                 self._on_ready()
-            while not self._stop_asked.is_set() and (self.plan.runs is None or self.finished < self.plan.runs):
-                open_still = self._any_source()  # asked before looking: what the last one brought is seen below
-                pending = self._next_pending()
-                if pending is not None:
-                    self._reconstruct(pending)
-                elif not open_still:
-                    log.info("every source has ended: no further scan will come")
-                    break
+            while self._goes_on():
+                self._round()
+        except BaseException:
+            for turn in list(self._turns):  # what went wrong in one run costs the others no result
+                turn.run.state = "failed"
+                self._conclude(turn)
+            raise
         finally:
             for source in self._sources:
                 source.stop()
@@ -137,101 +158,153 @@ class Session:
             if message.channel == SESSION:
                 note = json.loads(bytes(message.parts[0]))
                 self._router.leave_out((label, key, turn) for label, key, turn in note["acquisitions"])
-                self.finished += 1
-        self._router.checkpoint = self.plan.checkpoint(self._next_name())
+                if note["number"] is not None:
+                    self._numbers.take(note["number"])
+                    self.finished += 1
+        for number in self._numbers.free(self.plan.overlap):
+            checkpoint = self.plan.checkpoint(self._name(number))
+            if checkpoint is not None:
+                self._router.checkpoints.append((number, checkpoint))
         sources = {source.transport.channel: source for source in self._sources}
         for message in self._recorded:
             if message.channel != SESSION:
                 sources[message.channel].deliver(message)
         self._router.recovered()
+        for pending in self._router.pending:
+            if pending.number is not None:
+                self._numbers.take(pending.number)
 
-    def _next_name(self) -> str:
-        """Name of the next run that is reconstructed."""
-        return f"{self.plan.name}_{self.finished + 1:04d}" if self.finished else self.plan.name
+    def _name(self, number: int) -> str:
+        """Name of a run of this session."""
+        return self.plan.name if number == 1 else f"{self.plan.name}_{number:04d}"
 
-    def _next_pending(self) -> Pending | None:
-        """The first run that can start. One that never can, because little came for it, keeps nobody waiting."""
-        with self._router.arrived:
-            self._router.arrived.wait_for(lambda: self._able() or self._failure or self._stop_asked.is_set(), WAIT_S)
-        waiting = self._router.pending
+    # ------------------------------------------------------------------ one round: every run gets its turn
+
+    def _goes_on(self) -> bool:
+        if self._turns:
+            return True
         self._check()
-        for pending in waiting:
-            self._end_where_due(pending.run)
-        able = self._able()
-        self.current = able[0].run if able else waiting[0].run if waiting else self.current
-        return able[0] if able else None
+        return not self._over and not self._stop_asked.is_set() and self._may_begin()
 
-    def _able(self) -> list[Pending]:
-        """Runs for which enough frames came, or for which no more will."""
-        enough = self.plan.loop.frames_to_start
-        return [
-            p
-            for p in self._router.pending
-            if sum(scan.buffer.ledger.paired for scan in p.run.scans.values()) >= enough
-            or all(scan.buffer.ended is not None for scan in p.run.scans.values())
-        ]
+    def _may_begin(self) -> bool:
+        """Whether a further run is wanted and may be reconstructed beside those that are."""
+        wanted = self.plan.runs is None or self.finished + len(self._turns) < self.plan.runs
+        return wanted and len(self._turns) < self.plan.overlap
+
+    def _round(self) -> None:
+        """End what is due, begin what can be, and step every run once, the newest first; sleeps where nothing was done."""
+        rung, open_still = self._bell.rung, self._any_source()  # before looking: what comes meanwhile is seen below
+        ending = self._failure is not None or self._stop_asked.is_set()
+        for pending in self._router.pending:
+            if not ending or any(turn.pending is pending for turn in self._turns):
+                self._end_where_due(pending.run, open_still)
+        if not ending:
+            self._begin(open_still)
+        paused = self.paused and not ending
+        worked = False
+        for turn in reversed(self._turns):
+            worked |= self._rest(turn) if paused else self._step(turn)
+        if not worked and not self._over and not self._stop_asked.is_set():
+            self._bell.wait(rung, WAIT_S)
+
+    def _begin(self, open_still: bool) -> None:
+        """Let the oldest run that can start have turns. One that never can, because little came for it, keeps nobody waiting."""
+        waiting = [p for p in self._router.pending if all(turn.pending is not p for turn in self._turns)]
+        able = next((pending for pending in waiting if self._able(pending.run)), None)
+        if not self._turns:
+            self.current = able.run if able else waiting[0].run if waiting else self.current
+        if able is None:
+            if not self._turns and not open_still:
+                log.info("every source has ended: no further scan will come")
+                self._over = True
+        elif self._may_begin():
+            number = self._numbers.next() if able.number is None else able.number
+            self._numbers.take(number)
+            self.current, able.run.name = able.run, self._name(number)
+            log.info("%s: %s", able.run.name, able.names)
+            self._turns.append(Turn(able, number, Loop(able.run, self.plan.loop), self._teller.of(able.run)))
+            self._resume(self._turns[-1])
+
+    def _able(self, run: Run) -> bool:
+        """Whether enough frames came for it, or no more will."""
+        buffers = [scan.buffer for scan in run.scans.values()]
+        enough = sum(buffer.ledger.paired for buffer in buffers) >= self.plan.loop.frames_to_start
+        return enough or all(buffer.ended is not None for buffer in buffers)
 
     def _any_source(self) -> bool:
         return any(source.is_alive() for source in self._sources)
 
-    def _reconstruct(self, pending: Pending) -> None:
-        run = self.current = pending.run
-        run.name = self._next_name()
-        log.info("%s: %s", run.name, pending.names)
-        loop = Loop(run, self.plan.loop)
-        self._teller.begin()
-        engine = run.engine
+    def _step(self, turn: Turn) -> bool:
+        """One pass of one run; whether it did anything."""
+        run, loop = turn.run, turn.loop
         try:
-            self._resume(pending, loop)
-            while True:
-                if self.plan.autosave is not None:
-                    run.acquisitions = pending.acquisitions
-                    self.plan.autosave.look(run, loop)
-                seen = {label: scan.buffer.changed(-1, 0.0) for label, scan in run.scans.items()}
-                step = loop.step()
-                if self._failure is not None:
-                    run.state = "failed"
-                self._teller.tell(run, force=step is Step.DONE)
-                if engine is not None and run.engine is not engine:
-                    self.plan.benchmark(run)
-                engine = run.engine
-                if step is Step.DONE:
-                    break
-                if run.engine is None and run.engine_entry is not None:
-                    self._save(run)  # one engine is done and another follows
-                if step is Step.IDLE:
-                    self._wait(run, seen)
-                self._end_where_due(run)
-                if self._failure is not None:
-                    self._end(run, "a part of the session died")
-                    loop.cut()
-                elif self._stop_asked.is_set():
-                    loop.cut()
+            if self._failure is not None:
+                self._end(run, "a part of the session died")
+            enough = turn.is_aborted and {"finish": False, "save": run.complete, "discard": True}[self.plan.aborted]
+            if enough or self._failure is not None or self._stop_asked.is_set():
+                loop.cut()
+            if run.state == PAUSED:
+                run.state = "waiting" if run.engine is None else "running"
+            if self.plan.autosave is not None:
+                run.acquisitions = turn.pending.acquisitions
+                self.plan.autosave.look(run, loop)
+            engine, step = run.engine, loop.step()
+            if self._failure is not None:
+                run.state = "failed"
+            turn.told.tell(run, force=step is Step.DONE, current=run is self.current)
+            if engine is not None and run.engine is not engine:
+                self.plan.benchmark(run)
+            if step is not Step.DONE and run.engine is None and run.engine_entry is not None:
+                self._save(run)  # one engine is done and another follows
         except BaseException:
             run.state = "failed"
+            self._conclude(turn)
             raise
-        finally:
-            try:
-                if self.plan.autosave is not None:
-                    self.plan.autosave.wait()
-                self._save(run)
-                if run.frames and run.state == "finished" and self._tap is not None:  # a restart goes on with what has failed
-                    note = {"acquisitions": pending.acquisitions}
-                    self._tap.write(Message(time.time_ns(), SESSION, (json.dumps(note).encode(),)))
-            finally:
-                silent = any(scan.buffer.ended == self._silence for scan in run.scans.values())
-                self.finished += bool(run.frames) or silent  # another scan may follow one that is empty, hardly a silent one
-                self._router.drop(pending)
-                self.ended = time.time()
+        if step is Step.DONE:
+            self._conclude(turn)
+        return step is not Step.IDLE
 
-    def _resume(self, pending: Pending, loop: Loop) -> None:
-        if pending.checkpoint is None:
+    def _rest(self, turn: Turn) -> bool:
+        """A turn of a session that is paused."""
+        turn.told.tell(turn.run, force=turn.run.state != PAUSED, current=turn.run is self.current)
+        turn.run.state = PAUSED
+        return False
+
+    def _conclude(self, turn: Turn) -> None:
+        """Save a run that is over and give its frames back."""
+        run, number = turn.run, turn.number if turn.run.frames else None
+        try:
+            if self.plan.autosave is not None:
+                self.plan.autosave.forget(run.name)
+            if self.plan.aborted == "discard" and turn.is_aborted:
+                log.warning("%s: %s: no result is kept", run.name, turn.aborted)
+                number = None
+            else:
+                self._save(run)
+            if run.frames and run.state == "finished" and self._tap is not None:  # a restart goes on with what has failed
+                note = {"acquisitions": turn.pending.acquisitions, "number": number}
+                self._tap.write(Message(time.time_ns(), SESSION, (json.dumps(note).encode(),)))
+        finally:
+            silent = any(scan.buffer.ended == self._silence for scan in run.scans.values())
+            self.finished += number is not None or silent  # another scan may follow one that is empty, hardly a silent one
+            if number is None:
+                self._numbers.give_back(turn.number)
+            self._newest = max(self._newest, run.started if run.frames else 0.0)
+            self._turns.remove(turn)
+            self.current = self._turns[-1].run if self._turns else self.current
+            self._teller.forget(run)
+            self._router.drop(turn.pending)
+            self.ended = time.time()
+
+    def _resume(self, turn: Turn) -> None:
+        run, checkpoint = turn.run, turn.pending.checkpoint
+        if checkpoint is None:
             return
         try:
-            loop.resume(pending.checkpoint)
-            log.warning("%s: goes on from iteration %d", pending.run.name, pending.run.iterations)
+            turn.loop.resume(checkpoint)
+            log.warning("%s: goes on from iteration %d", run.name, run.iterations)
         except TimeoutError as error:
-            log.warning("%s: begins anew, its dump is of no use: %s", pending.run.name, error)
+            log.warning("%s: begins anew, its dump is of no use: %s", run.name, error)
 
     def _save(self, run: Run) -> None:
         try:
@@ -244,14 +317,8 @@ class Session:
         if path is not None and path not in self.results:
             self.results.append(path)
 
-    def _wait(self, run: Run, seen: Mapping[str, int]) -> None:
-        """Sleep until a scan changed or the time is up; uses no CPU."""
-        if not self._stop_asked.is_set():
-            label = next((label for label, scan in run.scans.items() if not scan.ended), next(iter(run.scans)))
-            run.scans[label].buffer.changed(seen[label], WAIT_S)
-
-    def _end_where_due(self, run: Run) -> None:
-        limit, open_still = self.plan.timeout_s, self._any_source()
+    def _end_where_due(self, run: Run, open_still: bool) -> None:
+        limit = self.plan.timeout_s
         buffers = [scan.buffer for scan in run.scans.values()]
         for buffer in buffers:
             buffer.look()
@@ -261,6 +328,8 @@ class Session:
             self._end(run, self._silence)
         elif all(buffer.silent_s() > SUPERSEDED_S for buffer in buffers) and self._another(run):
             self._end(run, f"another acquisition began, and nothing came for {SUPERSEDED_S:g} s")
+        elif (why := aborted(run)) is not None and all(buffer.silent_s() > ABORTED_S for buffer in buffers):
+            self._end(run, why)
         elif not open_still:
             self._end(run, "every source has ended")
 
@@ -271,8 +340,8 @@ class Session:
 
     def _another(self, run: Run) -> bool:
         """Whether frames of a later run have come."""
-        later = [p.run for p in self._router.pending if p.run is not run]
-        return any(other.started > run.started and other.ledger().get("received") for other in later)
+        later = [p.run for p in self._router.pending if p.run.started > run.started]
+        return self._newest > run.started or any(other.ledger().get("received") for other in later)
 
     def _end(self, run: Run, reason: str) -> None:
         for scan in run.scans.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ptystream.autosave import Autosave
 from ptystream.checkpoint import Checkpoint
@@ -50,6 +50,10 @@ class Plan:
     loop: LoopSettings
     runs: int | None = 1
     """How many runs until the session ends; None: until it is stopped."""
+    overlap: int = 1
+    """How many of them are reconstructed at a time."""
+    aborted: Literal["finish", "save", "discard"] = "finish"
+    """What becomes of a scan that its source aborted."""
     publish_interval_s: float = 0.1
     timeout_s: float | None = None
     """A scan from which nothing came for so long is ended; None: never."""

@@ -389,7 +389,7 @@ def test_a_scan_whose_end_was_lost_is_ended_where_another_has_begun(tmp_path: Pa
     feeds = [broken[k][:40] + good[k] for k in (0, 1)]
     sources = Stalled("s/data", feeds[0]), Stalled("s/positions", feeds[1])
     running = session(tmp_path, *sources, Metrics(), live={"runs": 2}, min_frames_for_recon=16)
-    first, second = (ptyr.read(path) for path in running.run())
+    first, second = (ptyr.read(path) for path in sorted(running.run()))
     assert first.ledger["used"] == 39
     assert any(entry["do"] == "end" and "another acquisition" in entry["reason"] for entry in first.schedule)
     assert second.ledger["used"] == BEAM.frames

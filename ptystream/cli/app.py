@@ -42,9 +42,10 @@ def live(
     config: Annotated[str, typer.Argument(help="YAML, JSON or TOML file.")],
     replay: Annotated[str | None, typer.Option(help="Take the messages from this recording instead of sockets.")] = None,
     device: Device = None,
+    endless: Annotated[bool, typer.Option("--endless", help="Scan after scan until stopped, whatever `live.runs` says.")] = False,
 ) -> None:
-    """Connect, reconstruct, publish, save."""
-    _call("live", "live", config, replay, device)
+    """Connect, reconstruct, publish, save. Ctrl-c saves what is there; SIGUSR1 pauses and resumes."""
+    _call("live", "live", config, replay, device, endless)
 
 
 @app.command()

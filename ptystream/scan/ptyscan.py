@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.events import Event, FileRows, Frames, Payload, Rejected, Samples, ScanEnded, ScanStarted
+from ptystream.events import Event, FileRows, Frames, Payload, Rejected, Samples, ScanEnded, ScanStarted, is_abort
 from ptystream.scan.block import EOS, WAIT, Block, FrameStore, Revision, Signal
 from ptystream.scan.intake import Intake, Job, Outcome
 from ptystream.scan.join import MAX_INDEX
@@ -73,6 +73,8 @@ class PtyScan:
         """Whether everything is there and only has to be read: blocks are whole then, and the same at every repetition."""
         self.failure: str | None = None
         """Why none of its frames can be prepared; None where they can, or nothing is decided yet."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called with the lock held when something has happened; must wait for nobody."""
         self._condition = threading.Condition(threading.RLock())
         self._version = 0
         self._pool, self._clock, self._saver = pool, clock, saver
@@ -143,6 +145,11 @@ class PtyScan:
             jobs = self._check_end()
         for job in jobs:
             self._start(job)
+
+    @property
+    def aborted(self) -> str | None:
+        """Why a source aborted the scan; None where none did."""
+        return next((why for why in list(self._source_ended.values()) if is_abort(why)), None)
 
     def is_over(self, source: str) -> bool:
         """Whether nothing more is expected of a source."""
@@ -536,7 +543,7 @@ class PtyScan:
             return []
         if complete and "data" not in self._source_ended:
             return self._end("num_frames reached")
-        return self._end(self._source_ended.get("data", "completed"))
+        return self._end(self.aborted or self._source_ended.get("data", "completed"))
 
     def _end(self, reason: str) -> list[Job]:
         if self.ended is not None or self._released:
@@ -552,3 +559,4 @@ class PtyScan:
     def _changed(self) -> None:
         self._version += 1
         self._condition.notify_all()
+        self.on_change()
