@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import numpy as np
 import pytest
 from memory import Memory, messages
 from problems import BEAM, GEOMETRY, PLACES
+from test_dumps import _waiting as waiting_for_dumps
+from test_dumps import configuration
 
 from ptystream.detectors.zmq.protocol import header, samples_parts
+from ptystream.loop import Loop
 from ptystream.metrics import Metrics
 from ptystream.params.load import load
-from ptystream.plan import make_plan
+from ptystream.plan import make_plan, recorder_of
+from ptystream.recording import Recording
 from ptystream.run import Run
 from ptystream.session import Session
 from ptystream.storage import ptyr
@@ -272,3 +277,66 @@ def test_numbers_are_the_smallest_that_are_free() -> None:
     for k in range(4, 1000):
         numbers.take(k)
     assert not numbers._taken
+
+
+# ---------------------------------------------------------------------- cut off
+
+
+def test_two_runs_that_were_cut_off_go_on_under_their_names(tmp_path: Path) -> None:
+    """From their own dumps; the one that had a result by then is left out."""
+    engines = {"e": {"name": "DM", "numiter": 500}}
+    root = {"live": {"runs": 3}, "min_frames_for_recon": 20}
+    made = configuration(
+        tmp_path, engines=engines, rfile="%(run)s.ptyr", autosave={"interval": 40}, recording={"file": "t.ptyrec"}
+    )
+    made = load({**made.given, **root})
+    quick, slow, half = messages("quick"), messages("slow"), messages("half")
+    recorder, interrupted = recorder_of(made)
+    assert recorder is not None and interrupted is None
+    feeds = [[*slow[k], *quick[k], *half[k][:41]] for k in (0, 1)]
+    inputs = {name: Steered(name, feed) for name, feed in zip(("s/data", "s/positions"), feeds, strict=True)}
+    plan = make_plan(made, recorder=recorder, transports=inputs)
+    assert plan.autosave is not None
+    waiting_for_dumps(plan.autosave)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(run: Run) -> Path | None:
+        if cut_off:
+            raise Killed  # a process that is dead saves nothing
+        return plan.save(run)
+
+    cut_off: list[bool] = []
+    session = Session(replace(plan, save=killed), metrics=Metrics(), tap=recorder)
+    look = plan.autosave.look
+
+    def until_both(run: Run, loop: Loop) -> None:
+        look(run, loop)
+        runs = {turn.run.name: turn.run for turn in session._turns}
+        if "t_0002" in runs and runs["t_0002"].complete:
+            session._turns[-1].loop.cut()  # the quick one is over before the one that began earlier
+        if "t_0003" in runs and all(len(plan.autosave.written.get(name, [])) > 1 for name in ("t", "t_0003")):
+            cut_off.append(True)
+            raise Killed
+
+    plan.autosave.look = until_both  # type: ignore[method-assign]
+    for source in inputs.values():
+        source.give(len(feeds[0]))
+    with pytest.raises(Killed):
+        session.run()
+    recorder.close(finished=False)
+    assert [path.name for path in session.results] == ["t_0002.ptyr"]
+
+    recorder, interrupted = recorder_of(made)
+    assert recorder is not None and interrupted is not None
+    rest = {name: Memory(name, half[k][41:]) for k, name in enumerate(inputs)}
+    plan = make_plan(made, recorder=recorder, transports=rest, interrupted=True)
+    again = Session(plan, metrics=Metrics(), tap=recorder, recorded=Recording(interrupted))
+    paths = again.run()
+    recorder.close(finished=True)
+    assert sorted(path.name for path in paths) == ["t.ptyr", "t_0003.ptyr"]
+    for path in paths:
+        result = ptyr.read(path)
+        assert result.ledger["used"] == BEAM.frames
+        assert [entry["do"] for entry in result.schedule].count("resume") == 1
