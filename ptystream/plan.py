@@ -105,7 +105,7 @@ def make_plan(
         context=context,
         loop=settings,
         runs=root.live.runs,
-        overlap=root.live.overlap if ranks is None else 1,  # the other ranks follow one engine
+        overlap=_overlap(configuration, ranks is None),
         aborted=root.live.aborted,
         publish_interval_s=root.io.publish.interval_s,
         timeout_s=root.live.timeout_s,
@@ -117,6 +117,12 @@ def make_plan(
         device=reason if ranks is None else f"{ranks.size} ranks; {reason}",
         close=partial(_wait, savers),
     )
+
+
+def _overlap(configuration: Configuration, alone: bool) -> int:
+    """Runs that are reconstructed at a time: the other ranks follow one engine, and a .ptyd file holds one scan."""
+    one_file = any(scan.data.parameters.save is not None for scan in configuration.scans)
+    return configuration.root.live.overlap if alone and not one_file else 1
 
 
 def _warn_of_transforms(configuration: Configuration) -> None:

@@ -49,7 +49,9 @@ class Steered(Memory):
 class Beside:
     """A session in a thread of its own, with its two sources."""
 
-    def __init__(self, folder: Path, scans: list[tuple[list[list[bytes]], list[list[bytes]]]], **root: Any) -> None:
+    def __init__(
+        self, folder: Path, scans: list[tuple[list[list[bytes]], list[list[bytes]]]], save: str | None = None, **root: Any
+    ) -> None:
         self.data, self.places = (
             Steered(f"s/{n}", [m for s in scans for m in s[k]]) for k, n in enumerate(("data", "positions"))
         )
@@ -62,7 +64,7 @@ class Beside:
             "scans": {
                 "s": {
                     "name": "Full",
-                    "data": {**source, "shape": BEAM.side, **GEOMETRY, "positions": source},
+                    "data": {**source, "shape": BEAM.side, **GEOMETRY, "positions": source, "save": save, "dfile": "t.ptyd"},
                     "illumination": {"aperture": {"size": 4e-7}},
                 }
             },
@@ -143,6 +145,12 @@ def test_with_an_overlap_of_one_the_next_scan_waits(tmp_path: Path) -> None:
         beside.until(lambda: beside.places._left == 0)
         beside.until(lambda: beside.runs() and beside.runs()[0].iterations > 20)
         assert len(beside.runs()) == 1
+
+
+def test_scans_that_are_saved_to_one_file_are_reconstructed_one_after_another(tmp_path: Path) -> None:
+    for save, wanted in ((None, 3), ("append", 1)):
+        beside = Beside(tmp_path, [], live={"overlap": 3}, save=save)
+        assert beside.session.plan.overlap == wanted
 
 
 def test_runs_in_turn_come_to_the_same_bits_as_one_after_another(tmp_path: Path) -> None:
@@ -284,10 +292,10 @@ def test_numbers_are_the_smallest_that_are_free() -> None:
 
 def test_two_runs_that_were_cut_off_go_on_under_their_names(tmp_path: Path) -> None:
     """From their own dumps; the one that had a result by then is left out."""
-    engines = {"e": {"name": "DM", "numiter": 500}}
+    engines = {"e": {"name": "DM", "numiter": 200}}
     root = {"live": {"runs": 3}, "min_frames_for_recon": 20}
     made = configuration(
-        tmp_path, engines=engines, rfile="%(run)s.ptyr", autosave={"interval": 40}, recording={"file": "t.ptyrec"}
+        tmp_path, engines=engines, rfile="%(run)s.ptyr", autosave={"interval": 20}, recording={"file": "t.ptyrec"}
     )
     made = load({**made.given, **root})
     quick, slow, half = messages("quick"), messages("slow"), messages("half")

@@ -171,7 +171,8 @@ class LiveParameters(Branch):
 
     overlap: int = parameter(2, lower=1, ours=True)
     """Scans that are reconstructed at a time: while one is refined, the next one's frames are iterated on as they arrive,
-    the newest first. 1: one after another, while the frames of up to four more are kept. Over several ranks always 1."""
+    the newest first. 1: one after another, while the frames of up to four more are kept.
+    Always so over several ranks, and where a scan is saved as a .ptyd file (`data.save`)."""
 
     aborted: Literal["finish", "save", "discard"] = parameter("finish", ours=True)
     """What becomes of a scan that its source aborted
