@@ -158,8 +158,8 @@ class Session:
             if message.channel == SESSION:
                 note = json.loads(bytes(message.parts[0]))
                 self._router.leave_out((label, key, turn) for label, key, turn in note["acquisitions"])
-                if note["number"] is not None:
-                    self._numbers.take(note["number"])
+                if (number := note.get("number", self.finished + 1)) is not None:
+                    self._numbers.take(number)
                     self.finished += 1
         for number in self._numbers.free(self.plan.overlap):
             checkpoint = self.plan.checkpoint(self._name(number))
@@ -266,8 +266,8 @@ class Session:
 
     def _rest(self, turn: Turn) -> bool:
         """A turn of a session that is paused."""
-        turn.told.tell(turn.run, force=turn.run.state != PAUSED, current=turn.run is self.current)
         turn.run.state = PAUSED
+        turn.told.tell(turn.run, force=False, current=turn.run is self.current)
         return False
 
     def _conclude(self, turn: Turn) -> None:
