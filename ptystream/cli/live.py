@@ -14,7 +14,7 @@ from ptystream.session import Session
 from ptystream.storage import ptyr
 
 
-def live(config: str, replay: str | None, device: str | None, endless: bool) -> int:
+def live(config: str, replay: str | None, device: str | None, endless: bool = False) -> int:
     """Body of the command. Under an MPI launcher rank 0 goes on here."""
     team()
     configuration = load(config, {"device": device})
