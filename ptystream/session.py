@@ -371,7 +371,10 @@ class Session:
         ]
 
     def _any_source(self) -> bool:
-        return any(source.is_alive() for source in self._sources)
+        """Whether anything may still come: from a source, or from a file that is being read for one."""
+        if any(source.is_alive() for source in self._sources):
+            return True
+        return any(scan.buffer.is_reading for p in list(self._pending) for scan in p.run.scans.values())
 
     def _reconstruct(self, pending: _Pending) -> None:
         run = self.current = pending.run
