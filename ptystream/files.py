@@ -161,7 +161,7 @@ class Reader:
         dataset.read_direct(pixels, np.s_[(*at, slice(None), slice(None))])
         if pixels.dtype.kind == "b":
             pixels = pixels.astype(np.uint8)
-        return Payload(memoryview(pixels).cast("B"), "raw", pixels.dtype, (y, x))
+        return Payload(pixels.data.cast("B"), "raw", pixels.dtype, (y, x))
 
     def _readings(self, where: Rows) -> NDArray[np.float64]:
         count = where.stop - where.first
@@ -202,15 +202,19 @@ def _numpy_frame(where: FileRows) -> Payload:
     if not stat.S_ISREG(os.stat(where.file).st_mode):
         raise FileError(f"{where.file}: is no regular file")
     stack = np.load(where.file, mmap_mode="r", allow_pickle=False)
-    if stack.ndim < 2 or stack.dtype.kind not in "buif" or not 0 < stack.itemsize * math.prod(stack.shape[-2:]) <= MAX_FRAME_BYTES:
+    if (
+        stack.ndim < 2
+        or stack.dtype.kind not in "buif"
+        or not 0 < stack.itemsize * math.prod(stack.shape[-2:]) <= MAX_FRAME_BYTES
+    ):
         raise FileError(f"{where.file}: holds {stack.shape} of {stack.dtype} and no frames")
     frame = stack.reshape(-1, *stack.shape[-2:])[where.row]
     if frame.dtype.kind == "b":
         frame = frame.astype(np.uint8)
-    if frame.dtype.itemsize == 8 and frame.dtype.kind in "iu" and 0 <= frame.min() and frame.max() < 1 << 32:
+    if frame.dtype.itemsize == 8 and frame.dtype.kind in "iu" and frame.min() >= 0 and frame.max() < 1 << 32:
         frame = frame.astype(np.uint32)
     pixels = np.ascontiguousarray(frame, frame.dtype.newbyteorder("<"))
-    return Payload(memoryview(pixels).cast("B"), "raw", pixels.dtype, (pixels.shape[0], pixels.shape[1]))
+    return Payload(pixels.data.cast("B"), "raw", pixels.dtype, (pixels.shape[0], pixels.shape[1]))
 
 
 def refers(event: Event) -> bool:

@@ -45,7 +45,7 @@ class Locator:
 
     def value(self, raw: Any, unit: str | None, dimension: str) -> NDArray[np.float64]:
         """A constant in our unit, shape (1,) or (n,). Raises `UnitError`, or `ValueError` for what is no number."""
-        if isinstance(raw, (str, bytes, bool)) or isinstance(raw, Mapping):
+        if isinstance(raw, (str, bytes, bool, Mapping)):
             raise ValueError(f"{self.text}: {raw!r:.60} is no number")
         try:
             numbers = np.atleast_1d(np.asarray(raw, np.float64))
@@ -74,8 +74,8 @@ def locator(text: str, dimension: str) -> Locator:
             raise ValueError(f"{text!r}: {option!r}: options are unit=, sign=, scale= and offset=, each once")
         given[name] = content
     if kind == "const":
-        path, unit = _number_and_unit(path, text)
-        given.setdefault("unit", unit)
+        path, of = _number_and_unit(path, text)
+        given.setdefault("unit", of)
     unit = given.get("unit") or None
     if unit is not None and dimension != "number" and unit not in DIMENSIONS[dimension]:
         wavelength = dimension == "energy" and unit in DIMENSIONS["length"]

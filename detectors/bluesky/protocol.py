@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ptystream.codecs import MAX_FRAME_BYTES
-from ptystream.events import Event, FileRows, Frames, Payload, Rejected, Rows, ScanEnded, ScanStarted
+from ptystream.events import Event, FileRows, Rejected, Rows, ScanEnded, ScanStarted
 from ptystream.transport import Message
 
 from .columns import Columns, Piece
+from .contents import MAX_RANGE, MAX_SEQUENCE, frames_of, inline, is_number, length, nanoseconds, number_range, text_id
 from .locators import CHANNELS, QUANTITIES, UnitError
 from .payload import WireError, line, on_the_wire, value
 from .resources import Files
 from .run import MAX_DESCRIPTORS, Descriptor, Run, unit_of
 
 MAX_RUNS = 16
-MAX_RANGE = 1 << 20
-"""Events of one stream_datum or event_page."""
-MAX_SEQUENCE = 1 << 40
 MAX_AWAITED = 1 << 16
 
 
@@ -76,7 +73,7 @@ class BlueskyDecoder:
     # ------------------------------------------------------------------ the run
 
     def _start(self, document: Mapping[str, Any]) -> Iterator[Event]:
-        uid = _uid(document, "uid")
+        uid = text_id(document, "uid")
         if uid in self.runs or uid in self._over:
             raise WireError("duplicate_document", f"a second start of run {uid!r:.60}")
         for key, wanted in self.p.only.items():
@@ -103,7 +100,7 @@ class BlueskyDecoder:
             self._over.popitem(last=False)
 
     def _descriptor(self, document: Mapping[str, Any]) -> Iterator[Event]:
-        uid, owner, stream = (_uid(document, key) for key in ("uid", "run_start", "name"))
+        uid, owner, stream = (text_id(document, key) for key in ("uid", "run_start", "name"))
         if owner in self._over:
             return
         data_keys, configuration = document.get("data_keys"), document.get("configuration", {})
@@ -138,7 +135,7 @@ class BlueskyDecoder:
             yield Rejected("ambiguous_frames", f"several data keys are pictures: {several}; name one as `frames`")
 
     def _stop(self, document: Mapping[str, Any]) -> Iterator[Event]:
-        uid = _uid(document, "run_start")
+        uid = text_id(document, "run_start")
         run = self.runs.get(uid)
         if run is None:
             if uid in self._over:
@@ -170,8 +167,8 @@ class BlueskyDecoder:
         run.told = True
         for quantity in ("energy", "distance", "psize", "center_y", "center_x", "num_frames"):
             before = quantity in run.found
-            for error in () if before else run.constant(self.p.find, quantity):
-                yield Rejected(error.reason, str(error))
+            for fault in () if before else run.constant(self.p.find, quantity):
+                yield Rejected(fault.reason, str(fault))
             if quantity not in run.found and quantity != "num_frames" and self.p.find.of(quantity):
                 listed = ", ".join(where.text for where in self.p.find.of(quantity))
                 yield Rejected("quantity_missing", f"{quantity}: none of its locators finds anything: {listed}")
@@ -195,8 +192,8 @@ class BlueskyDecoder:
                     chosen[channel], run.found[channel] = (key, scale, offset), (where.text, key)
                     break
             else:
-                for error in run.constant(self.p.find, channel):
-                    yield Rejected(error.reason, str(error))
+                for fault in run.constant(self.p.find, channel):
+                    yield Rejected(fault.reason, str(fault))
                 if channel in run.found and isinstance(run.found[channel][1], float):
                     constants[channel] = run.found[channel][1]
                 elif self.p.find.of(channel):
@@ -219,7 +216,7 @@ class BlueskyDecoder:
     # ------------------------------------------------------------------ events
 
     def _run_of(self, document: Mapping[str, Any]) -> tuple[Run, Descriptor] | None:
-        uid = _uid(document, "descriptor")
+        uid = text_id(document, "descriptor")
         run = self._descriptors.get(uid)
         if run is None:
             raise WireError("unknown_descriptor", f"data of descriptor {uid!r:.60}, which was not told: joined too late")
@@ -246,13 +243,13 @@ class BlueskyDecoder:
             for row in rows:
                 yield from self._events(row, [row])
 
-    def _events(self, owner: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> Iterator[Event]:
+    def _events(self, owner: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[Event]:
         found = self._run_of(owner)
         assert found is not None
         run, descriptor = found
         for row in rows:
             number, data = row.get("seq_num"), row.get("data")
-            if not _is_number(number) or not isinstance(data, Mapping):
+            if not is_number(number) or not isinstance(data, Mapping):
                 raise WireError("malformed", f"an event with number {number!r:.40}")
             if descriptor.stream == "baseline":
                 for key, reading in list(data.items())[:10000]:
@@ -265,7 +262,7 @@ class BlueskyDecoder:
             yield from self._readings(run, row)
         yield from self._samples(run)
 
-    def _frames_of_events(self, run: Run, descriptor: Descriptor, rows: list[Mapping[str, Any]]) -> Iterator[Event]:
+    def _frames_of_events(self, run: Run, descriptor: Descriptor, rows: Sequence[Mapping[str, Any]]) -> Iterator[Event]:
         if run.frames is None:
             return
         per = descriptor.per_event(run.frames)
@@ -276,7 +273,7 @@ class BlueskyDecoder:
             first = (row["seq_num"] - 1) * per
             yield from self._counted(run, row["seq_num"], row["seq_num"] + 1)
             yield from self._tell(run)
-            stamp = _nanoseconds(row, run.frames)
+            stamp = nanoseconds(row, run.frames)
             if isinstance(held, str):
                 try:
                     payloads: list[Any] = list(self._files.frames(held, per))
@@ -287,8 +284,8 @@ class BlueskyDecoder:
                         yield Rejected("datum_missing", "an event named a datum that never came")
                     continue
             else:
-                payloads = _inline(held, descriptor.data_keys[run.frames].get("dtype_numpy"))
-            yield _frames(run.uid, first, payloads, stamp)
+                payloads = inline(held, descriptor.data_keys[run.frames].get("dtype_numpy"))
+            yield frames_of(run.uid, first, payloads, stamp)
 
     def _readings(self, run: Run, row: Mapping[str, Any]) -> Iterator[Event]:
         """The channels of one event."""
@@ -302,7 +299,7 @@ class BlueskyDecoder:
                 yield Rejected("wrong_shape", told)
                 continue
             numbers = numbers.reshape(run.per_event, average).mean(axis=1) * scale + offset
-            stamp = _nanoseconds(row, key)
+            stamp = nanoseconds(row, key)
             times = np.full(1, stamp) if stamp is not None and run.per_event == 1 else None
             first = (row["seq_num"] - 1) * run.per_event
             yield from self._piece(run, channel, Piece(first, first + run.per_event, numbers, times))
@@ -317,7 +314,7 @@ class BlueskyDecoder:
             return
         for samples in run.columns.take(run.uid):
             if self.role == "positions":
-                count = len(run.columns.names) and _length(samples)
+                count = len(run.columns.names) and length(samples)
                 first = samples.first // run.per_event + 1
                 yield from self._counted(run, first, first + -(-count // run.per_event))
             yield from self._tell(run)
@@ -341,17 +338,19 @@ class BlueskyDecoder:
         yield from ()
 
     def _datum(self, document: Mapping[str, Any]) -> Iterator[Event]:
-        yield from self._datums(_uid(document, "resource"), [_uid(document, "datum_id")], [document.get("datum_kwargs", {})])
+        yield from self._datums(
+            text_id(document, "resource"), [text_id(document, "datum_id")], [document.get("datum_kwargs", {})]
+        )
 
     def _datum_page(self, document: Mapping[str, Any]) -> Iterator[Event]:
         names, columns = document.get("datum_id"), document.get("datum_kwargs", {})
         if not isinstance(names, list) or not isinstance(columns, Mapping) or len(names) > MAX_RANGE:
             raise WireError("malformed", "a datum_page without a list of datum_id")
         rows = [{key: column[k] for key, column in columns.items()} for k in range(len(names))]
-        yield from self._datums(_uid(document, "resource"), names, rows)
+        yield from self._datums(text_id(document, "resource"), names, rows)
 
     def _bulk_datum(self, document: Mapping[str, Any]) -> Iterator[Event]:
-        yield from self._datums(_uid(document, "resource"), document["datum_ids"], document["datum_kwarg_list"])
+        yield from self._datums(text_id(document, "resource"), document["datum_ids"], document["datum_kwarg_list"])
 
     def _datums(self, resource: str, names: list[Any], arguments: list[Any]) -> Iterator[Event]:
         if self.role != "data":
@@ -364,12 +363,12 @@ class BlueskyDecoder:
             run = None if waiting is None else self.runs.get(waiting[0])
             if waiting is not None and run is not None and run.main is not None and run.frames is not None:
                 found = self._files.frames(name, run.main.per_event(run.frames))
-                yield _frames(run.uid, waiting[1], list(found), None)
+                yield frames_of(run.uid, waiting[1], list(found), None)
 
     def _stream_resource(self, document: Mapping[str, Any]) -> Iterator[Event]:
         run = self.runs.get(str(document.get("run_start")))
         if run is not None and run.main is not None and not self._reads(run, document.get("data_key")):
-            self._files.ignore(_uid(document, "uid"), "not wanted")
+            self._files.ignore(text_id(document, "uid"), "not wanted")
             return
         self._files.stream_resource(document)
         yield from ()
@@ -379,7 +378,7 @@ class BlueskyDecoder:
         return key == run.frames or any(run.key_of(w) == key for c in self._channels for w in self.p.find.of(c))
 
     def _stream_datum(self, document: Mapping[str, Any]) -> Iterator[Event]:
-        uid = _uid(document, "stream_resource")
+        uid = text_id(document, "stream_resource")
         if uid in self._files.elsewhere:
             return
         stream = self._files.streams.get(uid)
@@ -390,8 +389,8 @@ class BlueskyDecoder:
         run, descriptor = found
         if descriptor is not run.main or stream.key not in descriptor.data_keys:
             return
-        start, stop = _range(document, "indices", 0)
-        first, last = _range(document, "seq_nums", 1)
+        start, stop = number_range(document, "indices", 0)
+        first, last = number_range(document, "seq_nums", 1)
         if stop - start != last - first:
             raise WireError("malformed", f"{stop - start} rows for the {last - first} events of {stream.key!r:.60}")
         if stop == start:
@@ -406,7 +405,7 @@ class BlueskyDecoder:
             yield from self._counted(run, first, last)
             yield from self._tell(run)
             rows = [FileRows(stream.file, stream.dataset, row * per + k) for k in range(count)]
-            yield _frames(run.uid, (first - 1) * per, rows, None)
+            yield frames_of(run.uid, (first - 1) * per, rows, None)
         for channel, (key, scale, offset, average) in run.channels.items():
             if key == stream.key:
                 size = run.per_event * average
@@ -414,66 +413,3 @@ class BlueskyDecoder:
                 content = Rows(stream.file, stream.dataset, row * size, end * size, average, scale, offset)
                 yield from self._piece(run, channel, Piece((first - 1) * run.per_event, (last - 1) * run.per_event, content))
         yield from self._samples(run)
-
-
-def _frames(epoch: str, first: int, payloads: list[Any], stamp_ns: int | None) -> Frames:
-    indices = np.arange(first, first + len(payloads), dtype=np.int64)
-    times = None if stamp_ns is None else np.full(len(payloads), stamp_ns, np.int64)
-    return Frames(epoch, indices, tuple(payloads), times)
-
-
-def _inline(held: Any, named: Any) -> list[Payload]:
-    """Frames that stand in the event itself."""
-    if isinstance(held, list):
-        try:
-            dtype = np.dtype(named) if isinstance(named, str) and len(named) < 8 else None
-            held = np.asarray(held, dtype if dtype is not None and dtype.kind in "biuf" else None)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise WireError("malformed", f"a frame that is no rectangle of numbers: {error!s:.100}") from error
-    if not isinstance(held, np.ndarray) or held.ndim < 2 or held.dtype.kind not in "biuf":
-        raise WireError("malformed", f"a frame that is {held!r:.60}")
-    if held.dtype.kind == "b":
-        held = held.astype(np.uint8)
-    if held.dtype.itemsize == 8 and held.dtype.kind in "iu" and held.size and 0 <= held.min() and held.max() < 1 << 32:
-        held = held.astype(np.uint32)  # counts that went through JSON, or a simulation
-    shape = held.shape[-2:]
-    if 0 in shape or held.dtype.itemsize * shape[0] * shape[1] > MAX_FRAME_BYTES:
-        raise WireError("wrong_shape", f"a frame of {shape} pixels")
-    stack = np.ascontiguousarray(held, held.dtype.newbyteorder("<")).reshape(-1, *shape)
-    return [Payload(memoryview(frame).cast("B"), "raw", stack.dtype, (int(shape[0]), int(shape[1]))) for frame in stack]
-
-
-def _nanoseconds(row: Mapping[str, Any], key: str) -> int | None:
-    """When a key of an event was read."""
-    stamps = row.get("timestamps")
-    stamp = stamps.get(key) if isinstance(stamps, Mapping) else None
-    if isinstance(stamp, (int, float)) and math.isfinite(stamp) and 0 < stamp < 1e10:
-        return round(stamp * 1e9)
-    return None
-
-
-def _length(samples: Any) -> int:
-    """Samples of an event."""
-    column = next(iter(samples.channels.values()))
-    return (column.stop - column.first) // column.average if isinstance(column, Rows) else len(column)
-
-
-def _range(document: Mapping[str, Any], name: str, lowest: int) -> tuple[int, int]:
-    told = document.get(name)
-    start, stop = (told.get("start"), told.get("stop")) if isinstance(told, Mapping) else (None, None)
-    if not (_is_number(start, lowest) and _is_number(stop, lowest)) or not 0 <= stop - start <= MAX_RANGE:  # type: ignore[operator]
-        raise WireError("malformed", f"{name}: {told!r:.80} is no range")
-    return int(start), int(stop)  # type: ignore[arg-type]
-
-
-def _is_number(number: Any, lowest: int = 1) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and lowest <= number < MAX_SEQUENCE
-
-
-def _uid(document: Mapping[str, Any], name: str) -> str:
-    uid = document.get(name)
-    if not isinstance(uid, str) or not 0 < len(uid) <= 256:
-        raise WireError("malformed", f"{name}: {uid!r:.60} must be a text of 1 to 256 characters")
-    return uid
-
-

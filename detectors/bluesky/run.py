@@ -38,10 +38,7 @@ class Descriptor:
         """Frames, or samples, of one event."""
         shape = self.data_keys[key].get("shape") or []
         lengths = [n for n in shape if isinstance(n, int)]
-        if is_image(shape):
-            count = math.prod(lengths[:-2])
-        else:
-            count = lengths[0] if len(lengths) == 1 else 1
+        count = math.prod(lengths[:-2]) if is_image(shape) else lengths[0] if len(lengths) == 1 else 1
         if not 0 < count <= MAX_PER_EVENT:
             raise WireError("wrong_shape", f"data key {key!r:.60} has shape {shape!r:.60}")
         return count

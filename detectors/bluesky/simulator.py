@@ -171,7 +171,14 @@ class FlyingDetector:
     parent = None
 
     def __init__(
-        self, stage: Stage, folder: Path, *, rate_hz: float, samples_per_frame: int = 1, frames_per_event: int = 1, name: str = "fly"
+        self,
+        stage: Stage,
+        folder: Path,
+        *,
+        rate_hz: float,
+        samples_per_frame: int = 1,
+        frames_per_event: int = 1,
+        name: str = "fly",
     ) -> None:
         self.name, self._stage, self._folder = name, stage, Path(folder)
         self._rate_hz, self._samples, self._per = rate_hz, samples_per_frame, frames_per_event
@@ -290,7 +297,9 @@ def append(dataset: Any, rows: NDArray[Any]) -> None:
     dataset.flush()
 
 
-def step_plan(camera: Camera, where: tuple[Any, Any], path_um: NDArray[np.float64], metadata: Mapping[str, Any] | None = None) -> Any:
+def step_plan(
+    camera: Camera, where: tuple[Any, Any], path_um: NDArray[np.float64], metadata: Mapping[str, Any] | None = None
+) -> Any:
     """Move, stop, expose: one event per frame."""
     from bluesky.plans import list_scan
 
@@ -325,7 +334,9 @@ def publisher(address: str, prefix: bytes = b"") -> Any:
 def main(arguments: list[str] | None = None, wait: Callable[[], object] | None = None) -> None:
     """Run one scan with a real RunEngine and publish its documents."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--address", default="tcp://127.0.0.1:5577", help="of the proxy's ingoing side, or of a session with bind")
+    parser.add_argument(
+        "--address", default="tcp://127.0.0.1:5577", help="of the proxy's ingoing side, or of a session with bind"
+    )
     parser.add_argument("--plan", choices=("step", "files", "fly"), default="step")
     parser.add_argument("--frames", type=int, default=200)
     parser.add_argument("--side", type=int, default=64)
@@ -341,7 +352,7 @@ def main(arguments: list[str] | None = None, wait: Callable[[], object] | None =
         folder = Path(given.folder or scratch)
         sender = publisher(given.address)
         (wait or (lambda: time.sleep(1.0)))()  # a subscriber that has just connected misses what is sent at once
-        engine = RunEngine({})
+        engine: Any = RunEngine({})
         engine.subscribe(sender)
         where = motors()
         if given.plan == "fly":

@@ -13,7 +13,7 @@ KEV_M = 1.23984193e-9
 
 _LENGTH = {"m": 1.0, "cm": 1e-2, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "micron": 1e-6, "microns": 1e-6}
 _LENGTH |= {"micrometer": 1e-6, "millimeter": 1e-3, "meter": 1.0, "nanometer": 1e-9, "nm": 1e-9, "pm": 1e-12}
-_LENGTH |= {"A": 1e-10, "Å": 1e-10, "Å": 1e-10, "angstrom": 1e-10, "angstroms": 1e-10, "Angstrom": 1e-10}
+_LENGTH |= {"A": 1e-10, "\u00c5": 1e-10, "\u212b": 1e-10, "angstrom": 1e-10, "angstroms": 1e-10, "Angstrom": 1e-10}
 _ENERGY = {"keV": 1.0, "kev": 1.0, "eV": 1e-3, "ev": 1e-3, "MeV": 1e3, "J": 1.0 / 1.602176634e-16}
 _ANGLE = {"deg": 1.0, "degree": 1.0, "degrees": 1.0, "°": 1.0, "rad": math.degrees(1.0), "mrad": math.degrees(1e-3)}
 _ANGLE |= {"urad": math.degrees(1e-6), "µrad": math.degrees(1e-6), "μrad": math.degrees(1e-6)}

@@ -169,9 +169,7 @@ def test_a_frame_that_was_damaged_is_counted_and_may_come_again() -> None:
         (frames(5, cut=1), "undecodable"),
     ],
 )
-def test_bad_frames_are_counted_by_reason_and_the_rest_go_on(
-    event: Frames, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_frames_are_counted_by_reason_and_the_rest_go_on(event: Frames, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ptystream.files.PATIENCE_S", 0.05)
     scan = buffer(num_frames=50)
     scan.feed("positions", at(*range(8)), 1)
