@@ -16,8 +16,9 @@ from .payload import WireError
 MAX_DESCRIPTORS = 256
 MAX_PER_EVENT = 1 << 16
 """Frames or samples of one event."""
-STANDARD = ("energy", "distance", "psize", "center", "num_frames")
-"""Metadata with a meaning for the core: keV, metres, metres, pixels (y, x), a number."""
+STANDARD = ("energy", "distance", "psize", "center", "num_frames", "saturation", "mask", "flat", "at_once")
+"""Metadata with a meaning for the core: what the start document says under these names is no such thing unless a locator
+says so."""
 
 
 @dataclass(slots=True)

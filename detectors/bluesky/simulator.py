@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -331,7 +331,7 @@ def publisher(address: str, prefix: bytes = b"") -> Any:
     return Publisher(address, prefix=prefix, serializer=body)
 
 
-def main(arguments: list[str] | None = None, wait: Callable[[], object] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run one scan with a real RunEngine and publish its documents."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument(
@@ -343,6 +343,7 @@ def main(arguments: list[str] | None = None, wait: Callable[[], object] | None =
     parser.add_argument("--rate", type=float, default=50.0, help="frames per second of a fly scan")
     parser.add_argument("--samples", type=int, default=4, help="encoder readings per frame of a fly scan")
     parser.add_argument("--folder", default=None, help="for files; default: a temporary one")
+    parser.add_argument("--delay", type=float, default=2.0, help="seconds between connecting and the scan")
     given = parser.parse_args(arguments)
     from bluesky import RunEngine
 
@@ -351,7 +352,7 @@ def main(arguments: list[str] | None = None, wait: Callable[[], object] | None =
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(given.folder or scratch)
         sender = publisher(given.address)
-        (wait or (lambda: time.sleep(1.0)))()  # a subscriber that has just connected misses what is sent at once
+        time.sleep(given.delay)  # who has just connected misses what is sent at once
         engine: Any = RunEngine({})
         engine.subscribe(sender)
         where = motors()
@@ -360,7 +361,7 @@ def main(arguments: list[str] | None = None, wait: Callable[[], object] | None =
         else:
             camera = Camera(stage, where) if given.plan == "step" else ResourceCamera(stage, where, folder)
             engine(step_plan(camera, where, stage.path_um()))
-        (wait or (lambda: time.sleep(1.0)))()
+        time.sleep(min(given.delay, 1.0))
         sender.close()
 
 

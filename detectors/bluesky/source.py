@@ -83,6 +83,11 @@ class BlueskyParameters(Branch):
     find: LocatorsParameters = Field(default_factory=LocatorsParameters)
     """Where in the documents each quantity is."""
 
+    @property
+    def link(self) -> str:
+        """Kind of the sender's socket."""
+        return "pub"
+
     @field_validator("keys", "peer_keys", "file")
     @classmethod
     def _below_home(cls, value: str | None) -> str | None:
@@ -102,16 +107,6 @@ class BlueskyParameters(Branch):
         if self.via == "kafka" and not self.topics:
             raise ValueError("topics: (): must name at least one topic, for 'via: kafka'")
         return self
-
-
-class _Subscription:
-    """Settings of a plain subscriber, as `ZmqTransport` reads them."""
-
-    link = "pub"
-
-    def __init__(self, parameters: Any) -> None:
-        for name in ("address", "bind", "insecure", "keys", "peer_keys", "high_water_mark", "max_message_bytes"):
-            setattr(self, name, getattr(parameters, name))
 
 
 class BlueskyScan:
@@ -144,4 +139,4 @@ class BlueskyScan:
             )
         from ..zmq.source import ZmqTransport
 
-        return ZmqTransport(_Subscription(p), channel, topic=p.prefix.encode() + b" ")
+        return ZmqTransport(p, channel, topic=p.prefix.encode() + b" ")
