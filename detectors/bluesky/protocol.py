@@ -44,6 +44,9 @@ class BlueskyDecoder:
         self._awaited: OrderedDict[str, tuple[str, int]] = OrderedDict()
         """Datum id that an event named before it came → (run, first frame)."""
         self._over: OrderedDict[str, None] = OrderedDict()
+        """Runs that have stopped, or are not wanted."""
+        self._passed: OrderedDict[str, bool] = OrderedDict()
+        """Their descriptors → whether data of them are worth a word."""
         self._channels = ("y", "x") if role == "data" else CHANNELS
 
     def feed(self, message: Message) -> list[Event]:
@@ -95,13 +98,20 @@ class BlueskyDecoder:
         self.unfinished.discard(uid)
         for descriptor in run.descriptors:
             self._descriptors.pop(descriptor, None)
+            self._pass_over(descriptor, told=True)
         self._over[uid] = None
         while len(self._over) > 1000:
             self._over.popitem(last=False)
 
+    def _pass_over(self, descriptor: str, told: bool) -> None:
+        self._passed[descriptor] = told
+        while len(self._passed) > 4096:
+            self._passed.popitem(last=False)
+
     def _descriptor(self, document: Mapping[str, Any]) -> Iterator[Event]:
         uid, owner, stream = (text_id(document, key) for key in ("uid", "run_start", "name"))
         if owner in self._over:
+            self._pass_over(uid, told=False)
             return
         data_keys, configuration = document.get("data_keys"), document.get("configuration", {})
         sound = isinstance(data_keys, Mapping) and all(isinstance(told, Mapping) for told in data_keys.values())
@@ -111,6 +121,7 @@ class BlueskyDecoder:
         if run is None:
             if self.p.only:
                 self._over[owner] = None
+                self._pass_over(uid, told=False)
                 raise WireError("no_start", f"run {owner!r:.60} was joined late: whether `only` means it is not known")
             run = self._new(owner, None)
             yield Rejected("no_start", f"run {owner!r:.60} was joined late, its start document is missing")
@@ -216,8 +227,13 @@ class BlueskyDecoder:
     # ------------------------------------------------------------------ events
 
     def _run_of(self, document: Mapping[str, Any]) -> tuple[Run, Descriptor] | None:
+        """Run and descriptor of data; None for those of a run that is not wanted. Raises `WireError`."""
         uid = text_id(document, "descriptor")
         run = self._descriptors.get(uid)
+        if run is None and uid in self._passed:
+            if self._passed[uid]:
+                raise WireError("after_stop", f"data of descriptor {uid!r:.60}, whose run has stopped")
+            return None
         if run is None:
             raise WireError("unknown_descriptor", f"data of descriptor {uid!r:.60}, which was not told: joined too late")
         return run, run.descriptors[uid]
@@ -245,7 +261,8 @@ class BlueskyDecoder:
 
     def _events(self, owner: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[Event]:
         found = self._run_of(owner)
-        assert found is not None
+        if found is None:
+            return
         run, descriptor = found
         for row in rows:
             number, data = row.get("seq_num"), row.get("data")
@@ -367,7 +384,8 @@ class BlueskyDecoder:
 
     def _stream_resource(self, document: Mapping[str, Any]) -> Iterator[Event]:
         run = self.runs.get(str(document.get("run_start")))
-        if run is not None and run.main is not None and not self._reads(run, document.get("data_key")):
+        unwanted = run is not None and run.main is not None and not self._reads(run, document.get("data_key"))
+        if unwanted or document.get("run_start") in self._over:
             self._files.ignore(text_id(document, "uid"), "not wanted")
             return
         self._files.stream_resource(document)
@@ -385,7 +403,8 @@ class BlueskyDecoder:
         if stream is None:
             raise WireError("unknown_resource", f"rows of stream_resource {uid!r:.60}, which was not told: joined too late")
         found = self._run_of(document)
-        assert found is not None
+        if found is None:
+            return
         run, descriptor = found
         if descriptor is not run.main or stream.key not in descriptor.data_keys:
             return
