@@ -112,10 +112,16 @@ class Reader:
         if file is None:
             if not stat.S_ISREG(os.stat(name).st_mode):
                 raise FileError(f"{name}: is no regular file")
-            try:
-                file = h5py.File(name, "r", libver="latest", swmr=True, locking=False)
-            except OSError:  # not written for readers while it grows
-                file = h5py.File(name, "r", locking=False)
+            # Without locks, because network file systems have none; with, where this very process is writing the file. Last
+            # those that were not written for readers while they grow.
+            ways: list[dict[str, Any]] = [{"swmr": True, "locking": False}, {"swmr": True}, {"locking": False}, {}]
+            for number, way in enumerate(ways):
+                try:
+                    file = h5py.File(name, "r", libver="latest", **way)
+                    break
+                except OSError:
+                    if number == len(ways) - 1:
+                        raise
             self._open[name] = file
             while len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)[1].close()

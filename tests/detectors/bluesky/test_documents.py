@@ -40,9 +40,7 @@ def resolved(events: list[Any]) -> list[Any]:
 def pixels(events: list[Any]) -> dict[int, np.ndarray]:
     from ptystream.codecs import decode
 
-    return {
-        int(i): decode(p) for e in events if isinstance(e, Frames) for i, p in zip(e.indices, e.payloads, strict=True)
-    }
+    return {int(i): decode(p) for e in events if isinstance(e, Frames) for i, p in zip(e.indices, e.payloads, strict=True)}
 
 
 def positions(events: list[Any]) -> np.ndarray:
@@ -366,4 +364,6 @@ def test_rows_of_readings_carry_scale_and_offset(recorded: dict[str, Documents])
     assert (content.scale, content.offset, content.average) == (pytest.approx(-2e-6), pytest.approx(3e-3), 1)
     (samples,) = resolved([rows])
     np.testing.assert_allclose(samples.channels["x"], 1e-6)
-    np.testing.assert_allclose(samples.channels["dose"], np.repeat(stage().path_um()[:, 1], 4)[: len(samples.channels["dose"])], atol=5e-3)
+    np.testing.assert_allclose(
+        samples.channels["dose"], np.repeat(stage().path_um()[:, 1], 4)[: len(samples.channels["dose"])], atol=5e-3
+    )

@@ -113,7 +113,7 @@ def test_a_file_without_an_end_is_followed_as_long_as_idle_s_says(tmp_path: Path
 def test_a_file_goes_on_where_a_recording_ended(tmp_path: Path, documents: Documents) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text(lines(documents))
-    transport, held = opened(via="file", file=str(file))
+    transport, _held = opened(via="file", file=str(file))
     recorded = [transport.receive(1.0) for _ in range(5)]
     transport.close()
     p = BlueskyScan.Parameters(via="file", file=str(file), find=STEP)

@@ -42,8 +42,10 @@ def hostile() -> Iterator[tuple[str, bytes]]:
     for protocol in range(6):
         yield f"pickle {protocol}", b" start " + pickle.dumps({"uid": Bomb()}, protocol)
         yield f"pickle {protocol} alone", pickle.dumps(("start", {"uid": Bomb()}), protocol)
-    yield "pickled objects in an array", b" event " + msgpack.packb(
-        {"data": {b"nd": True, b"type": "|O", b"kind": b"O", b"shape": [1], b"data": pickle.dumps(Bomb())}}
+    yield (
+        "pickled objects in an array",
+        b" event "
+        + msgpack.packb({"data": {b"nd": True, b"type": "|O", b"kind": b"O", b"shape": [1], b"data": pickle.dumps(Bomb())}}),
     )
     for kind in ("|O8", "O", "<M8[s]", "V9", "<u2,<u2", 5, None, "x" * 99, ">"):
         array = {b"nd": True, b"type": kind, b"kind": b"", b"shape": [1], b"data": bytes(8)}
