@@ -367,3 +367,40 @@ def test_rows_of_readings_carry_scale_and_offset(recorded: dict[str, Documents])
     np.testing.assert_allclose(
         samples.channels["dose"], np.repeat(stage().path_um()[:, 1], 4)[: len(samples.channels["dose"])], atol=5e-3
     )
+
+
+def test_axes_by_the_hints_of_a_grid(tmp_path: Path) -> None:
+    from bluesky.plans import grid_scan
+    from ophyd.sim import SynAxis
+
+    from ptystream.detectors.bluesky.simulator import Camera, motors
+
+    slow, fast = motors(("slow", "fast"))
+    other = SynAxis(name="z")
+    documents = run(grid_scan([Camera(stage(), (slow, fast)), other], slow, 0.0, 0.1, 2, fast, 0.0, 0.2, 3))
+    events = feed(decoder(find={"y": "hint:0", "x": "hint:1"}), documents)
+    assert rejected(events) == {}
+    wanted = [(a * 1e-6, b * 1e-6) for a in (0.0, 0.1) for b in (0.0, 0.1, 0.2)]
+    np.testing.assert_allclose(positions(events), wanted, atol=1e-15)
+    find = {"y": "hint:0", "x": "hint:1", "z": "event:z; unit=mm; offset=2 mm", "angle": "const:0.1 rad", "dose": "event:z"}
+    first = next(e for e in feed(decoder("positions", find=find), documents) if isinstance(e, Samples))
+    assert first.channels["z"][0] == pytest.approx(2e-3)
+    assert first.channels["angle"][0] == pytest.approx(np.rad2deg(0.1))
+    assert first.channels["dose"][0] == 0.0
+    alone = next(e for e in feed(decoder(find=find), documents) if isinstance(e, Samples))
+    assert set(alone.channels) == {"y", "x"}, "with the frames, only where they are"
+
+
+def test_an_aborted_run_ends_its_scan_and_says_so(recorded: dict[str, Documents]) -> None:
+    stop = {**recorded["step"][-1][1], "exit_status": "abort", "num_events": {"primary": 4}}
+    events = feed(decoder(find=STEP), [*recorded["step"][:6], ("stop", stop)])
+    assert rejected(events) == {}
+    assert (events[-1].count, events[-1].reason) == (4, "abort")
+
+
+def test_an_event_taken_again_after_a_pause_keeps_its_number(recorded: dict[str, Documents]) -> None:
+    """A RunEngine that rewinds repeats numbers: the frame is the same one, and counts once."""
+    documents = recorded["step"]
+    events = feed(decoder(find=STEP), [*documents[:6], *documents[4:]])
+    assert rejected(events) == {}
+    assert sorted(pixels(events)) == list(range(COUNT))

@@ -223,6 +223,13 @@ def test_the_proxy_of_bluesky(documents: Documents) -> None:
     transport.close()
 
 
+def test_the_socket_has_the_limits_that_were_set() -> None:
+    transport, _ = opened(address="tcp://127.0.0.1:*", bind=True, high_water_mark=7, max_message_bytes=2000)
+    assert transport._socket.rcvhwm == 7
+    assert transport._socket.getsockopt(zmq.MAXMSGSIZE) == 2000
+    transport.close()
+
+
 def test_listening_beyond_loopback_is_refused() -> None:
     with pytest.raises(OSError, match=r"beyond loopback.*insecure: true"):
         opened(address="tcp://0.0.0.0:*", bind=True)
