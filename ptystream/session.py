@@ -232,7 +232,10 @@ class Session:
         return enough or all(buffer.ended is not None for buffer in buffers)
 
     def _any_source(self) -> bool:
-        return any(source.is_alive() for source in self._sources)
+        """Whether anything may still come: from a source, or from a file that is being read for one."""
+        if any(source.is_alive() for source in self._sources):
+            return True
+        return any(scan.buffer.is_reading for p in self._router.pending for scan in p.run.scans.values())
 
     def _step(self, turn: Turn) -> bool:
         """One pass of one run; whether it did anything."""

@@ -103,9 +103,12 @@ def params(
 
 
 @app.command()
-def check(config: Annotated[str, typer.Argument(help="YAML, JSON or TOML file.")]) -> None:
+def check(
+    config: Annotated[str, typer.Argument(help="YAML, JSON or TOML file.")],
+    listen: Annotated[float, typer.Option(min=0.0, help="Seconds to listen to streams that tell what they hold.")] = 0.0,
+) -> None:
     """What is wrong with a configuration, and what to do."""
-    _call("check", "check", config)
+    _call("check", "check", config, listen)
 
 
 @app.command()

@@ -8,13 +8,19 @@ from urllib.parse import urlparse
 
 import zmq
 
-from ptystream.params.load import load
+from ptystream.params.load import SourceConfiguration, load
 from ptystream.plan import geometry_of
 from ptystream.security import handshake
 
+READING_S = 20.0
+"""How long a file that documents come from is read."""
 
-def check(config: str) -> int:
-    """Body of the command: one line per finding; exit status 1 where a source does not answer."""
+
+def check(config: str, listen: float = 0.0) -> int:
+    """Body of the command: one line per finding; exit status 1 where a source does not answer.
+
+    `listen`: seconds for which sources that describe what they send are listened to.
+    """
     configuration = load(config)
     print(f"{config}: {len(configuration.scans)} scan(s), {len(configuration.engines)} engine(s): the parameters are right")
     bad = 0
@@ -22,8 +28,13 @@ def check(config: str) -> int:
         pixel = geometry_of(scan).pixel_size_m
         print(f"scans.{scan.label}: object pixel {'unknown (object pixels)' if pixel is None else f'{pixel[0] * 1e9:.4g} nm'}")
         for kind, source in (("data", scan.data), ("data.positions", scan.positions)):
-            address = getattr(getattr(source, "parameters", None), "address", None)
-            if source is None or address is None:
+            if source is None:
+                continue
+            via = getattr(source.parameters, "via", "zmq")
+            address = getattr(source.parameters, "address", None) if via == "zmq" else None
+            if hasattr(source.plugin, "found") and (via == "file" or (listen > 0 and via != "process")):
+                bad += _found(source, f"{scan.label}/{kind.rpartition('.')[2]}", f"scans.{scan.label}.{kind}", via, listen)
+            if address is None:
                 continue
             if source.parameters.bind:
                 print(f"scans.{scan.label}.{kind}.address: {address}: will listen; senders connect")
@@ -47,3 +58,16 @@ def _wrong(parameters: Any) -> str | None:
             return f"{error}; start the sender, or correct the address"
     kind = {"acknowledged": zmq.DEALER, "pub": zmq.SUB}.get(getattr(parameters, "link", ""))
     return None if kind is None else handshake(parameters.address, kind, parameters.keys, parameters.peer_keys)
+
+
+def _found(source: SourceConfiguration, channel: str, path: str, via: str, listen: float) -> int:
+    """What a source says is in its stream; 1 where it cannot be opened."""
+    decoder = source.plugin.decoder(source.parameters, channel)
+    transport = source.plugin.transport(source.parameters, channel, decoder)
+    try:
+        for line in source.plugin.found(source.parameters, transport, decoder, READING_S if via == "file" else listen):
+            print(f"{path}: {line}")
+    except OSError as error:
+        print(f"{path}: {error}")
+        return 1
+    return 0

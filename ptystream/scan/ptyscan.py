@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.events import Event, FileRows, Frames, Payload, Rejected, Samples, ScanEnded, ScanStarted, is_abort
+from ptystream.files import Reader, ReadingThread, refers
 from ptystream.scan.block import EOS, WAIT, Block, FrameStore, Revision, Signal
 from ptystream.scan.intake import Intake, Job, Outcome
 from ptystream.scan.join import MAX_INDEX
@@ -90,6 +91,8 @@ class PtyScan:
         self._data_done_at: float | None = None
         self._record_of_slot: dict[int, int] = {}
         self._spares: dict[int, Payload] = {}
+        self._readers: dict[str, ReadingThread] = {}
+        """Source → who reads the files that its events refer to."""
         self._released = False
         self._broken: BaseException | None = None
         self._handed_out = False
@@ -112,7 +115,41 @@ class PtyScan:
     # ------------------------------------------------------------------ sources
 
     def feed(self, source: str, event: Event, arrival_ns: int) -> None:
-        """Take one event of 'data', 'positions' or 'also.0'. Bad data are counted by reason and never raise."""
+        """Take one event of 'data', 'positions' or 'also.0'. Bad data are counted by reason and never raise.
+
+        What lies in files is read first, by a thread of its own where there is a pool; later events of the source wait for it.
+        """
+        self._fed_at = self._clock()
+        reader = self._readers.get(source)
+        if reader is None and refers(event):
+            if self._pool is None:
+                files = Reader()
+                for read in files.resolve(event):
+                    self._enter(source, read, arrival_ns)
+                files.close()
+                return
+            if not self._released:
+                told = f"{self.label}/{source}"
+                reader = ReadingThread(told, lambda read, arrived: self._enter(source, read, arrived), self._break)
+                self._readers[source] = reader
+        if reader is not None:
+            reader.add(event, arrival_ns)
+        else:
+            self._enter(source, event, arrival_ns)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether files are being read for it."""
+        return any(reader.waiting for reader in list(self._readers.values()))
+
+    def _break(self, error: BaseException) -> None:
+        """A thread of the scan died of an error of ours: whoever takes frames is told."""
+        with self._condition:
+            self._broken = error
+            self._changed()
+
+    def _enter(self, source: str, event: Event, arrival_ns: int) -> None:
+        """Enter one event that refers to no file, or to one that could not be read."""
         self._fed_at = self._clock()
         if isinstance(event, Frames) and source != "data":
             with self._condition:
@@ -157,7 +194,7 @@ class PtyScan:
 
     def silent_s(self) -> float:
         """Seconds since a source said anything."""
-        return self._clock() - self._fed_at
+        return 0.0 if self.is_reading else self._clock() - self._fed_at
 
     def look(self) -> None:
         """End the scan where nothing is left to wait for by now: the last word may be the clock's."""
@@ -180,6 +217,8 @@ class PtyScan:
             self._intake.release()
             self._pairing.keep()
             self._changed()
+        for reader in self._readers.values():
+            reader.stop()
         if self._saver is not None:
             self._saver.close()
 
@@ -381,7 +420,7 @@ class PtyScan:
             if not 0 <= index < limit:
                 ledger.drop("beyond_num_frames" if limit <= index < MAX_INDEX else "bad_index", detail=f"frame {index}")
             elif not isinstance(payload, Payload):
-                ledger.drop("file_reference", detail=payload.file)
+                ledger.drop("unreadable_file", detail=f"frame {index}: {payload.file}:{payload.dataset}, row {payload.row}")
             elif (reason := self._intake.refuse(payload)) is not None:
                 ledger.drop(reason, detail=self._intake.describe(payload))
             elif (record := ledger.record(index, room)) is None:
@@ -416,10 +455,8 @@ class PtyScan:
             cancelled = future.cancelled() or future.exception() is not None
             try:
                 self._finish(Outcome(job, ["failed"] * len(job.slots), 0) if cancelled else future.result())
-            except BaseException as error:  # a future swallows it; whoever takes frames is told
-                with self._condition:
-                    self._broken = error
-                    self._changed()
+            except BaseException as error:  # a future swallows it
+                self._break(error)
 
         future.add_done_callback(done)
 
