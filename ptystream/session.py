@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from ptystream.autosave import Autosave
 from ptystream.checkpoint import Checkpoint
 from ptystream.decoder import Decoder
@@ -120,6 +122,11 @@ class _Pending:
     def names(self) -> str:
         """Its acquisitions, for the log."""
         return ", ".join(f"{key!r} of {label}" for label, key, _ in self.keys.values())
+
+
+def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What may be remembered for long: without the arrays of a header."""
+    return {key: value for key, value in metadata.items() if not isinstance(value, np.ndarray)}
 
 
 class Session:
@@ -229,7 +236,7 @@ class Session:
     def _buffer(self, label: str, source: str, event: Any, now_ns: int) -> PtyScan:
         """The scan of an event. An end begins no run, and what comes late for a scan that is over does not either."""
         entry = next(entry for entry in self.plan.scans if entry.label == label)
-        metadata = event.metadata if isinstance(event, ScanStarted) else None
+        metadata = _plain(event.metadata) if isinstance(event, ScanStarted) else None
         entry.epochs.started(source, event.epoch, now_ns, metadata)
         if isinstance(event, ScanEnded):
             entry.epochs.ended(source, event.epoch, now_ns)
