@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -91,14 +92,12 @@ def appended(raw: Any, told: dict[str, Any]) -> None:
     """Add what the beamline has put into an appendix (or user_data): a JSON object's entries under their own names, where they
     are none that the detector tells, anything else as 'appendix'."""
     if isinstance(raw, (bytes, bytearray, memoryview)):
-        if memoryview(raw).nbytes > MAX_TOLD:
-            return
-        raw = bytes(raw).decode("utf-8", "replace")
+        raw = bytes(raw[: MAX_TOLD + 1]).decode("utf-8", "replace")
     if isinstance(raw, str):
-        try:
+        if len(raw) > MAX_TOLD:
+            return
+        with contextlib.suppress(ValueError, RecursionError):
             raw = json.loads(raw)
-        except (ValueError, RecursionError):
-            raw = raw[:MAX_TOLD]
     if isinstance(raw, dict):
         for key, value in raw.items():
             if isinstance(key, str) and key not in told and key not in STANDARD and _plain(value):

@@ -19,7 +19,6 @@ MAX_JOINED = 1 << 20
 """The same before its header has come."""
 REMEMBERED = 100
 """Series kept in mind, the newest."""
-WAITING = ("open", "ending")
 MAX_HELD = 256
 """Images kept before the header of their series."""
 
@@ -40,6 +39,8 @@ class Series:
     """When a newer one began."""
     ended_ns: int | None = None
     """When its end came."""
+    last_ns: int = 0
+    """When its last image came."""
     reason: str = "completed"
 
     @property
@@ -73,22 +74,24 @@ class SeriesBook:
     @property
     def due_ns(self) -> int | None:
         """When something is due though no message comes: the arrival time of the message that `tick` wants; None: nothing is."""
-        waits = [s.ended_ns if s.state == "ending" else s.superseded_ns for s in self._known.values() if s.state in WAITING]
-        since = [ns for ns in waits if ns is not None]
-        return min(since) + self._late_ns if since else None
+        waits = [due for series in self._known.values() if (due := self._due(series)) is not None]
+        return min(waits, default=None)
+
+    def _due(self, series: Series) -> int | None:
+        """When a series is over though nothing more comes of it."""
+        since = {"ending": series.ended_ns, "open": series.superseded_ns}.get(series.state)
+        return None if since is None else max(since, series.last_ns) + self._late_ns
 
     def tick(self, now_ns: int) -> list[Event]:
         """End what was waited for long enough."""
         events: list[Event] = []
         for series in list(self._known.values()):
-            if series.state == "ending" and series.ended_ns is not None and now_ns >= series.ended_ns + self._late_ns:
-                events += self._over(series)
-            elif (
-                series.state == "open"
-                and series.superseded_ns is not None
-                and (self._ordered or now_ns >= series.superseded_ns + self._late_ns)
-            ):
-                series.reason = "its end never came, another series began"
+            due = self._due(series)
+            if due is not None and (self._ordered or now_ns >= due):
+                if series.state == "open":
+                    series.reason = "its end never came, another series began"
+                elif not series.whole and series.announced is not None:
+                    series.reason = f"ended early: {series.came} of {series.announced} images"
                 events += self._over(series)
         return events
 
@@ -108,7 +111,7 @@ class SeriesBook:
         self._forget()
         events.append(ScanStarted(name, metadata))
         for event in held:
-            events += self._taken(series, event)
+            events += self._taken(series, event, now_ns)
         return events
 
     def frames(self, event: Frames, now_ns: int) -> list[Event]:
@@ -128,7 +131,7 @@ class SeriesBook:
             return [*events, Rejected("stale_series", f"series {event.epoch} was going on before we came", len(event.payloads))]
         if series.state == "over" or (series.superseded_ns is not None and self._ordered):
             return [*events, Rejected("older_series", f"images of series {event.epoch}, which is over", len(event.payloads))]
-        return events + self._taken(series, event)
+        return events + self._taken(series, event, now_ns)
 
     def ended(self, name: str, now_ns: int) -> list[Event]:
         """The end of a series."""
@@ -141,19 +144,17 @@ class SeriesBook:
             return [Rejected("unknown_series", f"the end of series {name}, of which nothing came")]
         if series.state == "over":
             return [Rejected("older_series", f"the end of series {name}, which is over")]
-        if series.announced is not None and not series.whole:
-            series.reason = f"ended early: {series.came} of {series.announced} images"
-        if self._ordered or series.whole:
-            return self._over(series)
         series.state, series.ended_ns = "ending", now_ns
-        return []
+        if self._ordered:
+            return self.tick(now_ns)
+        return self._over(series) if series.whole else []
 
-    def _taken(self, series: Series, event: Event) -> list[Event]:
+    def _taken(self, series: Series, event: Event, now_ns: int) -> list[Event]:
+        series.last_ns = now_ns
         if isinstance(event, Frames):
             for index in event.indices.tolist():
                 series.take(index)
         if series.state == "ending" and series.whole:
-            series.reason = "completed"
             return [event, *self._over(series)]
         return [event]
 

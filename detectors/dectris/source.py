@@ -38,8 +38,8 @@ class DectrisParameters(Branch):
     configuration leaves it out. False: it is as if the detector had not said it."""
 
     late_s: float = parameter(2.0, lower=0.0, upper=3600.0, ours=True)
-    """With several connections, seconds that images may still come after the end of their series, or after the next one has
-    begun; then it is over. One connection keeps the order, and nothing is waited for."""
+    """With several connections, seconds that the next image may still take after the end of its series, or after the next
+    series has begun; then it is over. One connection keeps the order, and nothing is waited for."""
 
     high_water_mark: int = parameter(1000, lower=1, ours=True)
     """Messages that each connection queues. A detector that finds all queues full keeps frames in its own memory, and drops them

@@ -73,7 +73,7 @@ def header_of(metadata: Mapping[str, Any]) -> Header:
         if array is not None and not sound:
             refused.append((key, "is no array of real numbers (y, x)"))
     mask, flat = arrays["mask"], arrays["flat"]
-    return Header(values, None if mask is None else mask != 0, None if flat is None else flat.astype(np.float64), refused)
+    return Header(values, None if mask is None else mask != 0, None if flat is None else flat.astype(np.float64), tuple(refused))
 
 
 def completed(
