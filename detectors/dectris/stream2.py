@@ -46,7 +46,7 @@ def read(message: Buffer, channel: str | None) -> Start | Frames | End:
 
 def _map(message: Buffer) -> dict[Any, Any]:
     try:
-        content = cbor2.loads(bytes(memoryview(message).cast("B")))
+        content = cbor2.loads(memoryview(message).cast("B"))
     except Exception as error:  # whatever a library says about bytes of anybody
         raise WireError("malformed_header", f"the message is not CBOR: {error!r:.200}") from error
     if not isinstance(content, dict):
