@@ -9,6 +9,7 @@ and bitshuffle where they are installed.
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -25,6 +26,7 @@ from ptystream.scan.parameters import PtyScanParameters
 from ptystream.scan.prepare import Preparation, decide
 from ptystream.transport import Message
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core for everybody
 SHAPE, SIDE, ROUNDS, LEAST = (1065, 1030), 256, 9, 8
 REACH = {"bslz4": 2.5, "lz4": 0.9, "none": 0.9}
 """How many times faster 'rows' is than 'whole', at least."""

@@ -410,7 +410,7 @@ def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
     return {
         "label": p.label or scan.label,
         **told,
-        "shape": list(held.model.geometry.shape),
+        "shape": list(_geometry(scan, p).shape),
         "num_frames": int(held.buffer.ledger.counts().get("used", 0)),
         "center": decided.get("center", p.center),
     }

@@ -28,6 +28,8 @@ from .stream2 import COLUMN_MAJOR, COMPRESSED, ROW_MAJOR, TAG_OF
 Parts = list[bytes]
 WAIT_S = 600.0
 """How long a full queue or a peer that does not come is waited for."""
+LOOK_S = 0.1
+"""How often it is looked meanwhile whether to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,6 @@ class Detector:
         self._socket = context.socket(zmq.PUSH)
         self._socket.linger = int(linger_s * 1000)
         self._socket.sndhwm = high_water_mark
-        self._socket.sndtimeo = int(WAIT_S * 1000)
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
@@ -228,10 +229,13 @@ class Detector:
             ahead = 0.0 if rate_hz is None else began + sent / rate_hz - time.monotonic()
             if ahead > 0 and wait(ahead):
                 break
-            try:
-                self._socket.send_multipart(parts, copy=False)
-            except zmq.Again:
-                raise TimeoutError(f"{self.address}: nobody took message {sent} for {WAIT_S:g} s") from None
+            patience = time.monotonic() + WAIT_S
+            while not self._socket.poll(int(LOOK_S * 1000), zmq.POLLOUT):
+                if wait(0.0):
+                    return sent
+                if time.monotonic() > patience:
+                    raise TimeoutError(f"{self.address}: nobody took message {sent} for {WAIT_S:g} s")
+            self._socket.send_multipart(parts, copy=False)
             sent += 1
         return sent
 
