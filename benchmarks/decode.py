@@ -29,7 +29,7 @@ from ptystream.transport import Message
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core for everybody
 SHAPE, SIDE, ROUNDS, LEAST = (1065, 1030), 256, 9, 8
 REACH = {"bslz4": 2.5, "lz4": 0.9, "none": 0.9}
-"""How many times faster 'rows' is than 'whole', at least."""
+"""How many times faster 'rows' is than 'whole', at least, where both are decoded by the library that hdf5plugin ships."""
 
 
 def frame_of(dtype: str, photons: float, seed: int = 0) -> np.ndarray:
@@ -90,7 +90,7 @@ def main() -> int:
             calls = ways(payload, preparation, kept, out) | (peers(payload, preparation, out) if "--peers" in sys.argv else {})
             found, wrote = timed(calls), written(codec, frame, preparation)
             times = found["whole"] / found["rows"]
-            missed |= times < REACH[codec]
+            missed |= times < REACH[codec] and next(iter(backends())) == "library"
             cells = "".join(f" {found[k]:8.3f} {(wrote[k] + out.nbytes) / 1e6:6.2f}" for k in wrote)
             others = "".join(f"  {k} {v:.3f}" for k, v in found.items() if k not in wrote)
             print(f"{dtype} {photons:8.0e}  {codec:7} {len(payload.buffer) / 1e3:8.0f}{cells} {times:6.2f}{others}")
