@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from problems import BEAM, GEOMETRY, PATTERNS, PLACES
 from ptystream.cli.check import check
 from ptystream.detectors.dectris.simulator import Camera, Detector, series_of
 from ptystream.dryrun import dry_run
+from ptystream.events import Frames, Payload, ScanStarted
 from ptystream.metrics import Metrics
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
-from ptystream.plan import make_plan, recorder_of
+from ptystream.plan import _Sample, make_plan, recorder_of
+from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.recording import Recording
+from ptystream.scan.block import Block
 from ptystream.session import Session
 from ptystream.storage import ptyr
 from ptystream.transport import Message, TransportClosed
@@ -310,3 +314,70 @@ def test_addresses_are_checked(tmp_path: Path, address: Any) -> None:
 def test_positions_cannot_come_from_a_detector(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no positions"):
         load(given(tmp_path, "tcp://127.0.0.1:1", positions={"name": "DectrisScan"}))
+
+
+# ------------------------------------------------------------------ models
+
+
+def settled(tree: dict[str, Any], **told: Any) -> tuple[Any, Any]:
+    """Buffer and model of a configuration when a header and the frames have come."""
+    buffer, model = make_plan(load(tree)).scans[0].make(None)
+    buffer.feed("data", ScanStarted("1", told), 0)
+    for k in range(20):
+        frame = RAW[k]
+        buffer.feed("data", Frames("1", np.array([k]), (Payload(frame.tobytes(), "raw", frame.dtype, frame.shape),)), k)
+    buffer.end("enough")
+    deadline = time.monotonic() + 20
+    while not (buffer.failure or buffer.ledger.prepared == 20):
+        assert time.monotonic() < deadline
+        buffer.changed(-1, 0.01)
+    return buffer, model
+
+
+TOLD = {"energy": GEOMETRY["energy"], "distance": GEOMETRY["distance"], "psize": GEOMETRY["psize"], "center": (36, 46)}
+
+
+def test_a_near_field_waits_for_its_lengths(tmp_path: Path) -> None:
+    tree = given(tmp_path, "tcp://127.0.0.1:1", scan={"propagation": "nearfield", "resample": 2}, psize=None)
+    buffer, model = settled(tree, **TOLD)
+    assert buffer.failure is None
+    assert model.geometry.near
+    assert model.geometry.pixel_size_m == pytest.approx((GEOMETRY["psize"] / 2,) * 2)
+    assert model.geometry.energy_kev == GEOMETRY["energy"]
+
+
+def test_a_beginning_that_does_not_fit_the_header_is_the_failure_of_the_scan(tmp_path: Path) -> None:
+    tree = given(tmp_path, "tcp://127.0.0.1:1", scan={"illumination": {"model": [[1.0, 2.0]]}})
+    buffer, _ = settled(tree, **TOLD)
+    assert "illumination.model" in buffer.failure
+
+
+def test_rocking_curves_wait_for_their_lengths(tmp_path: Path) -> None:
+    rocking = {"n_rocking_positions": 4, "rocking_step": 0.01, "theta_bragg": 33.5}
+    positions = {"name": "ZmqScan", "channels": {"angle": "angle"}}
+    scan = {"name": "Bragg3dModel", "rocking": rocking, "illumination": {}}
+    tree = given(tmp_path, "tcp://127.0.0.1:1", scan=scan, positions=positions, positions_theory=None, energy=None)
+    tree["engines"] = {"e": {"name": "DM_3dBragg", "numiter": 2}}
+    _, model = settled(tree, **TOLD)
+    assert model.geometry.energy_kev == GEOMETRY["energy"]
+    assert model.bragg.energy_kev == GEOMETRY["energy"]
+
+
+def test_the_whole_frame_where_no_crop_is_given(tmp_path: Path) -> None:
+    buffer, model = settled(given(tmp_path, "tcp://127.0.0.1:1", shape=None), **TOLD)
+    assert model.geometry.shape == buffer.frames.shape == (70, 70)
+
+
+def test_scans_that_share_an_object_must_see_the_same_pixel(tmp_path: Path) -> None:
+    tree = given(tmp_path, "tcp://127.0.0.1:1")
+    tree["scans"]["t"] = {**tree["scans"]["s"], "share": {"object": "s"}}
+    made = Reconstruction({}, {}, PodTable(1))
+    block = Block("s", np.arange(2), np.arange(2), PLACES[:2], np.ones(2), np.zeros(2, int))
+    first, second = (entry.make(None)[1] for entry in make_plan(load(tree)).scans)
+    store = _Sample(first.geometry.shape, "u2")
+    first.start(made, block, store)
+    second.stand(replace(second.geometry, energy_kev=7.9))  # as its header says
+    with pytest.raises(ValueError, match=r"scans\.t\.share\.object"):
+        second.start(made, block, store)
+    second.stand(first.geometry)
+    second.start(made, block, store)
