@@ -61,6 +61,7 @@ class ScanStarted:
     epoch: str
     """The source's own name of the acquisition: series number, run uid, arm time."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What the source knows of it; `ptystream.scan.header` names the keys that are understood, with their units."""
 
 
 @dataclass(frozen=True, slots=True)

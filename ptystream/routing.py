@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+import numpy as np
 
 from ptystream.bell import Bell
 from ptystream.checkpoint import Checkpoint
@@ -106,7 +108,7 @@ class Router:
     def _buffer(self, label: str, source: str, event: Any, now_ns: int) -> PtyScan:
         """The scan of an event. An end begins no run, and what comes late for a scan that is over does not either."""
         entry = next(entry for entry in self.scans if entry.label == label)
-        metadata = event.metadata if isinstance(event, ScanStarted) else None
+        metadata = _plain(event.metadata) if isinstance(event, ScanStarted) else None
         entry.epochs.started(source, event.epoch, now_ns, metadata)
         if isinstance(event, ScanEnded):
             entry.epochs.ended(source, event.epoch, now_ns)
@@ -202,3 +204,8 @@ class Router:
             self._over.update(dict.fromkeys(self._saved))
             self._saved.clear()
             self.checkpoints.clear()
+
+
+def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What may be remembered for long: without the arrays of a header."""
+    return {key: value for key, value in metadata.items() if not isinstance(value, np.ndarray)}

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ptystream.events import Event, FileRows, Frames, Payload, Rejected, Samples, ScanEnded, ScanStarted, is_abort
 from ptystream.files import Reader, ReadingThread, refers
 from ptystream.scan.block import EOS, WAIT, Block, FrameStore, Revision, Signal
+from ptystream.scan.header import header_of
 from ptystream.scan.intake import Intake, Job, Outcome
 from ptystream.scan.join import MAX_INDEX
 from ptystream.scan.ledger import PREPARED, USED, Ledger
@@ -44,7 +45,8 @@ class PtyScan:
     `also`: further sources of samples (channel 'also.0' is the first), such as a beam monitor. `max_bytes` bounds the
     slabs (None: half of the machine's memory), `max_frames` the records. `pixel_m`: pixel on the sample (y, x), where it is
     not that of the far field. `pool` decodes; None: the feeding thread does. `seed`: key of the noise of `add_poisson_noise`.
-    `saver` saves what is handed out.
+    `saver` saves what is handed out. `settle` is told the parameters with what the source's header fills, before the first
+    frame is prepared, and answers the pixel on the sample; it raises `ValueError` where nothing can be done with them.
     Raises `ValueError` for arrays in `parameters` that cannot be read or do not fit.
     """
 
@@ -63,9 +65,10 @@ class PtyScan:
         pixel_m: tuple[float, float] | None = None,
         seed: int = 0,
         saver: Saver | None = None,
+        settle: Callable[[PtyScanParameters], tuple[float, float] | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.label, self.parameters = label, parameters
+        self.label = label
         self.ledger = Ledger(label)
         """Its `counts`, `reason_counts` and `notes` may be read at any time; `PtyScan.map` copies its map."""
         self.ended: str | None = None
@@ -84,8 +87,16 @@ class PtyScan:
         self._room = 2 * max_frames
         """Records that may exist: frames that came, and as many again that only samples speak of."""
         self._intake = Intake(
-            label, parameters, hold=decide_after, max_bytes=max_bytes, pool=pool, decisions=decisions, seed=seed
+            label,
+            parameters,
+            hold=decide_after,
+            max_bytes=max_bytes,
+            pool=pool,
+            decisions=decisions,
+            seed=seed,
+            settle=self._settled,
         )
+        self._settle = settle
         self._jobs = threading.BoundedSemaphore(JOBS_IN_FLIGHT)
         self._source_ended: dict[str, str] = {}
         self._data_done_at: float | None = None
@@ -170,6 +181,8 @@ class PtyScan:
             elif isinstance(event, Rejected):
                 self.ledger.note(f"rejected_{event.reason}", event.count, event.detail)
             elif isinstance(event, ScanStarted):
+                if source == "data":
+                    self._heard(event.metadata)
                 self.at_once |= source == "data" and event.metadata.get("at_once") is True
                 number = event.metadata.get("num_frames")
                 if source == "data" and isinstance(number, int) and 0 < number < MAX_INDEX and not self._num_frames:
@@ -187,6 +200,21 @@ class PtyScan:
     def aborted(self) -> str | None:
         """Why a source aborted the scan; None where none did."""
         return next((why for why in list(self._source_ended.values()) if is_abort(why)), None)
+
+    def _heard(self, metadata: Mapping[str, Any]) -> None:
+        """The header of the frames; one that comes when frames are being prepared is too late."""
+        header = header_of(metadata)
+        known = bool(header.values) or header.mask is not None or header.flat is not None
+        if self._intake.decided and self._intake.header is None and known:
+            self.ledger.note("header_late", detail="the first frames were prepared without it")
+        elif self._intake.header is None:
+            self._intake.header = header
+
+    def _settled(self, parameters: PtyScanParameters) -> None:
+        if self._settle is not None:
+            self._pairing.scale(self._settle(parameters), parameters.shape)
+        if self._saver is not None:
+            self._saver.parameters = parameters
 
     def is_over(self, source: str) -> bool:
         """Whether nothing more is expected of a source."""
@@ -349,6 +377,11 @@ class PtyScan:
         """`Ledger.map`, taken while nothing changes."""
         with self._condition:
             return self.ledger.map()
+
+    @property
+    def parameters(self) -> PtyScanParameters:
+        """As configured; from the first prepared frame on with what the source's header fills."""
+        return self._intake.parameters
 
     @property
     def frames(self) -> FrameStore:
