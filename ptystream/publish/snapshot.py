@@ -59,5 +59,5 @@ class Snapshot:
     """frames_per_second, iterations_per_second, latency_seconds …"""
 
 
-LEDGER_CODES = ("received", "paired", "used", "excluded", "missing")
+LEDGER_CODES = ("received", "paired", "used", "excluded", "missing", "interpolated")
 """Meaning of the third column of `Snapshot.ledger_map`, by position."""

@@ -31,6 +31,8 @@ JOBS_IN_FLIGHT = 8
 """Jobs given to the pool and not yet done; then sources wait."""
 SPARES = 64
 """Second messages of frames not yet prepared that are kept, in case the first cannot be used."""
+LOOK_S = 0.25
+"""While frames are awaited, the clock is asked so often whether their samples are overdue."""
 NONE = np.zeros(0, np.int64)
 
 
@@ -124,8 +126,8 @@ class PtyScan:
             if self._released:
                 return
             if isinstance(event, Samples):
-                if self.ended is None:
-                    self._pairing.samples(source, event)
+                if self.ended is None or self._pairing.awaits_repair(source):
+                    self._pairing.samples(source, event, repairs_only=self.ended is not None)
                 else:
                     self.ledger.note("samples_late", detail=f"sample {event.first} of {source} came when the scan was over")
             elif isinstance(event, Rejected):
@@ -147,6 +149,11 @@ class PtyScan:
     def is_over(self, source: str) -> bool:
         """Whether nothing more is expected of a source."""
         return self.ended is not None or source in self._source_ended
+
+    @property
+    def has_beam(self) -> bool:
+        """Whether there was beam at the newest frame of which dose or shutter are known; True where neither is measured."""
+        return self._pairing.beam
 
     def silent_s(self) -> float:
         """Seconds since a source said anything."""
@@ -243,7 +250,11 @@ class PtyScan:
             if usable.all() and self._decide_dose(records, self.ended is not None):
                 return records
             left = deadline - time.monotonic()
-            if left <= 0 or not self._condition.wait(left):
+            if left > 0:
+                self._condition.wait(min(left, LOOK_S))
+                if self.ended is None:
+                    self._pairing.overdue(self._clock())
+            else:
                 lacking = indices[~usable]
                 what = f"frame {lacking[0]} and {len(lacking) - 1} more" if len(lacking) else "the dose median"
                 raise TimeoutError(f"{self.label}: {what} did not come within {timeout_s:g} s")
@@ -350,7 +361,7 @@ class PtyScan:
             if times is not None:
                 ledger.time_ns[records] = np.asarray(times, np.int64)[kept]
             self._place(records, slots)
-            self._pairing.came(records)
+            self._pairing.came(records, self._clock())
             jobs = self._intake.add(records, ledger.index[records], slots, payloads, ledger.expected or None)
             return jobs + self._check_end()
 
@@ -526,6 +537,7 @@ class PtyScan:
         """End the scan where every source that is needed has ended, or nothing is left to wait for."""
         if self.ended is not None or self._released:
             return []
+        self._pairing.overdue(self._clock())
         complete = self._num_frames is not None and self.ledger.distinct >= self._num_frames
         if not complete and "data" not in self._source_ended:
             return []
