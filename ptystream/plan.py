@@ -81,13 +81,12 @@ def make_plan(
     )
     models = models_of(configuration)
     for scan in configuration.scans:
-        sources = {"data": scan.data} | ({"positions": scan.positions} if scan.positions is not None else {})
-        for kind, source in sources.items():
+        for kind, source in scan.sources.items():
             name = f"{scan.label}/{kind}"
             decoder = source.plugin.decoder(source.parameters, name)
             given = (transports or {}).get(name)
             channels.append(Channel(name, given or transport_of(source, name, decoder, root), decoder))
-        epochs = EpochMap(root.live.epochs, list(sources))
+        epochs = EpochMap(root.live.epochs, list(scan.sources))
         entries.append(ScanEntry(scan.label, _maker(scan, models[scan.label], settings, pool, root, savers), epochs))
     _warn(configuration)
     _warn_of_transforms(configuration)
@@ -107,6 +106,7 @@ def make_plan(
         runs=root.live.runs,
         publish_interval_s=root.io.publish.interval_s,
         timeout_s=root.live.timeout_s,
+        beam_timeout_s=root.live.beam_timeout_s,
         save=lambda run: save(run, configuration, recorder),
         benchmark=lambda run: _benchmark(run, root.io),
         autosave=dumping.autosave if root.io.autosave.active else None,
@@ -274,6 +274,7 @@ def _maker(
             scan.label,
             scan.data.parameters,
             positions,
+            also=[source.parameters for source in scan.also],
             pool=pool if p.frames_in_parallel else None,
             decide_after=settings.frames_to_start,
             decisions=decisions,

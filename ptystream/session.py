@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -82,6 +83,8 @@ class Plan:
     publish_interval_s: float = 0.1
     timeout_s: float | None = None
     """A scan from which nothing came for so long is ended; None: never."""
+    beam_timeout_s: float | None = 3600.0
+    """So much longer where the beam was lost; None: without a limit."""
     save: Callable[[Run], Path | None] = lambda run: None
     """Writes the result of a run whose engine has finished, and returns its path."""
     benchmark: Callable[[Run], None] = lambda run: None
@@ -462,18 +465,25 @@ class Session:
             run.scans[label].buffer.changed(seen[label], WAIT_S)
 
     def _end_where_due(self, run: Run) -> None:
-        limit, open_still = self.plan.timeout_s, self._any_source()
+        open_still = self._any_source()
         buffers = [scan.buffer for scan in run.scans.values()]
         for buffer in buffers:
             buffer.look()
         if self._stop_asked.is_set():
             self._end(run, "stopped on request")
-        elif limit is not None and all(buffer.silent_s() > limit for buffer in buffers):
+        elif all(buffer.silent_s() > self._patience_s(buffer) for buffer in buffers):
             self._end(run, self._silence)
         elif all(buffer.silent_s() > SUPERSEDED_S for buffer in buffers) and self._another(run):
             self._end(run, f"another acquisition began, and nothing came for {SUPERSEDED_S:g} s")
         elif not open_still:
             self._end(run, "every source has ended")
+
+    def _patience_s(self, buffer: PtyScan) -> float:
+        """How long nothing may come from a scan: longer where it has lost the beam."""
+        if self.plan.timeout_s is None:
+            return math.inf
+        extra = 0.0 if buffer.has_beam else self.plan.beam_timeout_s
+        return math.inf if extra is None else self.plan.timeout_s + extra
 
     @property
     def _silence(self) -> str:

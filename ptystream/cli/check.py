@@ -21,9 +21,10 @@ def check(config: str) -> int:
     for scan in configuration.scans:
         pixel = geometry_of(scan).pixel_size_m
         print(f"scans.{scan.label}: object pixel {'unknown (object pixels)' if pixel is None else f'{pixel[0] * 1e9:.4g} nm'}")
-        for kind, source in (("data", scan.data), ("data.positions", scan.positions)):
+        for channel, source in scan.sources.items():
+            kind = "data" if channel == "data" else f"data.{channel}"
             address = getattr(getattr(source, "parameters", None), "address", None)
-            if source is None or address is None:
+            if address is None:
                 continue
             if source.parameters.bind:
                 print(f"scans.{scan.label}.{kind}.address: {address}: will listen; senders connect")

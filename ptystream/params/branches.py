@@ -166,6 +166,10 @@ class LiveParameters(Branch):
     timeout_s: float | None = parameter(None, lower=0.0, ours=True)
     """A scan from which nothing came for so long is ended and finished, seconds; None: never."""
 
+    beam_timeout_s: float | None = parameter(3600.0, lower=0.0, ours=True)
+    """How much longer than `timeout_s` a scan may be silent that has lost the beam, as the newest reading of its dose or shutter
+    says, seconds; None: until it is stopped."""
+
     runs: int | None = parameter(1, lower=1, ours=True)
     """Number of scans until the session ends; None: until it is stopped."""
 

@@ -48,6 +48,14 @@ class ScanConfiguration:
     parameters: Any
     data: SourceConfiguration
     positions: SourceConfiguration | None
+    also: tuple[SourceConfiguration, ...] = ()
+    """Further sources of samples: beam monitors, shutters."""
+
+    @property
+    def sources(self) -> dict[str, SourceConfiguration]:
+        """By the name of their channel: 'data', 'positions', 'also.0', …"""
+        found = {"data": self.data} | ({} if self.positions is None else {"positions": self.positions})
+        return found | {f"also.{k}": source for k, source in enumerate(self.also)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +183,8 @@ def _scan(label: str, entry: dict[str, Any], home: Path, faults: list[Fault]) ->
         faults.append(Fault(f"{path}.data", data, "needs the `name` of a source"))
         return None
     data = dict(data)
-    positions = data.pop("positions", None)
-    frames = _source(f"{path}.data", data, PtyScanParameters, faults, extra=("positions",))
+    positions, also = data.pop("positions", None), data.pop("also", None)
+    frames = _source(f"{path}.data", data, PtyScanParameters, faults, extra=("positions", "also"))
     frames = None if frames is None else _complete(frames, f"{path}.data", home, faults)
     where = None
     if positions is not None:
@@ -184,9 +192,30 @@ def _scan(label: str, entry: dict[str, Any], home: Path, faults: list[Fault]) ->
             faults.append(Fault(f"{path}.data.positions", positions, "needs the `name` of a source"))
         else:
             where = _source(f"{path}.data.positions", dict(positions), PositionsParameters, faults)
+    further = _also(f"{path}.data.also", also, faults)
     if parameters is None or frames is None:
         return None
-    return ScanConfiguration(label, model, parameters, frames, where)
+    return ScanConfiguration(label, model, parameters, frames, where, further)
+
+
+def _also(path: str, given: Any, faults: list[Fault]) -> tuple[SourceConfiguration, ...]:
+    """The further sources of a scan: a list of entries as `positions`, without positions."""
+    if given is not None and not isinstance(given, (list, tuple)):
+        faults.append(Fault(path, given, "must be a list of sources, each with a `name`"))
+        return ()
+    found = []
+    for k, entry in enumerate(given or ()):
+        here = f"{path}[{k}]"
+        if not isinstance(entry, Mapping) or entry.get("name") is None:
+            faults.append(Fault(here, entry, "needs the `name` of a source"))
+            continue
+        source = _source(here, dict(entry), PositionsParameters, faults)
+        if source is not None and source.parameters.channels.y is not None:
+            remedy = "positions come from `positions`; here set channels.y and channels.x to null and name dose or shutter"
+            faults.append(Fault(f"{here}.channels.y", source.parameters.channels.y, remedy))
+        elif source is not None:
+            found.append(source)
+    return tuple(found)
 
 
 def _source(
