@@ -61,6 +61,7 @@ CASES: Cases = {
     "live.latency": ([0.5], {}),
     "live.restart_probe": ([True], {}),
     "live.timeout_s": ([30.0], {}),
+    "live.beam_timeout_s": ([30.0, None], {}),
     "live.runs": ([None], {}),
 }
 ELSEWHERE = {

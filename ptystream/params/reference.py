@@ -34,8 +34,8 @@ ALSO: dict[str, Any] = {
     "lower": None,
     "upper": None,
     "choices": None,
-    "doc": "Further sources of samples\n\nA list of sources with the parameters of `positions`, for what is measured elsewhere: a "
-    "beam monitor (`channels.dose`), a shutter (`channels.shutter`). Positions come from `positions` alone: `channels.y` and "
+    "doc": "Further sources of samples\n\nA list of sources with the parameters of `positions`, for what is measured elsewhere: "
+    "a beam monitor (`channels.dose`), a shutter (`channels.shutter`). Positions come from `positions` alone: `channels.y` and "
     "`channels.x` are null here.",
 }
 

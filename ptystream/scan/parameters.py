@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ptystream.params.base import Branch, parameter
 from ptystream.params.home import inside
+from ptystream.scan.modules import ModulesParameters
 from ptystream.scan.saving import SavingParameters
 
 MAX_ARRAY_BYTES = 1 << 30
@@ -188,6 +189,11 @@ class PtyScanParameters(SavingParameters):
     """Counts without beam, subtracted; shape of the raw frame. An array, nested list or file (as
     `positions_theory`)."""
 
+    dark_frames: int = parameter(0, lower=0, upper=1000, ours=True)
+    """So many frames at the start of the scan, by number, are exposed without beam: their mean is the dark, and they are
+    excluded as 'dark_frame'. The first 64 of the others wait for them, no more: what is lost is not waited for. For
+    `positions`, `first_frame` says which frame has the first sample."""
+
     flat: ArrayParameter = parameter(None, ours=True)
     """Response to uniform light, divided by as it is; shape of the raw frame. Pixels not above 0 are masked."""
 
@@ -197,6 +203,9 @@ class PtyScanParameters(SavingParameters):
     mask: ArrayParameter = parameter(None, ours=True)
     """Pixels to use (not 0) and to ignore (0) in every frame; shape of the raw frame, or of any other size: then it is
     laid over the crop by its own middle."""
+
+    modules: ModulesParameters = ModulesParameters()
+    """How the raw frame is put together of equal modules; gaps and split pixels are masked."""
 
     weights: ArrayParameter = parameter(None, ours=True)
     """Statistical weight of every pixel, 0 or above, for engines that weigh the deviations of pixels; shape as of `mask`. None:
@@ -258,6 +267,8 @@ class PtyScanParameters(SavingParameters):
             raise ValueError(f"shape: {self.shape!r}: must be 1 or more")
         if self.num_frames is not None and self.num_frames < 1:
             raise ValueError(f"num_frames: {self.num_frames}: must be 1 or more, or None")
+        if self.dark_frames and self.dark is not None:
+            raise ValueError(f"dark_frames: {self.dark_frames}: `dark` is given already; leave one of them out")
         if sides and self.rebin and min(sides) % self.rebin:
             raise ValueError(
                 f"rebin: {self.rebin} does not divide shape {min(sides)}; shape {min(sides) - min(sides) % self.rebin} would"

@@ -83,7 +83,14 @@ class PtyScan:
         self._room = 2 * max_frames
         """Records that may exist: frames that came, and as many again that only samples speak of."""
         self._intake = Intake(
-            label, parameters, hold=decide_after, max_bytes=max_bytes, pool=pool, decisions=decisions, seed=seed
+            label,
+            parameters,
+            hold=decide_after,
+            max_bytes=max_bytes,
+            pool=pool,
+            decisions=decisions,
+            seed=seed,
+            is_out=lambda record: bool(self.ledger.reason[record]),
         )
         self._jobs = threading.BoundedSemaphore(JOBS_IN_FLIGHT)
         self._source_ended: dict[str, str] = {}
@@ -372,6 +379,8 @@ class PtyScan:
         ledger.distinct += len(records)
         self._record_of_slot.update(zip(slots.tolist(), records.tolist(), strict=True))
         self._pairing.placed(records)
+        if self.parameters.dark_frames:
+            ledger.exclude(records[ledger.index[records] < self.parameters.dark_frames], "dark_frame")
 
     def _identify(
         self, indices: NDArray[np.int64], payloads: Sequence[Payload | FileRows]
@@ -484,9 +493,13 @@ class PtyScan:
     def _find_hot_pixels(self) -> None:
         factor = self.parameters.hot_pixels
         slabs = self._intake.slabs
-        if factor is None or slabs is None or self.ledger.prepared < HOT_FRAMES or self._hot_pixels_found:
+        ledger = self.ledger
+        if factor is None or slabs is None or ledger.prepared < HOT_FRAMES or self._hot_pixels_found:
             return
-        records = np.flatnonzero(self.ledger.flags[: self.ledger.length] & PREPARED)[:HOT_FRAMES]
+        lit = (ledger.flags[: ledger.length] & PREPARED != 0) & (ledger.reason[: ledger.length] == 0)
+        records = np.flatnonzero(lit)[:HOT_FRAMES]
+        if len(records) < HOT_FRAMES:
+            return
         stack = np.stack([slabs.row(slot) for slot in self.ledger.slot[records].tolist()])
         pixels = find_hot_pixels(stack, slabs.mask, factor)
         self._hot_pixels_found = True
@@ -544,11 +557,18 @@ class PtyScan:
         if self._data_done_at is None:
             self._data_done_at = self._clock()
         waited = self._clock() - self._data_done_at
-        if self.ledger.paired < self.ledger.distinct and any(self._pairing.missed(self._source_ended, waited)):
+        if self.ledger.paired < self._to_pair() and any(self._pairing.missed(self._source_ended, waited)):
             return []
         if complete and "data" not in self._source_ended:
             return self._end("num_frames reached")
         return self._end(self._source_ended.get("data", "completed"))
+
+    def _to_pair(self) -> int:
+        """Frames for which a position is worth waiting: dark ones need none."""
+        if not self.parameters.dark_frames:
+            return self.ledger.distinct
+        dark = self.ledger.excluded("dark_frame")
+        return self.ledger.distinct - int(np.count_nonzero(~self._pairing.is_paired(dark)))
 
     def _end(self, reason: str) -> list[Job]:
         if self.ended is not None or self._released:
