@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -66,6 +66,8 @@ class ScanEntry:
     make: Callable[[Mapping[str, Any] | None], tuple[PtyScan, Any]]
     """Decisions of an earlier run or None → (buffer, scan model)."""
     epochs: EpochMap
+    follows: str | None = None
+    """Label of the scan after which it comes from the same sources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,10 @@ class _Pending:
     checkpoint: Checkpoint | None = None
     """Where it goes on from, as far as an interrupted session had come."""
 
+    def lacks(self, label: str) -> bool:
+        """Whether a scan waits for its acquisition."""
+        return label not in self.keys and self.run.scans[label].buffer.ended is None
+
     @property
     def names(self) -> str:
         """Its acquisitions, for the log."""
@@ -158,6 +164,8 @@ class Session:
         self._checkpoint: Checkpoint | None = None
         """Of the run that an interrupted session was at."""
         self._saved_ends: set[tuple[_Acquisition, str]] = set()
+        self._in_turn = {entry.label: list(_in_turn(entry.label, plan.scans)) for entry in plan.scans}
+        """Label of a scan that has sources → those that come from them, one after the other."""
         self._turns: dict[tuple[str, str], dict[str, int]] = {}
         """(scan label, key) → source → how many acquisitions of that name came before its present one."""
         self._logged: set[str] = set()
@@ -252,11 +260,11 @@ class Session:
                 raise _NoScan("scan_over", f"more of acquisition {event.epoch!r}, whose scan is over or was refused")
             if isinstance(event, ScanEnded):
                 raise _NoScan("unknown_scan", f"the end of acquisition {event.epoch!r}, which nothing came from")
-            lacking = (p for p in self._pending if label not in p.keys and p.run.scans[label].buffer.ended is None)
-            pending = next(lacking, None) or self._new_run(at)
-            pending.keys[label] = at
-            self._assigned[at] = pending.run.scans[label].buffer
-            log.info("acquisition %r of %s begins", key, label)
+            lacking = ((p, scan) for p in self._pending for scan in self._in_turn[label] if p.lacks(scan))
+            pending, scan = next(lacking, None) or (self._new_run(at), label)
+            pending.keys[scan] = at
+            self._assigned[at] = pending.run.scans[scan].buffer
+            log.info("acquisition %r of %s begins", key, scan)
         return self._assigned[at]
 
     def _acquisition(self, label: str, source: str, key: str, event: Any) -> _Acquisition:
@@ -469,6 +477,11 @@ class Session:
         buffers = [scan.buffer for scan in run.scans.values()]
         for buffer in buffers:
             buffer.look()
+        for entry in self.plan.scans:
+            if entry.follows is not None and run.scans[entry.label].buffer.ledger.received:
+                before = run.scans[entry.follows].buffer
+                if before.ended is None and before.silent_s() > SUPERSEDED_S:
+                    before.end(f"scan {entry.label!r} began, and nothing came for {SUPERSEDED_S:g} s")
         if self._stop_asked.is_set():
             self._end(run, "stopped on request")
         elif all(buffer.silent_s() > self._patience_s(buffer) for buffer in buffers):
@@ -533,3 +546,11 @@ class Session:
                 self.publisher.offer(snapshot)
                 self.metrics.viewers(self.publisher.viewers)
             self.metrics.run(run, ledger, time.time_ns())
+
+
+def _in_turn(label: str, scans: Sequence[ScanEntry]) -> Iterator[str]:
+    """A scan, the one that follows it, and so on."""
+    following: str | None = label
+    while following is not None:
+        yield following
+        following = next((entry.label for entry in scans if entry.follows == following), None)

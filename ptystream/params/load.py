@@ -53,7 +53,9 @@ class ScanConfiguration:
 
     @property
     def sources(self) -> dict[str, SourceConfiguration]:
-        """By the name of their channel: 'data', 'positions', 'also.0', …"""
+        """By the name of their channel: 'data', 'positions', 'also.0', …; none where those of another scan are used."""
+        if self.data.parameters.follows is not None:
+            return {}
         found = {"data": self.data} | ({} if self.positions is None else {"positions": self.positions})
         return found | {f"also.{k}": source for k, source in enumerate(self.also)}
 
@@ -144,12 +146,13 @@ def check(given: Mapping[str, Any], default_name: str) -> Configuration:
     for part, found in (("scans", scans), ("engines", engines)):
         if not found and not any(fault.path.startswith(part) for fault in faults):
             faults.append(Fault(part, given.get(part), "needs at least one entry with a `name`"))
+    following = _following([s for s in scans if s is not None], faults)
     if faults or root is None:
         raise ConfigurationError(faults)
     return Configuration(
         root.run or default_name,
         root,
-        tuple(s for s in scans if s is not None),
+        tuple(following),
         tuple(e for e in engines if e is not None),
         given,
     )
@@ -196,6 +199,34 @@ def _scan(label: str, entry: dict[str, Any], home: Path, faults: list[Fault]) ->
     if parameters is None or frames is None:
         return None
     return ScanConfiguration(label, model, parameters, frames, where, further)
+
+
+def _following(scans: list[ScanConfiguration], faults: list[Fault]) -> list[ScanConfiguration]:
+    """The scans; those that follow another one with its sources of samples, where they name none."""
+    by_label = {scan.label: scan for scan in scans}
+    taken: dict[str, str] = {}
+    made = []
+    for scan in scans:
+        label = scan.data.parameters.follows
+        if label is None:
+            made.append(scan)
+            continue
+        path, before, chain = f"scans.{scan.label}.data.follows", by_label.get(label), [scan.label]
+        while label in by_label and label not in chain:
+            chain.append(label)
+            label = by_label[label].data.parameters.follows or ""
+        if before is None or label in chain:
+            others = ", ".join(sorted(set(by_label) - {scan.label})) or "none"
+            faults.append(Fault(path, chain[-1] if before else label, f"must lead to a scan with sources; known: {others}"))
+        elif before.label in taken:
+            faults.append(Fault(path, before.label, f"scan {taken[before.label]!r} follows it already: name that one"))
+        elif before.data.name != scan.data.name:
+            faults.append(Fault(path, before.label, f"its frames come from {before.data.name}: use that name here too"))
+        else:
+            taken[before.label] = scan.label
+            first = by_label[chain[-1]]
+            made.append(replace(scan, positions=scan.positions or first.positions, also=scan.also or first.also))
+    return made
 
 
 def _also(path: str, given: Any, faults: list[Fault]) -> tuple[SourceConfiguration, ...]:

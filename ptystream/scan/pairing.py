@@ -49,6 +49,7 @@ class Pairing:
         """What changed about frames that were handed out and is not told yet."""
         self.num_theory: int | None = None
         """Frames that have a theoretical position, where those are used."""
+        self._offset = np.asarray(parameters.offset, float)
         self._room, self._decisions, self._changed = room, decisions, changed
         self._ready: list[NDArray[np.int64]] = []
         self.queued = 0
@@ -252,7 +253,8 @@ class Pairing:
         if len(theory) > self._room // 2:
             raise ValueError(f"data.positions_theory: {len(theory)} positions: at most {self._room // 2} frames are allowed")
         self.num_theory = len(theory)
-        self._set_positions(self.ledger.records(np.arange(len(theory)), self._room), theory, np.zeros(len(theory)))
+        records = self.ledger.records(np.arange(len(theory)), self._room)
+        self._set_positions(records, theory + self._offset, np.zeros(len(theory)))
 
     def _read(self, name: str, readings: Readings) -> None:
         """Enter readings of frames, whether or not the frames have come."""
@@ -270,7 +272,10 @@ class Pairing:
             self.ledger.flags[own[~still]] &= ~GUESSED
             self.ledger.note("samples_repaired", len(own), name)
         self._gaps[name].told(records)
-        self._enter(self._joins[name], records, readings.values[known], readings.spread[known], trusted)
+        values = readings.values[known]
+        if self._joins[name].positions and self._offset.any():
+            values[:, :2] += self._offset
+        self._enter(self._joins[name], records, values, readings.spread[known], trusted)
 
     def _enter(
         self,

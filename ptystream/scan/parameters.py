@@ -163,6 +163,16 @@ class PtyScanParameters(SavingParameters):
     Shape (frame, 2), (y, x) in metres (object pixels where the positions' `unit` is 'px'): an array, a nested list,
     or a file 'name.npy', 'name.npz:array' or 'name.h5:/dataset'. If provided, measured positions are ignored."""
 
+    offset: tuple[float, float] = parameter((0.0, 0.0), ours=True)
+    """Where the positions' zero lies on the sample, (y, x) in metres (object pixels where the positions' `unit` is 'px'): added
+    to every position of this scan, measured or theoretical. For a mosaic: scans that share an object, each with positions
+    from its own zero."""
+
+    follows: str | None = parameter(None, ours=True)
+    """Label of the scan after which this one comes from the same sources: its frames and samples are those of the next
+    acquisition that they send. Nothing of its own is opened; `name` is that scan's, and `positions` and `also` are too where
+    they are not given."""
+
     psize: float | tuple[float, float] | None = Field(
         0.000172, json_schema_extra={"steerable": False, "ours": False, "lower": 0.0}
     )

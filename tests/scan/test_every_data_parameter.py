@@ -50,6 +50,7 @@ PREPARED: Cases = {
     "positions_theory": ([THEORY], {}),
     "shape": ([16, (12, 16)], {}),
     "center": (["geometric", "fft", (3.0, 5.0), None], {}),
+    "offset": ([(PIXEL, -PIXEL)], {}),
     "psize": ([2e-4, (1e-4, 2e-4)], {}),
     "distance": ([1.0], {}),
     "energy": ([8.0], {}),
@@ -154,6 +155,7 @@ BASE: Mapping[str, dict[str, Any]] = {
     "PtydScan": {"source": PTYD},
 }
 ELSEWHERE = {
+    "follows": "wants another scan: tests/test_mosaic.py",
     "hot_pixels": "wants 32 frames: test_ptyscan.py",
     "idle_s": "seconds: tests/detectors/ptyd/test_ptyd_scan.py",
     "block_wait_s": "seconds: tests/detectors/simulated/test_moonflower.py",
