@@ -366,6 +366,8 @@ def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
     return {
         "label": p.label or scan.label,
         **told,
+        "series": held.buffer.series.id,
+        "angle": held.buffer.series.angle,
         "shape": list(geometry_of(scan).shape),
         "num_frames": int(held.buffer.ledger.counts().get("used", 0)),
         "center": decided.get("center", p.center),
@@ -379,7 +381,7 @@ def save(run: Run, configuration: Configuration, recorder: Recorder | None) -> P
     root = configuration.root
     if root.io.rfile is None or run.reconstruction is None:
         return None
-    info = run.iter_info[-1] if run.iter_info else {}
+    info = (run.iter_info[-1] if run.iter_info else {}) | run.series.keys()
     name = file_name(root.io.rfile, run.name, info)
     return ptyr.write(Path(root.io.home) / name, result_of(run, configuration), root.io.rformat)
 

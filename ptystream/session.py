@@ -540,7 +540,7 @@ class Session:
                 self._rates["latency_seconds"] = (run.used_ns - run.newest_arrival_ns) / 1e9
             snapshot = run.snapshot(self._rates)
         if self.plotter is not None and plot and snapshot is not None:
-            self.plotter.offer(snapshot, run.iter_info[-1], last=force)
+            self.plotter.offer(snapshot, run.iter_info[-1] | run.series.keys(), last=force)
         if publish:
             if self.publisher is not None and snapshot is not None:
                 self.publisher.offer(snapshot)

@@ -107,7 +107,8 @@ class IoParameters(Branch):
     """Reconstruction file name (or format string)
 
     Below `home`, written after each engine; None: no file. Keys are those of the last iteration: %(run)s, %(engine)s,
-    %(iteration)d (of this engine), %(iterations)d (of all), %(numiter)d, %(duration)f, %(error)s."""
+    %(iteration)d (of this engine), %(iterations)d (of all), %(numiter)d, %(duration)f, %(error)s; and %(series)s and
+    %(angle)f of the scan (`scans.*.data.series`)."""
 
     rformat: Literal["minimal", "dls", "used_params"] = parameter("minimal")
     """Reconstruction file format

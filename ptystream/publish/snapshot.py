@@ -57,6 +57,10 @@ class Snapshot:
     """Arrival of the newest frame that this picture contains."""
     rates: Mapping[str, float] = field(default_factory=dict)
     """frames_per_second, iterations_per_second, latency_seconds …"""
+    series: str | None = None
+    """Name of the series that the scan belongs to."""
+    angle: float | None = None
+    """Angle of the sample, degrees."""
 
 
 LEDGER_CODES = ("received", "paired", "used", "excluded", "missing", "interpolated")

@@ -15,6 +15,7 @@ from ptystream.params.base import Branch, parameter
 from ptystream.params.home import inside
 from ptystream.scan.modules import ModulesParameters
 from ptystream.scan.saving import SavingParameters
+from ptystream.scan.series import SeriesParameters
 
 MAX_ARRAY_BYTES = 1 << 30
 """An array that a configuration names and that is larger is refused."""
@@ -167,6 +168,9 @@ class PtyScanParameters(SavingParameters):
     """Where the positions' zero lies on the sample, (y, x) in metres (object pixels where the positions' `unit` is 'px'): added
     to every position of this scan, measured or theoretical. For a mosaic: scans that share an object, each with positions
     from its own zero."""
+
+    series: SeriesParameters = SeriesParameters()
+    """Which series the scan belongs to, and its angle."""
 
     follows: str | None = parameter(None, ours=True)
     """Label of the scan after which this one comes from the same sources: its frames and samples are those of the next
@@ -334,7 +338,8 @@ class ChannelsParameters(Branch):
     trace in the plane of incidence, y horizontal across it. None: 0. `matrix` does not touch it."""
 
     angle: str | None = parameter(None, ours=True)
-    """Channel of the rocking angle, degrees, for Bragg3dModel; None: not measured by this source."""
+    """Channel of the rocking angle, degrees, for Bragg3dModel; for other models the angle of a series, see `series`. None: not
+    measured by this source."""
 
     dose: str | None = parameter(None, ours=True)
     """Channel of the beam intensity I0; None: not measured by this source."""

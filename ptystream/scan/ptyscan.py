@@ -24,6 +24,7 @@ from ptystream.scan.pairing import Pairing
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 from ptystream.scan.prepare import HOT_FRAMES, find_hot_pixels
 from ptystream.scan.saver import Saver
+from ptystream.scan.series import Series, series_of
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,8 @@ class PtyScan:
         )
         self._jobs = threading.BoundedSemaphore(JOBS_IN_FLIGHT)
         self._source_ended: dict[str, str] = {}
+        self._metadata: dict[str, Mapping[str, Any]] = {}
+        """Of each source's start."""
         self._data_done_at: float | None = None
         self._record_of_slot: dict[int, int] = {}
         self._spares: dict[int, Payload] = {}
@@ -140,6 +143,7 @@ class PtyScan:
             elif isinstance(event, Rejected):
                 self.ledger.note(f"rejected_{event.reason}", event.count, event.detail)
             elif isinstance(event, ScanStarted):
+                self._metadata[source] = event.metadata
                 self.at_once |= source == "data" and event.metadata.get("at_once") is True
                 number = event.metadata.get("num_frames")
                 if source == "data" and isinstance(number, int) and 0 < number < MAX_INDEX and not self._num_frames:
@@ -161,6 +165,13 @@ class PtyScan:
     def has_beam(self) -> bool:
         """Whether there was beam at the newest frame of which dose or shutter are known; True where neither is measured."""
         return self._pairing.beam
+
+    @property
+    def series(self) -> Series:
+        """Which series it belongs to, as far as is known by now."""
+        with self._condition:
+            starts = [self._metadata[source] for source in sorted(self._metadata, key=lambda s: (s != "data", s))]
+            return series_of(self.parameters.series, starts, self._intake.decisions.get("angle"))
 
     def silent_s(self) -> float:
         """Seconds since a source said anything."""
@@ -527,6 +538,10 @@ class PtyScan:
         ledger = self.ledger
         ledger.used += int(np.count_nonzero(ledger.flags[records] & USED == 0))
         ledger.flags[records] |= USED
+        if not self._handed_out and self._group == 1 and "angle" not in self._intake.decisions:
+            angles = ledger.further[records, 1]
+            if np.isfinite(angles).any():
+                self._intake.decisions["angle"] = float(np.nanmedian(angles))
         self._handed_out = True
         dose = np.ones(len(records))
         if self._pairing.needs_dose:

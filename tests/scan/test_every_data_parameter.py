@@ -50,6 +50,8 @@ PREPARED: Cases = {
     "positions_theory": ([THEORY], {}),
     "shape": ([16, (12, 16)], {}),
     "center": (["geometric", "fft", (3.0, 5.0), None], {}),
+    "series.id": (["tomogram"], {}),
+    "series.angle": ([12.5], {}),
     "offset": ([(PIXEL, -PIXEL)], {}),
     "psize": ([2e-4, (1e-4, 2e-4)], {}),
     "distance": ([1.0], {}),
@@ -155,6 +157,8 @@ BASE: Mapping[str, dict[str, Any]] = {
     "PtydScan": {"source": PTYD},
 }
 ELSEWHERE = {
+    "series.id_key": "wants metadata: test_series.py",
+    "series.angle_key": "wants metadata: test_series.py",
     "follows": "wants another scan: tests/test_mosaic.py",
     "hot_pixels": "wants 32 frames: test_ptyscan.py",
     "idle_s": "seconds: tests/detectors/ptyd/test_ptyd_scan.py",

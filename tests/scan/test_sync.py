@@ -288,3 +288,23 @@ def test_a_shutter_that_is_closed_excludes_the_frame_and_the_limit_decides() -> 
         assert block.indices.tolist() == used
         assert scan.ledger.reason_counts() == {"shutter_closed": 4 - len(used)}
         assert not scan.has_beam
+
+
+def test_by_time_what_is_lost_is_interpolated_between_the_time_stamps_of_the_frames() -> None:
+    """Exposures at uneven times: by number it would be another position."""
+    clock = Clock()
+    scan = made(clock, interpolate="time", time_offset_s=2e-3, interpolate_after_s=1.0)
+    exposed = np.array([10, 20, 30, 35, 60, 70]) * 1_000_000
+    scan.feed("data", frames(range(6), exposed), 1)
+    times = np.arange(5, 85, 5) * 1_000_000
+    y = (times - 2_000_000) * 1e-15
+    for part in (slice(0, 4), slice(9, 16)):  # samples around frames 2 and 3 are lost
+        scan.feed("positions", Samples("e", part.start, {"y": y[part], "x": 0 * y[part]}, times[part]), 1)
+    seen: dict[int, np.ndarray] = {}
+    everything(scan, seen)
+    assert sorted(seen) == [0, 4, 5]
+    clock.now = 1.5
+    everything(scan, seen)
+    assert sorted(seen) == [0, 1, 2, 3, 4, 5]
+    np.testing.assert_allclose([seen[k][0] for k in range(6)], exposed * 1e-15, rtol=1e-9)
+    assert scan.ledger.notes()["samples_interpolated"] == 3
