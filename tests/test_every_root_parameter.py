@@ -133,7 +133,7 @@ def _outcome(folder: Path, given: Mapping[str, Any], monkeypatch: pytest.MonkeyP
             Ptycho(p, transports=sources()).run()
     finally:
         logger.removeHandler(heard)
-    planned = made.name, made.loop, made.context, made.runs, made.publish_interval_s, made.timeout_s
+    planned = made.name, made.loop, made.context, made.runs, made.publish_interval_s, (made.timeout_s, made.beam_timeout_s)
     return digest(planned, opened.asked, sorted(heard.levels), [told(path, folder) for path in sorted(folder.rglob("*"))])
 
 
