@@ -308,3 +308,56 @@ def test_by_time_what_is_lost_is_interpolated_between_the_time_stamps_of_the_fra
     assert sorted(seen) == [0, 1, 2, 3, 4, 5]
     np.testing.assert_allclose([seen[k][0] for k in range(6)], exposed * 1e-15, rtol=1e-9)
     assert scan.ledger.notes()["samples_interpolated"] == 3
+
+
+def test_a_repetition_that_asks_for_a_frame_gets_it_interpolated_while_the_scan_goes_on() -> None:
+    """As a session does that goes on after a crash: nothing but the wait for the frame looks at the clock."""
+    scan = PtyScan("s", FRAMES, PositionsParameters(interpolate_after_s=0.3))
+    scan.feed("data", frames(range(3)), 1)
+    for k in (0, 2):
+        scan.feed("positions", Samples("e", k, {"y": np.array([k * STEP]), "x": np.zeros(1)}), 1)
+    block = scan.take_exactly(np.array([1, 0]), timeout_s=20.0)
+    np.testing.assert_allclose(block.positions_m[:, 0], [STEP, 0.0])
+
+
+def test_a_source_that_is_silent_costs_no_look_at_every_frame_that_waits() -> None:
+    clock = Clock()
+    scan = made(clock, interpolate_after_s=1.0)
+    scan.feed("data", frames(range(2000)), 1)
+    looked: list[int] = []
+    gaps = scan._pairing._gaps["positions"]
+    neighbour = gaps._neighbour
+    gaps._neighbour = lambda index, step: looked.append(index) or neighbour(index, step)  # type: ignore[method-assign]
+    for k in range(20):
+        clock.now += 0.5
+        scan.look()
+        scan.feed("positions", Samples("e", k, {"y": np.array([k * STEP]), "x": np.zeros(1)}), 1)
+    assert not looked, "no frame lies before one that has samples and lacks its own"
+
+
+def test_a_sample_that_comes_again_with_another_reading_is_put_right_by_trigger_too() -> None:
+    scan = made(interpolate="trigger", channels=ChannelsParameters(trigger="t"))
+    scan.feed("data", frames([4]), 1)
+    seen: dict[int, np.ndarray] = {}
+    for y in (1.0, 1.0, 3.0):
+        one = {"y": np.array([y * STEP]), "x": np.zeros(1), "t": np.array([4.0])}
+        scan.feed("positions", Samples("e", 9, one), 1)
+        everything(scan, seen)
+        assert seen[4].tolist() == [y * STEP, 0.0]
+    assert scan.ledger.notes() == {"samples_repeated": 1, "samples_changed": 1}
+
+
+def test_the_own_sample_of_an_interpolated_frame_counts_even_where_it_is_not_believed() -> None:
+    """A frame whose position is absurd is left out; an interpolation must not hide that."""
+    clock = Clock()
+    scan = made(clock, interpolate_after_s=1.0)
+    scan.feed("data", frames(range(40)), 1)
+    for k in set(range(40)) - {20}:
+        scan.feed("positions", Samples("e", k, {"y": np.array([k * STEP]), "x": np.zeros(1)}), 1)
+    clock.now = 2.0
+    seen: dict[int, np.ndarray] = {}
+    everything(scan, seen)
+    assert 20 in seen
+    scan.feed("positions", Samples("e", 20, {"y": np.array([1.0]), "x": np.zeros(1)}), 1)
+    assert [(revision.what, revision.slot) for revision in scan.revisions()] == [("withdrawn", scan.slot_of(20))]
+    assert scan.ledger.reason_counts() == {"position_refused": 1}
