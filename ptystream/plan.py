@@ -83,14 +83,14 @@ def make_plan(
     )
     models = models_of(configuration)
     for scan in configuration.scans:
-        sources = {"data": scan.data} | ({"positions": scan.positions} if scan.positions is not None else {})
-        for kind, source in sources.items():
+        for kind, source in scan.sources.items():
             name = f"{scan.label}/{kind}"
             decoder = source.plugin.decoder(source.parameters, name)
             given = (transports or {}).get(name)
             channels.append(Channel(name, given or transport_of(source, name, decoder, root), decoder))
-        epochs = EpochMap(root.live.epochs, list(sources))
-        entries.append(ScanEntry(scan.label, _maker(scan, models[scan.label], settings, pool, root, savers), epochs))
+        epochs = EpochMap(root.live.epochs, list(scan.sources) or ["data"])
+        made = _maker(scan, models[scan.label], settings, pool, root, savers)
+        entries.append(ScanEntry(scan.label, made, epochs, scan.data.parameters.follows))
     _warn(configuration)
     _warn_of_transforms(configuration)
     device, reason = choose(root.device, threads)
@@ -111,6 +111,7 @@ def make_plan(
         aborted=root.live.aborted,
         publish_interval_s=root.io.publish.interval_s,
         timeout_s=root.live.timeout_s,
+        beam_timeout_s=root.live.beam_timeout_s,
         save=lambda run: save(run, configuration, recorder),
         benchmark=lambda run: _benchmark(run, root.io),
         autosave=dumping.autosave if root.io.autosave.active else None,
@@ -303,6 +304,7 @@ def _maker(
             scan.label,
             scan.data.parameters,
             positions,
+            also=[source.parameters for source in scan.also],
             pool=pool if p.frames_in_parallel else None,
             decide_after=settings.frames_to_start,
             decisions=decisions,
@@ -418,6 +420,8 @@ def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
     return {
         "label": p.label or scan.label,
         **told,
+        "series": held.buffer.series.id,
+        "angle": held.buffer.series.angle,
         "shape": list(_geometry(scan, p).shape),
         "num_frames": int(held.buffer.ledger.counts().get("used", 0)),
         "center": decided.get("center", p.center),
@@ -432,7 +436,7 @@ def save(run: Run, configuration: Configuration, recorder: Recorder | None) -> P
     root = configuration.root
     if root.io.rfile is None or run.reconstruction is None:
         return None
-    info = run.iter_info[-1] if run.iter_info else {}
+    info = (run.iter_info[-1] if run.iter_info else {}) | run.series.keys()
     name = file_name(root.io.rfile, run.name, info)
     return ptyr.write(Path(root.io.home) / name, result_of(run, configuration), root.io.rformat)
 

@@ -45,6 +45,8 @@ def effective(configuration: Configuration) -> dict[str, Any]:
         data = scan.data.parameters.model_dump()
         if scan.positions is not None:
             data["positions"] = scan.positions.parameters.model_dump()
+        if scan.also:
+            data["also"] = [source.parameters.model_dump() for source in scan.also]
         return {**scan.parameters.model_dump(), "data": data}
 
     return {

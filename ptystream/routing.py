@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -51,6 +51,10 @@ class Pending:
         """Those of all its scans that have begun."""
         return list(self.keys.values())
 
+    def lacks(self, label: str) -> bool:
+        """Whether a scan waits for its acquisition."""
+        return label not in self.keys and self.run.scans[label].buffer.ended is None
+
     @property
     def names(self) -> str:
         """Its acquisitions, for the log."""
@@ -80,6 +84,8 @@ class Router:
         self._saved: set[Acquisition] = set()
         """While a recording is delivered: acquisitions that have a result."""
         self._saved_ends: set[tuple[Acquisition, str]] = set()
+        self._in_turn = {entry.label: list(_in_turn(entry.label, scans)) for entry in scans}
+        """Label of a scan that has sources → those that come from them, one after the other."""
         self._turns: dict[tuple[str, str], dict[str, int]] = {}
         """(scan label, key) → source → how many acquisitions of that name came before its present one."""
         self._logged: set[str] = set()
@@ -128,11 +134,11 @@ class Router:
                 raise _NoScan("scan_over", f"more of acquisition {event.epoch!r}, whose scan is over or was refused")
             if isinstance(event, ScanEnded):
                 raise _NoScan("unknown_scan", f"the end of acquisition {event.epoch!r}, which nothing came from")
-            lacking = (p for p in self._pending if label not in p.keys and p.run.scans[label].buffer.ended is None)
-            pending = next(lacking, None) or self._new_run(at)
-            pending.keys[label] = at
-            self._assigned[at] = pending.run.scans[label].buffer
-            log.info("acquisition %r of %s begins", key, label)
+            lacking = ((p, scan) for p in self._pending for scan in self._in_turn[label] if p.lacks(scan))
+            pending, scan = next(lacking, None) or (self._new_run(at), label)
+            pending.keys[scan] = at
+            self._assigned[at] = pending.run.scans[scan].buffer
+            log.info("acquisition %r of %s begins", key, scan)
         return self._assigned[at]
 
     def _acquisition(self, label: str, source: str, key: str, event: Any) -> Acquisition:
@@ -209,3 +215,11 @@ class Router:
 def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What may be remembered for long: without the arrays of a header."""
     return {key: value for key, value in metadata.items() if not isinstance(value, np.ndarray)}
+
+
+def _in_turn(label: str, scans: Sequence[ScanEntry]) -> Iterator[str]:
+    """A scan, the one that follows it, and so on."""
+    following: str | None = label
+    while following is not None:
+        yield following
+        following = next((entry.label for entry in scans if entry.follows == following), None)

@@ -22,6 +22,7 @@ from ptystream.publish.snapshot import Image, Snapshot
 from ptystream.reconstruction import COLUMN, OBJECT, PROBE, ROW, PodTable, Reconstruction, Volume
 from ptystream.scan.block import Block, FrameStore, Revision
 from ptystream.scan.ptyscan import PtyScan
+from ptystream.scan.series import Series
 from ptystream.schedule import Entry, Schedule, from_runs, to_runs
 from ptystream.stopwatch import Stopwatch
 from ptystream.verbosity import INSPECT
@@ -389,6 +390,11 @@ class Run:
         return {"do": "revise", "scan": scan.label, "index": index, "what": revision.what, "value": value}
 
     @property
+    def series(self) -> Series:
+        """Which series its scans belong to: the first that knows says it."""
+        return next((found for scan in self.scans.values() if (found := scan.buffer.series)), Series())
+
+    @property
     def failures(self) -> list[str]:
         """Why no frame of a scan can be prepared, for those scans where none can."""
         return [scan.buffer.failure for scan in self.scans.values() if scan.buffer.failure is not None]
@@ -463,6 +469,8 @@ class Run:
             ledger_map=self.ledger_map(),
             newest_frame_ns=self.newest_arrival_ns,
             rates=dict(rates),
+            series=self.series.id,
+            angle=self.series.angle,
         )
 
     def positions(self) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -22,6 +23,7 @@ from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
 from ptystream.routing import Router
 from ptystream.run import Run
+from ptystream.scan.ptyscan import PtyScan
 from ptystream.telling import Teller, status_of
 from ptystream.transport import Message
 from ptystream.turn import Numbers, Turn, aborted
@@ -321,13 +323,17 @@ class Session:
             self.results.append(path)
 
     def _end_where_due(self, run: Run, open_still: bool) -> None:
-        limit = self.plan.timeout_s
         buffers = [scan.buffer for scan in run.scans.values()]
         for buffer in buffers:
             buffer.look()
+        for entry in self.plan.scans:
+            if entry.follows is not None and run.scans[entry.label].buffer.ledger.received:
+                before = run.scans[entry.follows].buffer
+                if before.ended is None and before.silent_s() > SUPERSEDED_S:
+                    before.end(f"scan {entry.label!r} began, and nothing came for {SUPERSEDED_S:g} s")
         if self._stop_asked.is_set():
             self._end(run, "stopped on request")
-        elif limit is not None and all(buffer.silent_s() > limit for buffer in buffers):
+        elif all(buffer.silent_s() > self._patience_s(buffer) for buffer in buffers):
             self._end(run, self._silence)
         elif all(buffer.silent_s() > SUPERSEDED_S for buffer in buffers) and self._another(run):
             self._end(run, f"another acquisition began, and nothing came for {SUPERSEDED_S:g} s")
@@ -335,6 +341,13 @@ class Session:
             self._end(run, why)
         elif not open_still:
             self._end(run, "every source has ended")
+
+    def _patience_s(self, buffer: PtyScan) -> float:
+        """How long nothing may come from a scan: longer where it has lost the beam."""
+        if self.plan.timeout_s is None:
+            return math.inf
+        extra = 0.0 if buffer.has_beam else self.plan.beam_timeout_s
+        return math.inf if extra is None else self.plan.timeout_s + extra
 
     @property
     def _silence(self) -> str:

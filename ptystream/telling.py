@@ -68,7 +68,7 @@ class Told:
                 self.rates["latency_seconds"] = (run.used_ns - run.newest_arrival_ns) / 1e9
             snapshot = run.snapshot(self.rates)
         if plotter is not None and plot and snapshot is not None:
-            plotter.offer(snapshot, run.iter_info[-1], last=force)
+            plotter.offer(snapshot, run.iter_info[-1] | run.series.keys(), last=force)
         if publish:
             if teller.publisher is not None and snapshot is not None:
                 teller.publisher.offer(snapshot)

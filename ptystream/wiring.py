@@ -36,6 +36,8 @@ class ScanEntry:
     make: Callable[[Mapping[str, Any] | None], tuple[PtyScan, Any]]
     """Decisions of an earlier run or None → (buffer, scan model)."""
     epochs: EpochMap
+    follows: str | None = None
+    """Label of the scan after which it comes from the same sources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Plan:
     publish_interval_s: float = 0.1
     timeout_s: float | None = None
     """A scan from which nothing came for so long is ended; None: never."""
+    beam_timeout_s: float | None = 3600.0
+    """So much longer where the beam was lost; None: without a limit."""
     save: Callable[[Run], Path | None] = lambda run: None
     """Writes the result of a run whose engine has finished, and returns its path."""
     benchmark: Callable[[Run], None] = lambda run: None

@@ -61,6 +61,7 @@ CASES: Cases = {
     "live.latency": ([0.5], {}),
     "live.restart_probe": ([True], {}),
     "live.timeout_s": ([30.0], {}),
+    "live.beam_timeout_s": ([30.0, None], {}),
     "live.runs": ([None], {}),
 }
 ELSEWHERE = {
@@ -134,7 +135,7 @@ def _outcome(folder: Path, given: Mapping[str, Any], monkeypatch: pytest.MonkeyP
             Ptycho(p, transports=sources()).run()
     finally:
         logger.removeHandler(heard)
-    planned = made.name, made.loop, made.context, made.runs, made.publish_interval_s, made.timeout_s
+    planned = made.name, made.loop, made.context, made.runs, made.publish_interval_s, (made.timeout_s, made.beam_timeout_s)
     return digest(planned, opened.asked, sorted(heard.levels), [told(path, folder) for path in sorted(folder.rglob("*"))])
 
 

@@ -67,7 +67,9 @@ def draw(snapshot: Snapshot, layout: str = "default") -> Any:
             else:
                 PANELS[name](axis, each)
     used = snapshot.ledger.get("used", 0)
-    figure.suptitle(f"{snapshot.run}: {len(snapshot.errors)} iterations, {used} frames")
+    series = "" if snapshot.series is None else f", series {snapshot.series}"
+    series += "" if snapshot.angle is None else f", {snapshot.angle:g}°"
+    figure.suptitle(f"{snapshot.run}{series}: {len(snapshot.errors)} iterations, {used} frames")
     return figure
 
 
@@ -93,4 +95,6 @@ def seen_in(result: Result) -> Snapshot:
         ledger=result.ledger,
         ledger_map=result.ledger_frames,
         newest_frame_ns=None,
+        series=next((told["series"] for told in result.scans.values() if told.get("series") is not None), None),
+        angle=next((told["angle"] for told in result.scans.values() if told.get("angle") is not None), None),
     )

@@ -15,7 +15,7 @@ from ptystream.quality import COVERED, fit_ramp, remove_ramp
 
 from .layouts import Layout
 
-LEDGER_COLOURS = ("#5a6675", "#d9a441", "#4cc38a", "#e5534b", "#b06ee0")
+LEDGER_COLOURS = ("#5a6675", "#d9a441", "#4cc38a", "#e5534b", "#b06ee0", "#58b7ff")
 """Of the states of a frame, in the order of `LEDGER_CODES`; the web viewer has the same."""
 MAX_MODES = 9
 """Probe modes that are drawn."""
@@ -254,7 +254,7 @@ def _misfit(axis: Any, seen: Seen) -> None:
 
 def _map(axis: Any, seen: Seen) -> None:
     grey = seen.layout.grey
-    scan_map(axis, seen.snapshot.ledger_map, _pixel(seen), marks=("o", "s", ".", "x", "+") if grey else None)
+    scan_map(axis, seen.snapshot.ledger_map, _pixel(seen), marks=("o", "s", ".", "x", "+", "d") if grey else None)
 
 
 def scan_map(axis: Any, frames: NDArray[Any], pixel_m: tuple[float, float] | None, marks: tuple[str, ...] | None = None) -> None:

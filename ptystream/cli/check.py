@@ -30,13 +30,14 @@ def check(config: str, listen: float = 0.0) -> int:
             print(f"scans.{scan.label}: {', '.join(later)}: to be told by the source's header")
         known = "unknown (object pixels)" if pixel is None else f"{pixel[0] * 1e9:.4g} nm"
         print(f"scans.{scan.label}: object pixel {'not known yet' if later else known}")
-        for kind, source in (("data", scan.data), ("data.positions", scan.positions)):
+        for channel, source in scan.sources.items():
+            kind = "data" if channel == "data" else f"data.{channel}"
             if source is None:
                 continue
             via = getattr(source.parameters, "via", "zmq")
             address = getattr(source.parameters, "address", None) if via == "zmq" else None
             if hasattr(source.plugin, "found") and (via == "file" or (listen > 0 and via != "process")):
-                bad += _found(source, f"{scan.label}/{kind.rpartition('.')[2]}", f"scans.{scan.label}.{kind}", via, listen)
+                bad += _found(source, f"{scan.label}/{channel}", f"scans.{scan.label}.{kind}", via, listen)
             if address is None:
                 continue
             if getattr(source.parameters, "bind", False):

@@ -39,9 +39,7 @@ def record(config: str, output: str) -> int:
     recorder = Recorder(output, {"configuration": str(configuration.given)})
     sources = []
     for scan in configuration.scans:
-        for kind, source in (("data", scan.data), ("positions", scan.positions)):
-            if source is None:
-                continue
+        for kind, source in scan.sources.items():
             name = f"{scan.label}/{kind}"
             open_channels.add(name)
             decoder = source.plugin.decoder(source.parameters, name)

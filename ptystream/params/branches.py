@@ -107,7 +107,8 @@ class IoParameters(Branch):
     """Reconstruction file name (or format string)
 
     Below `home`, written after each engine; None: no file. Keys are those of the last iteration: %(run)s, %(engine)s,
-    %(iteration)d (of this engine), %(iterations)d (of all), %(numiter)d, %(duration)f, %(error)s."""
+    %(iteration)d (of this engine), %(iterations)d (of all), %(numiter)d, %(duration)f, %(error)s; and %(series)s and
+    %(angle)f of the scan (`scans.*.data.series`)."""
 
     rformat: Literal["minimal", "dls", "used_params"] = parameter("minimal")
     """Reconstruction file format
@@ -165,6 +166,10 @@ class LiveParameters(Branch):
 
     timeout_s: float | None = parameter(None, lower=0.0, ours=True)
     """A scan from which nothing came for so long is ended and finished, seconds; None: never."""
+
+    beam_timeout_s: float | None = parameter(3600.0, lower=0.0, ours=True)
+    """How much longer than `timeout_s` a scan may be silent that has lost the beam, as the newest reading of its dose or shutter
+    says, seconds; None: until it is stopped."""
 
     runs: int | None = parameter(1, lower=1, ours=True)
     """Number of scans until the session ends; None: until it is stopped."""

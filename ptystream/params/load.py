@@ -48,6 +48,16 @@ class ScanConfiguration:
     parameters: Any
     data: SourceConfiguration
     positions: SourceConfiguration | None
+    also: tuple[SourceConfiguration, ...] = ()
+    """Further sources of samples: beam monitors, shutters."""
+
+    @property
+    def sources(self) -> dict[str, SourceConfiguration]:
+        """By the name of their channel: 'data', 'positions', 'also.0', …; none where those of another scan are used."""
+        if self.data.parameters.follows is not None:
+            return {}
+        found = {"data": self.data} | ({} if self.positions is None else {"positions": self.positions})
+        return found | {f"also.{k}": source for k, source in enumerate(self.also)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +146,13 @@ def check(given: Mapping[str, Any], default_name: str) -> Configuration:
     for part, found in (("scans", scans), ("engines", engines)):
         if not found and not any(fault.path.startswith(part) for fault in faults):
             faults.append(Fault(part, given.get(part), "needs at least one entry with a `name`"))
+    following = _following([s for s in scans if s is not None], faults)
     if faults or root is None:
         raise ConfigurationError(faults)
     return Configuration(
         root.run or default_name,
         root,
-        tuple(s for s in scans if s is not None),
+        tuple(following),
         tuple(e for e in engines if e is not None),
         given,
     )
@@ -175,8 +186,8 @@ def _scan(label: str, entry: dict[str, Any], home: Path, faults: list[Fault]) ->
         faults.append(Fault(f"{path}.data", data, "needs the `name` of a source"))
         return None
     data = dict(data)
-    positions = data.pop("positions", None)
-    frames = _source(f"{path}.data", data, PtyScanParameters, faults, extra=("positions",))
+    positions, also = data.pop("positions", None), data.pop("also", None)
+    frames = _source(f"{path}.data", data, PtyScanParameters, faults, extra=("positions", "also"))
     frames = None if frames is None else _complete(frames, f"{path}.data", home, faults)
     where = None
     if positions is not None:
@@ -184,9 +195,58 @@ def _scan(label: str, entry: dict[str, Any], home: Path, faults: list[Fault]) ->
             faults.append(Fault(f"{path}.data.positions", positions, "needs the `name` of a source"))
         else:
             where = _source(f"{path}.data.positions", dict(positions), PositionsParameters, faults)
+    further = _also(f"{path}.data.also", also, faults)
     if parameters is None or frames is None:
         return None
-    return ScanConfiguration(label, model, parameters, frames, where)
+    return ScanConfiguration(label, model, parameters, frames, where, further)
+
+
+def _following(scans: list[ScanConfiguration], faults: list[Fault]) -> list[ScanConfiguration]:
+    """The scans; those that follow another one with its sources of samples, where they name none."""
+    by_label = {scan.label: scan for scan in scans}
+    taken: dict[str, str] = {}
+    made = []
+    for scan in scans:
+        label = scan.data.parameters.follows
+        if label is None:
+            made.append(scan)
+            continue
+        path, before, chain = f"scans.{scan.label}.data.follows", by_label.get(label), [scan.label]
+        while label in by_label and label not in chain:
+            chain.append(label)
+            label = by_label[label].data.parameters.follows or ""
+        if before is None or label in chain:
+            others = ", ".join(sorted(set(by_label) - {scan.label})) or "none"
+            faults.append(Fault(path, chain[-1] if before else label, f"must lead to a scan with sources; known: {others}"))
+        elif before.label in taken:
+            faults.append(Fault(path, before.label, f"scan {taken[before.label]!r} follows it already: name that one"))
+        elif before.data.name != scan.data.name:
+            faults.append(Fault(path, before.label, f"its frames come from {before.data.name}: use that name here too"))
+        else:
+            taken[before.label] = scan.label
+            first = by_label[chain[-1]]
+            made.append(replace(scan, positions=scan.positions or first.positions, also=scan.also or first.also))
+    return made
+
+
+def _also(path: str, given: Any, faults: list[Fault]) -> tuple[SourceConfiguration, ...]:
+    """The further sources of a scan: a list of entries as `positions`, without positions."""
+    if given is not None and not isinstance(given, (list, tuple)):
+        faults.append(Fault(path, given, "must be a list of sources, each with a `name`"))
+        return ()
+    found = []
+    for k, entry in enumerate(given or ()):
+        here = f"{path}[{k}]"
+        if not isinstance(entry, Mapping) or entry.get("name") is None:
+            faults.append(Fault(here, entry, "needs the `name` of a source"))
+            continue
+        source = _source(here, dict(entry), PositionsParameters, faults)
+        if source is not None and source.parameters.channels.y is not None:
+            remedy = "positions come from `positions`; here set channels.y and channels.x to null and name dose or shutter"
+            faults.append(Fault(f"{here}.channels.y", source.parameters.channels.y, remedy))
+        elif source is not None:
+            found.append(source)
+    return tuple(found)
 
 
 def _source(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,15 +16,21 @@ START: Mapping[str, Any] = {
     "numiter": 0,
     "duration": 0.0,
     "error": 0.0,
+    "series": "None",
+    "angle": 0.0,
 }
 """What a pattern may name, and what it is before the first iteration: iterations of this engine and of all, seconds of the
-last pass, the engine's fourier error."""
+last pass, the engine's fourier error; series and angle of the scan (`scans.*.data.series`), 'None' and 0 where it has none."""
 MAX_NAME = 4096
+MAX_SERIES = 100
+UNSAFE = re.compile(r"[^A-Za-z0-9_+=-]")
+"""What a series may be called by its source, and a file may not."""
 
 
 def fill(pattern: str, run: str, info: Mapping[str, Any] | None = None) -> str:
     """The pattern with `info`, an entry of `Run.iter_info`, filled in. Raises `ValueError` for one that cannot be."""
     keys = {**START, **(info or {}), "run": run}
+    keys["series"] = UNSAFE.sub("_", str(keys["series"]))[:MAX_SERIES] or "_"
     keys["error"] = float(np.ravel(keys["error"])[0])
     try:
         made = pattern % keys

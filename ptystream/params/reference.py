@@ -27,6 +27,18 @@ LABELLED = {
 }
 """Branches of entries that have names: of the user's choice, or of what is built in."""
 
+ALSO: dict[str, Any] = {
+    "path": "scandata.PtyScan.also",
+    "types": ["list"],
+    "default": [],
+    "lower": None,
+    "upper": None,
+    "choices": None,
+    "doc": "Further sources of samples\n\nA list of sources with the parameters of `positions`, for what is measured elsewhere: "
+    "a beam monitor (`channels.dose`), a shutter (`channels.shutter`). Positions come from `positions` alone: `channels.y` and "
+    "`channels.x` are null here.",
+}
+
 
 def entries() -> list[dict[str, Any]]:
     """One entry per path: {"path", "types", "default", "lower", "upper", "choices", "doc"}."""
@@ -45,6 +57,7 @@ def entries() -> list[dict[str, Any]]:
         found += _walk(f"scandata.{name}", source_parameters(plugin, PtyScanParameters))
         if gives_positions(plugin):
             found += _walk(f"scandata.{name}.positions", source_parameters(plugin, PositionsParameters))
+    found.append(ALSO)
     return found
 
 

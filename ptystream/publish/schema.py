@@ -18,7 +18,7 @@ from ptystream.publish.display import Display, Picture, display
 from ptystream.publish.snapshot import Image, Snapshot
 
 FORMAT = "ptystream.snapshot"
-VERSION = 1
+VERSION = 2
 FORMS = ("complex64", "uint8")
 """How the images are sent: as the engine holds them, or ready to be drawn (`display.Picture`)."""
 
@@ -177,6 +177,8 @@ def _described(snapshot: Snapshot, form: str, images: Mapping[str, dict[str, Any
     header |= {name: getattr(snapshot, name) for name in _TEXTS}
     header |= {name: int(getattr(snapshot, name)) for name in _NUMBERS}
     header["newest_frame_ns"] = None if snapshot.newest_frame_ns is None else int(snapshot.newest_frame_ns)
+    header["series"] = snapshot.series
+    header["angle"] = None if snapshot.angle is None else float(snapshot.angle)
     header["ledger"] = {name: int(count) for name, count in snapshot.ledger.items()}
     header["rates"] = {name: float(rate) for name, rate in snapshot.rates.items()}
     header |= images
@@ -215,6 +217,8 @@ def _snapshot(
         object=objects,
         coverage=coverage,
         newest_frame_ns=header["newest_frame_ns"],
+        series=header["series"],
+        angle=header["angle"],
         ledger=header["ledger"],
         rates=header["rates"],
         **named,
@@ -231,6 +235,10 @@ def _check_header(header: Mapping[str, Any]) -> None:
         _need(header[name], int, name)
     if header["newest_frame_ns"] is not None:
         _need(header["newest_frame_ns"], int, "newest_frame_ns")
+    if header["series"] is not None:
+        _need(header["series"], str, "series")
+    if header["angle"] is not None and not _number(header["angle"], (int, float)):
+        raise SchemaError(f"angle is {str(header['angle'])[:80]!r}; a finite number is needed")
     if header["form"] not in FORMS:
         raise SchemaError(f"form {str(header['form'])[:80]!r} is unknown; {' or '.join(FORMS)} is read")
     for name, kind in (("ledger", int), ("rates", float), ("probe", dict), ("object", dict)):

@@ -57,7 +57,11 @@ class Snapshot:
     """Arrival of the newest frame that this picture contains."""
     rates: Mapping[str, float] = field(default_factory=dict)
     """frames_per_second, iterations_per_second, latency_seconds …"""
+    series: str | None = None
+    """Name of the series that the scan belongs to."""
+    angle: float | None = None
+    """Angle of the sample, degrees."""
 
 
-LEDGER_CODES = ("received", "paired", "used", "excluded", "missing")
+LEDGER_CODES = ("received", "paired", "used", "excluded", "missing", "interpolated")
 """Meaning of the third column of `Snapshot.ledger_map`, by position."""

@@ -22,7 +22,7 @@ from ptystream.events import Payload
 from ptystream.scan.header import Header, completed
 from ptystream.scan.memory import allowed_bytes
 from ptystream.scan.parameters import PtyScanParameters
-from ptystream.scan.prepare import Preparation, PrepareError, decide
+from ptystream.scan.prepare import Preparation, PrepareError, decide, mean_dark
 from ptystream.scan.slabs import Slabs
 
 log = logging.getLogger(__name__)
@@ -73,9 +73,12 @@ class Intake:
         decisions: Mapping[str, Any] | None,
         seed: int = 0,
         settle: Callable[[PtyScanParameters], None] | None = None,
+        is_out: Callable[[int], bool] = lambda record: False,
     ) -> None:
         """`settle` is told the parameters, with what the source's header fills, before the first frame is prepared; it raises
-        `ValueError` where nothing can be done with them."""
+        `ValueError` where nothing can be done with them. `is_out`: whether a record is excluded by now; nothing is decided by
+        such a frame while there are others."""
+        self._is_out = is_out
         self.label, self.parameters, self.seed = label, parameters, seed
         self.slabs: Slabs | None = None
         self.decisions: dict[str, Any] = dict(decisions or {})
@@ -153,11 +156,7 @@ class Intake:
                 center = self.parameters.center
                 log.error("%s: the first frame: scans.%s.data.center: %s: %s", self.label, self.label, center, wrong)
             self._held.extend(zip(records.tolist(), indices.tolist(), slots.tolist(), payloads, strict=True))
-            # An earlier run's decisions suffice, but for the arrays in a header that it had.
-            known = "raw_shape" in self.decisions and ("header" not in self.decisions or self.header is not None)
-            if len(self._held) >= (MAX_HELD if "raw_shape" in self.decisions else self._hold) or known:
-                return self.decide(expected)
-            return []
+            return self.decide(expected) if self._has_enough() else []
         assert self.slabs is not None
         self.slabs.require(self._slots, expected)
         frame_bytes = self._preparation.raw_dtype.itemsize * int(np.prod(self._preparation.raw_shape))
@@ -165,21 +164,54 @@ class Intake:
         parts = [slice(k, k + step) for k in range(0, len(records), step)]
         return [Job(records[part], indices[part], slots[part], payloads[part]) for part in parts]
 
+    def _has_enough(self) -> bool:
+        """Whether the frames that are held suffice for the decisions, and the dark ones are there."""
+        wanted = self.parameters.dark_frames
+        dark = sum(index < wanted for _, index, *_ in self._held) if wanted else 0
+        lit = len(self._held) - dark
+        if lit >= MAX_HELD:
+            return True
+        if dark < wanted:
+            return False
+        if "raw_shape" in self.decisions:
+            # An earlier run's decisions suffice, but for the arrays in a header that it had.
+            return (lit > 0 or not wanted) and ("header" not in self.decisions or self.header is not None)
+        return lit >= self._hold and sum(not self._is_dark(r, i) for r, i, *_ in self._held) >= self._hold
+
+    def _is_dark(self, record: int, index: int) -> bool:
+        return index < self.parameters.dark_frames or self._is_out(record)
+
+    def _dark(self) -> NDArray[np.float64] | None:
+        """The mean of the dark frames that came in time."""
+        wanted = self.parameters.dark_frames
+        shape = tuple(self.decisions["raw_shape"])
+        frames = [_decoded(p) for _, index, _, p in sorted(self._held, key=lambda held: held[1]) if index < wanted]
+        sound = [f for f in frames if f is not None and f.shape == shape]
+        if not sound:
+            if wanted:
+                raise PrepareError("undecided", f"data.dark_frames: none of {wanted} dark frames came: give `dark`, or 0")
+            return None
+        self.decisions["dark_frames"] = len(sound)
+        log.info("%s: the dark is the mean of %d frames, of %d asked for", self.label, len(sound), wanted)
+        return mean_dark(self.parameters, sound)
+
     def decide(self, expected: int | None) -> list[Job]:
         """Take the decisions with the frames there are; returns the jobs of the frames that were held.
 
         Where nothing can be decided, `failure` says why and the jobs' frames will be refused.
         """
-        held, self._held = self._held, []
+        held = self._held
         if self._preparation is not None or not held:
             return []
         try:
-            frames = [] if "raw_shape" in self.decisions else [f for *_, p in held if (f := _decoded(p)) is not None]
+            lit = [entry for entry in held if not self._is_dark(*entry[:2])]
+            lit = lit or [entry for entry in held if entry[1] >= self.parameters.dark_frames]
+            frames = [] if "raw_shape" in self.decisions else [f for *_, p in lit if (f := _decoded(p)) is not None]
             self._complete(frames)
             pixels = None if self.header is None else self.header.mask
             if "raw_shape" not in self.decisions:
                 self.decisions.update(decide(self.parameters, frames, pixels))
-            preparation = Preparation(self.parameters, self.decisions, pixels)
+            preparation = Preparation(self.parameters, self.decisions, pixels, self._dark())
             slabs = Slabs(
                 preparation.shape,
                 preparation.dtype,
@@ -200,6 +232,7 @@ class Intake:
         else:
             self.slabs, self._preparation = slabs, preparation
             self.mask_pixels(self.decisions.get("hot_pixels", ()))
+        self._held = []
         records, indices, slots, payloads = zip(*held, strict=True)
         if self._preparation is None:
             return [Job(np.asarray(records), np.asarray(indices), np.asarray(slots), payloads)]
@@ -237,6 +270,9 @@ class Intake:
         noisy = self.parameters.noise_on_arrival()
         for index, slot, payload in zip(job.indices.tolist(), job.slots.tolist(), job.payloads, strict=True):
             reason: str | None = None
+            if index < self.parameters.dark_frames and preparation is not None:
+                outcome.reasons.append(None)  # nobody looks at its slot
+                continue
             try:
                 if preparation is None or slabs is None:
                     raise PrepareError("undecided", self.failure or "the scan was released")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -38,12 +38,12 @@ class Readings:
 
 
 class Join:
-    """Joins the samples of one source to frames. Roles: 'y', 'x' after the matrix, 'z', 'angle', 'dose'."""
+    """Joins the samples of one source to frames. Roles: 'y', 'x' after the matrix, 'z', 'angle', 'dose', 'shutter'."""
 
     def __init__(self, parameters: PositionsParameters, max_samples: int) -> None:
         self.parameters = parameters
         channels = parameters.channels
-        self.roles = tuple(role for role in ("y", "x", "z", "angle", "dose") if getattr(channels, role) is not None)
+        self.roles = tuple(role for role in ("y", "x", "z", "angle", "dose", "shutter") if getattr(channels, role) is not None)
         self.positions = "y" in self.roles
         self._names = [getattr(channels, role) for role in self.roles]
         self._matrix = np.asarray(parameters.matrix, float)
@@ -84,11 +84,12 @@ class Join:
 
 
 class IndexJoin(Join):
-    """Sample k belongs to frame (k - first_sample) // samples_per_frame; the frame gets the mean."""
+    """Sample k belongs to frame first_frame + (k - first_sample) // samples_per_frame, and the frame gets the mean; or to
+    `frames_per_sample` frames, which all get its reading."""
 
     def __init__(self, parameters: PositionsParameters, max_samples: int) -> None:
         super().__init__(parameters, max_samples)
-        self._per = parameters.samples_per_frame
+        self._per, self._repeat = parameters.samples_per_frame, parameters.frames_per_sample
         self._row: dict[int, int] = {}
         self._frame = np.zeros(0, np.int64)
         self._values = np.zeros((0, self._per, len(self.roles)))
@@ -133,13 +134,25 @@ class IndexJoin(Join):
     def _readings(self, rows: NDArray[np.int64], repeated: int = 0, changed: int = 0) -> Readings:
         values, have = self._values[rows], self._have[rows][:, :, None]
         if self._per == 1:
-            return Readings(self._frame[rows], values[:, 0], np.zeros(len(rows)), repeated, changed)
+            frames, readings = self._frame[rows], values[:, 0]
+            if self._repeat > 1:
+                frames = (frames[:, None] * self._repeat + np.arange(self._repeat)).ravel()
+                readings = np.repeat(readings, self._repeat, axis=0)
+            return self._told(Readings(frames, readings, np.zeros(len(frames)), repeated, changed))
         with np.errstate(invalid="ignore", over="ignore"):
             count = np.maximum(have.sum(axis=1), 1)
             mean = np.where(have, values, 0.0).sum(axis=1) / count
             off = np.where(have, np.abs(values - mean[:, None]), 0.0)
         spread = off[:, :, :2].max(axis=(1, 2)) if self.positions and len(rows) else np.zeros(len(rows))
-        return Readings(self._frame[rows], mean, spread, repeated, changed)
+        return self._told(Readings(self._frame[rows], mean, spread, repeated, changed))
+
+    def _told(self, readings: Readings) -> Readings:
+        """With the numbers that the source of the frames gives them; frames below 0 are none."""
+        if not self.parameters.first_frame:
+            return readings
+        frames = readings.indices + self.parameters.first_frame
+        real = frames >= 0
+        return replace(readings, indices=frames[real], values=readings.values[real], spread=readings.spread[real])
 
     def _extend(self, length: int) -> None:
         if length > len(self._frame):
@@ -258,13 +271,6 @@ class TimeJoin(Join):
         if isinstance(order, np.ndarray):
             for array in (self._number, self._time, self._values):
                 array[:stop] = array[order]
-
-
-def join(parameters: PositionsParameters, max_frames: int) -> Join:
-    """The join that `parameters.interpolate` names; memory is bounded by `max_frames` frames' worth of samples."""
-    if parameters.interpolate == "time":
-        return TimeJoin(parameters, max_samples=16 * max_frames)
-    return IndexJoin(parameters, max_samples=max_frames * parameters.samples_per_frame)
 
 
 def _bits(values: Floats) -> NDArray[np.int64]:

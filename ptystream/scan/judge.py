@@ -18,8 +18,8 @@ FRAME_WIDTHS = 4.0
 SURE = 16
 """Positions from which on the measure is trusted to refuse a correction."""
 
-REFUSED, SETTLING, BEAM_OFF = (np.uint8(1 << bit) for bit in range(3))
-REASONS = ((REFUSED, "position_refused"), (SETTLING, "settling"), (BEAM_OFF, "beam_off"))
+REFUSED, SETTLING, BEAM_OFF, CLOSED = (np.uint8(1 << bit) for bit in range(4))
+REASONS = ((REFUSED, "position_refused"), (SETTLING, "settling"), (CLOSED, "shutter_closed"), (BEAM_OFF, "beam_off"))
 
 
 class Judge:
@@ -90,9 +90,21 @@ class Judge:
 
     def beam_off(self, records: NDArray[np.int64], off: NDArray[np.bool_]) -> None:
         """Which of `records` had no beam."""
+        self._dark(records, BEAM_OFF, off)
+
+    def closed(self, records: NDArray[np.int64], closed: NDArray[np.bool_]) -> None:
+        """For which of `records` the shutter was closed."""
+        self._dark(records, CLOSED, closed)
+
+    def is_refused(self, record: int) -> bool:
+        """Whether its position is not believed."""
+        self._extend(record + 1)
+        return bool(self._bad[record] & REFUSED)
+
+    def _dark(self, records: NDArray[np.int64], bit: np.uint8, dark: NDArray[np.bool_]) -> None:
         if len(records):
             self._extend(int(records.max()) + 1)
-            self._mark(records, BEAM_OFF, off)
+            self._mark(records, bit, dark)
 
     def verdicts(self, records: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         """(reason, which of `records` it holds against), in order of precedence."""

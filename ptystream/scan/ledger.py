@@ -20,9 +20,9 @@ from ptystream.publish.snapshot import LEDGER_CODES
 
 log = logging.getLogger(__name__)
 
-PREPARED, POSITION, DOSE, QUEUED, USED = (np.uint8(1 << bit) for bit in range(5))
-"""Flags of a record: the frame lies in its slot; its position is known; its dose; it waits for `take`; it was handed
-out."""
+PREPARED, POSITION, DOSE, QUEUED, USED, SHUTTER, GUESSED = (np.uint8(1 << bit) for bit in range(7))
+"""Flags of a record: the frame lies in its slot; its position is known; its dose; it waits for `take`; it was handed out;
+whether the shutter was open is known; what is known is interpolated over samples that are late."""
 
 MAX_REASONS = 200
 
@@ -33,6 +33,7 @@ _COLUMNS: dict[str, tuple[Any, tuple[int, ...], Any]] = {
     "time_ns": (np.int64, (), 0),
     "position": (np.float64, (2,), np.nan),
     "dose": (np.float64, (), np.nan),
+    "shutter": (np.float64, (), np.nan),
     "further": (np.float64, (2,), np.nan),
     "flags": (np.uint8, (), 0),
     "reason": (np.uint8, (), 0),
@@ -55,6 +56,8 @@ class Ledger:
     position: NDArray[np.float64]
     """(y, x) on the sample, NaN while not known. Shape (record, 2)."""
     dose: NDArray[np.float64]
+    shutter: NDArray[np.float64]
+    """Mean reading of the shutter during the exposure."""
     further: NDArray[np.float64]
     """[z (metres), rocking angle (degrees)] where they are measured, otherwise NaN. Shape (record, 2)."""
     flags: NDArray[np.uint8]
@@ -219,6 +222,7 @@ class Ledger:
         code = np.full(n, LEDGER_CODES.index("received"), np.float32)
         code[(flags & (PREPARED | POSITION)) == (PREPARED | POSITION)] = LEDGER_CODES.index("paired")
         code[(flags & USED) != 0] = LEDGER_CODES.index("used")
+        code[(flags & (USED | GUESSED)) == (USED | GUESSED)] = LEDGER_CODES.index("interpolated")
         code[reason != 0] = LEDGER_CODES.index("excluded")
         code[slot < 0] = LEDGER_CODES.index("missing")
         shown = np.isfinite(position).all(axis=1) & ((slot >= 0) | self.ended)

@@ -6,6 +6,7 @@ Called under the scan's lock, like `Intake`, of which it knows nothing: it works
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 
 from ptystream.events import Samples
 from ptystream.scan.block import Revision
-from ptystream.scan.join import Join, Readings, SamplesError, join
+from ptystream.scan.gaps import Gaps
+from ptystream.scan.join import Join, Readings, SamplesError
+from ptystream.scan.joins import join
 from ptystream.scan.judge import Judge
-from ptystream.scan.ledger import DOSE, POSITION, PREPARED, QUEUED, USED, Ledger
+from ptystream.scan.ledger import DOSE, GUESSED, POSITION, PREPARED, QUEUED, SHUTTER, USED, Ledger
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters, load_array
 
 OFF_CANVAS = "off_canvas"
@@ -46,6 +49,7 @@ class Pairing:
         """What changed about frames that were handed out and is not told yet."""
         self.num_theory: int | None = None
         """Frames that have a theoretical position, where those are used."""
+        self._offset = np.asarray(parameters.offset, float)
         self._room, self._decisions, self._changed = room, decisions, changed
         self._ready: list[NDArray[np.int64]] = []
         self.queued = 0
@@ -57,12 +61,17 @@ class Pairing:
         if parameters.positions_theory is None and not any(j.positions for j in self._joins.values()):
             self._joins["data"] = join(PositionsParameters(), room)
         self._needed = np.uint8(PREPARED | POSITION)
-        if any("dose" in j.roles for j in self._joins.values()):
-            self._needed = np.uint8(self._needed | DOSE)
+        for role, flag in (("dose", DOSE), ("shutter", SHUTTER)):
+            if any(role in j.roles for j in self._joins.values()):
+                self._needed = np.uint8(self._needed | flag)
+        self.beam = True
+        """Whether there was beam at the newest frame, by number, of which that is known."""
+        self._beam_at = {"dose": (-1, True), "shutter": (-1, True)}
         unit_m = positions is None or positions.unit == "m"
         self._unit_m = unit_m
         self._scale = (pixel_m or parameters.pixel_m()) if unit_m else (1.0, 1.0), parameters.shape
         self._judge = Judge(*self._scale, positions)
+        self._gaps = {name: Gaps(ledger, j, self._judge) for name, j in self._joins.items()}
         theory = load_array(parameters.positions_theory, "data.positions_theory")
         self._theory = theory is not None
         if theory is not None:
@@ -75,8 +84,8 @@ class Pairing:
 
     # ------------------------------------------------------------------ what the sources say
 
-    def samples(self, source: str, event: Samples) -> None:
-        """Enter samples; bad ones are counted by reason."""
+    def samples(self, source: str, event: Samples, *, repairs_only: bool = False) -> None:
+        """Enter samples; bad ones are counted by reason. `repairs_only`: of frames with a reading that is not their own."""
         if source not in self._joins:
             self.ledger.note("samples_not_configured", detail=f"{source} sends samples of {sorted(event.channels)}")
             return
@@ -88,27 +97,51 @@ class Pairing:
             return
         self.ledger.note("samples_repeated", readings.repeated, source)
         self.ledger.note("samples_changed", readings.changed, source)
-        self._read(self._joins[source], readings)
+        if repairs_only:
+            own = _within(self.ledger.records(readings.indices, 0), self._gaps[source].guessed)
+            readings = replace(readings, indices=readings.indices[own], values=readings.values[own], spread=readings.spread[own])
+        self._read(source, readings)
+
+    def awaits_repair(self, source: str) -> bool:
+        """Whether frames have readings in the place of samples of `source`."""
+        return source in self._gaps and bool(self._gaps[source].guessed)
+
+    def overdue(self, now_s: float) -> None:
+        """Frames that have waited for samples for as long as was stated get a reading between their neighbours'."""
+        for name, gaps in self._gaps.items():
+            self._guess(name, gaps.due(now_s))
+
+    def _guess(self, name: str, records: NDArray[np.int64]) -> None:
+        """Put something in the place of samples, where that is possible."""
+        gaps = self._gaps[name]
+        found, values = gaps.guess(records)
+        if len(found):
+            new = int(np.count_nonzero(~_within(found, gaps.guessed)))
+            self.ledger.note("samples_interpolated", new, f"{name}: frame {self.ledger.index[found[0]]}")
+            gaps.guessed.update(found.tolist())
+            self.ledger.flags[found] |= GUESSED
+            self._enter(self._joins[name], found, values, np.zeros(len(found)))
 
     def flush(self, source: str) -> None:
         """No more samples of `source` will come: frames of which some but not all came get what there is."""
         rest = self._joins[source].flush() if source in self._joins else None
         if rest is not None and len(rest.indices):
             self.ledger.note("samples_incomplete", len(rest.indices))
-            self._read(self._joins[source], rest)
+            self._read(source, rest)
 
     def placed(self, records: NDArray[np.int64]) -> None:
         """These frames have slots now."""
         self.ledger.paired += int(np.count_nonzero(self.is_paired(records)))
         self._judge_records(records)
 
-    def came(self, records: NDArray[np.int64]) -> None:
+    def came(self, records: NDArray[np.int64], now_s: float) -> None:
         """These frames came for the first time: what the sources know of them."""
         ledger = self.ledger
-        for source in self._joins.values():
+        for name, source in self._joins.items():
             readings = source.frames(ledger.index[records], ledger.time_ns[records])
             if readings is not None:
-                self._read(source, readings)
+                self._read(name, readings)
+            self._gaps[name].came(records, now_s)
 
     def missed(self, ended: Mapping[str, str], waited_s: float) -> Iterator[str]:
         """Sources that have not `ended` and are still waited for, `waited_s` after the last frame."""
@@ -148,6 +181,7 @@ class Pairing:
         for name in self._joins:
             if name not in ended:
                 self.flush(name)
+            self._guess(name, self._gaps[name].lacking())  # again, now that every neighbour that came is known
         ledger = self.ledger
         everything = slice(0, ledger.length)
         self._judge_all()
@@ -155,6 +189,8 @@ class Pairing:
         ledger.exclude(came[ledger.flags[came] & POSITION == 0], "position_missing")
         if self.needs_dose:
             ledger.exclude(came[ledger.flags[came] & DOSE == 0], "dose_missing")
+        if self._needed & SHUTTER:
+            ledger.exclude(came[ledger.flags[came] & SHUTTER == 0], "shutter_missing")
 
     # ------------------------------------------------------------------ who is paired, who can be handed out
 
@@ -230,15 +266,39 @@ class Pairing:
         if len(theory) > self._room // 2:
             raise ValueError(f"data.positions_theory: {len(theory)} positions: at most {self._room // 2} frames are allowed")
         self.num_theory = len(theory)
-        self._set_positions(self.ledger.records(np.arange(len(theory)), self._room), theory, np.zeros(len(theory)))
+        records = self.ledger.records(np.arange(len(theory)), self._room)
+        self._set_positions(records, theory + self._offset, np.zeros(len(theory)))
 
-    def _read(self, source: Join, readings: Readings) -> None:
+    def _read(self, name: str, readings: Readings) -> None:
         """Enter readings of frames, whether or not the frames have come."""
         records = self.ledger.records(readings.indices, self._room)
         known = records >= 0
         if not known.all():
             self.ledger.note("samples_too_many", int(np.count_nonzero(~known)), f"{self._room} records are kept")
-        records, values = records[known], readings.values[known]
+        records = records[known]
+        guessed, trusted = self._gaps[name].guessed, np.zeros(len(records), np.bool_)
+        if guessed:
+            trusted = _within(records, guessed)
+            own = records[trusted]
+            guessed.difference_update(own.tolist())
+            still = np.array([any(r in g.guessed for g in self._gaps.values()) for r in own.tolist()], np.bool_)
+            self.ledger.flags[own[~still]] &= ~GUESSED
+            self.ledger.note("samples_repaired", len(own), name)
+        self._gaps[name].told(records)
+        values = readings.values[known]
+        if self._joins[name].positions and self._offset.any():
+            values[:, :2] += self._offset
+        self._enter(self._joins[name], records, values, readings.spread[known], trusted)
+
+    def _enter(
+        self,
+        source: Join,
+        records: NDArray[np.int64],
+        values: NDArray[np.float64],
+        spread: NDArray[np.float64],
+        trusted: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Readings (frame, role) of records; the `trusted` ones replace what was only interpolated."""
         for column, role in enumerate(("z", "angle")):
             if role in source.roles:
                 told, ledger = values[:, source.roles.index(role)], self.ledger
@@ -246,16 +306,25 @@ class Pairing:
                 ledger.note("corrections_late", int(np.count_nonzero(late)), f"{role} of frames in use stays what it was")
                 ledger.further[records[~late], column] = told[~late]
         if source.positions and not self._theory:
-            self._set_positions(records, values[:, :2], readings.spread[known])
+            self._set_positions(records, values[:, :2], spread, trusted)
         if "dose" in source.roles:
-            self._set_dose(records, values[:, -1], source.parameters.dose_limit or 0.0)
+            self._set_dose(records, values[:, source.roles.index("dose")], source.parameters.dose_limit or 0.0)
+        if "shutter" in source.roles:
+            self._set_shutter(records, values[:, source.roles.index("shutter")], source.parameters.shutter_limit)
         self.queue(records)
 
-    def _set_positions(self, records: NDArray[np.int64], values: NDArray[np.float64], spread: NDArray[np.float64]) -> None:
+    def _set_positions(
+        self,
+        records: NDArray[np.int64],
+        values: NDArray[np.float64],
+        spread: NDArray[np.float64],
+        trusted: NDArray[np.bool_] | None = None,
+    ) -> None:
         ledger = self.ledger
         known = (ledger.flags[records] & POSITION) != 0
         if known.any():
             worse = known & self._judge.refuses_correction(ledger.position[records], values)
+            worse &= True if trusted is None else ~trusted
             if worse.any():
                 old, new = (v[worse][0].tolist() for v in (ledger.position[records], values))
                 ledger.note("corrections_refused", int(np.count_nonzero(worse)), f"from {old} to {new}")
@@ -288,12 +357,32 @@ class Pairing:
         ledger.dose[records] = dose
         ledger.flags[records] |= DOSE
         self._count_paired(records, before)
-        self._judge.beam_off(records, ~(np.isfinite(dose) & (dose > 0) & (dose >= limit)))
+        off = ~(np.isfinite(dose) & (dose > 0) & (dose >= limit))
+        self._judge.beam_off(records, off)
+        self._see_beam("dose", records, off)
         self._judge_records(records)
         for record in changed[self.is_held(changed)].tolist():
             relative = float(ledger.dose[record]) / self._decisions["dose_median"]
             self.revisions.append(Revision(int(ledger.slot[record]), "dose", (relative,)))
             self._changed()
+
+    def _set_shutter(self, records: NDArray[np.int64], opened: NDArray[np.float64], limit: float) -> None:
+        before = self.is_paired(records)
+        self.ledger.shutter[records] = opened
+        self.ledger.flags[records] |= SHUTTER
+        self._count_paired(records, before)
+        closed = ~(opened >= limit)
+        self._judge.closed(records, closed)
+        self._see_beam("shutter", records, closed)
+        self._judge_records(records)
+
+    def _see_beam(self, by: str, records: NDArray[np.int64], off: NDArray[np.bool_]) -> None:
+        if len(records):
+            newest = int(np.argmax(self.ledger.index[records]))
+            index = int(self.ledger.index[records[newest]])
+            if index >= self._beam_at[by][0]:
+                self._beam_at[by] = index, not off[newest]
+            self.beam = all(there for _, there in self._beam_at.values())
 
     def _judge_records(self, records: NDArray[np.int64]) -> None:
         """Exclude, or take back, frames by what is now known about their position and dose."""
@@ -320,3 +409,8 @@ class Pairing:
 
     def _count_paired(self, records: NDArray[np.int64], before: NDArray[np.bool_]) -> None:
         self.ledger.paired += int(np.count_nonzero(self.is_paired(records) & ~before))
+
+
+def _within(records: NDArray[np.int64], chosen: set[int]) -> NDArray[np.bool_]:
+    """Which of `records` are among the `chosen`, however many those are."""
+    return np.fromiter((record in chosen for record in records.tolist()), np.bool_, len(records))

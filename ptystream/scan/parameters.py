@@ -13,7 +13,9 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ptystream.params.base import Branch, parameter
 from ptystream.params.home import inside
+from ptystream.scan.modules import ModulesParameters
 from ptystream.scan.saving import SavingParameters
+from ptystream.scan.series import SeriesParameters
 
 MAX_ARRAY_BYTES = 1 << 30
 """An array that a configuration names and that is larger is refused."""
@@ -162,6 +164,19 @@ class PtyScanParameters(SavingParameters):
     Shape (frame, 2), (y, x) in metres (object pixels where the positions' `unit` is 'px'): an array, a nested list,
     or a file 'name.npy', 'name.npz:array' or 'name.h5:/dataset'. If provided, measured positions are ignored."""
 
+    offset: tuple[float, float] = parameter((0.0, 0.0), ours=True)
+    """Where the positions' zero lies on the sample, (y, x) in metres (object pixels where the positions' `unit` is 'px'): added
+    to every position of this scan, measured or theoretical. For a mosaic: scans that share an object, each with positions
+    from its own zero."""
+
+    series: SeriesParameters = SeriesParameters()
+    """Which series the scan belongs to, and its angle."""
+
+    follows: str | None = parameter(None, ours=True)
+    """Label of the scan after which this one comes from the same sources: its frames and samples are those of the next
+    acquisition that they send. Nothing of its own is opened; `name` is that scan's, and `positions` and `also` are too where
+    they are not given."""
+
     psize: float | tuple[float, float] | None = Field(
         0.000172, json_schema_extra={"steerable": False, "ours": False, "lower": 0.0}
     )
@@ -188,6 +203,11 @@ class PtyScanParameters(SavingParameters):
     """Counts without beam, subtracted; shape of the raw frame. An array, nested list or file (as
     `positions_theory`)."""
 
+    dark_frames: int = parameter(0, lower=0, upper=1000, ours=True)
+    """So many frames at the start of the scan, by number, are exposed without beam: their mean is the dark, and they are
+    excluded as 'dark_frame'. The first 64 of the others wait for them, no more: what is lost is not waited for. For
+    `positions`, `first_frame` says which frame has the first sample."""
+
     flat: ArrayParameter = parameter(None, ours=True)
     """Response to uniform light, divided by as it is; shape of the raw frame. Pixels not above 0 are masked."""
 
@@ -197,6 +217,9 @@ class PtyScanParameters(SavingParameters):
     mask: ArrayParameter = parameter(None, ours=True)
     """Pixels to use (not 0) and to ignore (0) in every frame; shape of the raw frame, or of any other size: then it is
     laid over the crop by its own middle."""
+
+    modules: ModulesParameters = ModulesParameters()
+    """How the raw frame is put together of equal modules; gaps and split pixels are masked."""
 
     weights: ArrayParameter = parameter(None, ours=True)
     """Statistical weight of every pixel, 0 or above, for engines that weigh the deviations of pixels; shape as of `mask`. None:
@@ -258,6 +281,8 @@ class PtyScanParameters(SavingParameters):
             raise ValueError(f"shape: {self.shape!r}: must be 1 or more")
         if self.num_frames is not None and self.num_frames < 1:
             raise ValueError(f"num_frames: {self.num_frames}: must be 1 or more, or None")
+        if self.dark_frames and self.dark is not None:
+            raise ValueError(f"dark_frames: {self.dark_frames}: `dark` is given already; leave one of them out")
         if sides and self.rebin and min(sides) % self.rebin:
             raise ValueError(
                 f"rebin: {self.rebin} does not divide shape {min(sides)}; shape {min(sides) - min(sides) % self.rebin} would"
@@ -313,10 +338,17 @@ class ChannelsParameters(Branch):
     trace in the plane of incidence, y horizontal across it. None: 0. `matrix` does not touch it."""
 
     angle: str | None = parameter(None, ours=True)
-    """Channel of the rocking angle, degrees, for Bragg3dModel; None: not measured by this source."""
+    """Channel of the rocking angle, degrees, for Bragg3dModel; for other models the angle of a series, see `series`. None: not
+    measured by this source."""
 
     dose: str | None = parameter(None, ours=True)
     """Channel of the beam intensity I0; None: not measured by this source."""
+
+    shutter: str | None = parameter(None, ours=True)
+    """Channel that tells whether the shutter was open, 1, or closed, 0; None: not measured by this source."""
+
+    trigger: str | None = parameter(None, ours=True)
+    """Channel that holds, for every sample, the number of the frame that was exposed then; for `interpolate` 'trigger'."""
 
     @model_validator(mode="after")
     def _pair(self) -> Self:
@@ -324,8 +356,8 @@ class ChannelsParameters(Branch):
             raise ValueError(f"y: {self.y!r}, x: {self.x!r}: name both, or neither")
         if self.y is None and (self.z or self.angle):
             raise ValueError(f"z: {self.z!r}, angle: {self.angle!r}: come with y and x in one source; name those too")
-        if self.y is None and self.dose is None:
-            raise ValueError("no channel is named: name y and x, or dose")
+        if self.y is None and self.dose is None and self.shutter is None:
+            raise ValueError("no channel is named: name y and x, or dose, or shutter")
         return self
 
 
@@ -342,16 +374,23 @@ class PositionsParameters(Branch):
     """Beam position on the sample (y, x) = matrix · stage reading (y, x): swap, sign, scale, shear and rotation in one.
     Where the reading is that of a stage which moves the sample, the beam goes the other way: [[-1, 0], [0, -1]]."""
 
-    interpolate: Literal["index", "time"] = parameter("index", ours=True)
-    """'index': sample k belongs to frame (k - first_sample) // samples_per_frame, and a frame gets the mean of its
-    samples. 'time': linear interpolation between the two samples around the frame's time stamp; both sources must
-    send time stamps."""
+    interpolate: Literal["index", "time", "trigger"] = parameter("index", ours=True)
+    """'index': sample k belongs to frame first_frame + (k - first_sample) // samples_per_frame, and a frame gets the mean of
+    its samples. 'time': linear interpolation between the two samples around the frame's time stamp; both sources must
+    send time stamps. 'trigger': a sample belongs to the frame whose number stands in `channels.trigger`."""
 
     samples_per_frame: int = parameter(1, lower=1, upper=100000, ours=True)
-    """Samples of one frame, for 'index'."""
+    """Samples of one frame, for 'index' and 'trigger'."""
+
+    frames_per_sample: int = parameter(1, lower=1, upper=100000, ours=True)
+    """Frames of one sample, for 'index': a scan that exposes several times at each position."""
 
     first_sample: int = parameter(0, ours=True)
-    """Number of the first sample of frame 0, for 'index'."""
+    """Number of the first sample of the first frame, for 'index'."""
+
+    first_frame: int = parameter(0, ours=True)
+    """Number of the first frame, for 'index': 1 for a detector that counts from 1. For 'trigger' it is added to the
+    triggers."""
 
     time_offset_s: float = parameter(0.0, ours=True)
     """Added to a frame's time stamp to get the samples' clock (half the exposure, difference of the clocks), for
@@ -368,8 +407,31 @@ class PositionsParameters(Branch):
     dose_limit: float | None = parameter(None, lower=0.0, ours=True)
     """Frames whose dose is below this (in the channel's unit) are excluded as 'beam_off'; None: no limit."""
 
+    shutter_limit: float = parameter(0.5, ours=True)
+    """Frames whose mean reading of the shutter is below this are excluded as 'shutter_closed'."""
+
     wait_s: float | None = parameter(None, lower=0.0, ours=True)
     """How long to wait for samples after the last frame, seconds; None: until this source ends."""
+
+    interpolate_after_s: float | None = parameter(None, lower=0.0, ours=True)
+    """How long a frame waits for its own samples, seconds from its arrival, before it is used with a reading between those of
+    the nearest frames before and after it; it is marked, and put right in place when its samples come. None: frames without
+    samples of their own are left out, and come in when the samples do."""
+
+    interpolate_over: int = parameter(8, lower=1, upper=1000, ours=True)
+    """Longest row of frames without samples that is interpolated over; longer ones are left out."""
+
+    @model_validator(mode="after")
+    def _ratios(self) -> Self:
+        if self.samples_per_frame > 1 and self.frames_per_sample > 1:
+            raise ValueError(f"frames_per_sample: {self.frames_per_sample}: leave it or samples_per_frame at 1")
+        if self.frames_per_sample > 1 and self.interpolate != "index":
+            raise ValueError(f"frames_per_sample: {self.frames_per_sample}: is for interpolate 'index'")
+        if self.first_frame and self.interpolate == "time":
+            raise ValueError(f"first_frame: {self.first_frame}: frames are found by their time stamps; use time_offset_s")
+        if (self.interpolate == "trigger") != (self.channels.trigger is not None):
+            raise ValueError(f"channels.trigger: {self.channels.trigger!r}: name it with interpolate 'trigger', and only then")
+        return self
 
     @field_validator("matrix")
     @classmethod

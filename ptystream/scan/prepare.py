@@ -76,9 +76,14 @@ class Preparation:
     frames."""
 
     def __init__(
-        self, parameters: PtyScanParameters, decisions: Mapping[str, Any], pixels: NDArray[np.bool_] | None = None
+        self,
+        parameters: PtyScanParameters,
+        decisions: Mapping[str, Any],
+        pixels: NDArray[np.bool_] | None = None,
+        dark: NDArray[np.float64] | None = None,
     ) -> None:
-        """`pixels`: those that the source says are sound, shape of the raw frame; of another shape they are not used."""
+        """`pixels`: those that the source says are sound, shape of the raw frame; of another shape they are not used. `dark`:
+        the mean of the scan's own dark frames, where it has some."""
         self.parameters = parameters
         self._pixels = pixels
         self.raw_shape: tuple[int, int] = tuple(decisions["raw_shape"])
@@ -96,7 +101,8 @@ class Preparation:
         self.rows = self._raw_rows()
         """Raw rows that the crop reads."""
         self.shape = (n // r, n // r)
-        dark, flat = (self._calibration(name) for name in ("dark", "flat"))
+        given, flat = (self._calibration(name) for name in ("dark", "flat"))
+        dark = given if dark is None else dark
         with np.errstate(divide="ignore", invalid="ignore"):
             self._dark = None if dark is None else self._crop(dark, np.float32(0)).astype(np.float64)
             gain = np.float64(parameters.counts_per_photon) * (1.0 if flat is None else self._crop(flat, np.float32(1)))
@@ -146,7 +152,7 @@ class Preparation:
         if self._gain is not None:
             counts *= self._gain
         negative = counts < 0
-        negatives = int(np.count_nonzero(negative))
+        negatives = int(np.count_nonzero(negative & ~invalid))
         counts[negative | ~np.isfinite(counts)] = 0.0
         if random is not None:
             counts = random.poisson(np.minimum(counts, MAX_MEAN)).astype(np.float64)
@@ -239,6 +245,9 @@ class Preparation:
             valid &= np.isfinite(level) & (level > 0)
         if self._pixels is not None and self._pixels.shape == self.raw_shape:
             valid &= self._crop(self._pixels, np.False_)
+        sensor = self.parameters.modules.valid(self.raw_shape)
+        if sensor is not None:
+            valid &= self._crop(sensor, np.False_)
         mask = load_array(self.parameters.mask, "data.mask")
         if mask is not None:
             valid &= self._laid("mask", (np.nan_to_num(mask) > 0).astype(np.uint8)) > 0
@@ -273,6 +282,17 @@ class Preparation:
         inside = ((rows >= 0) & (rows < view.shape[0]))[:, None] & ((columns >= 0) & (columns < view.shape[1]))[None, :]
         laid[inside] = view[np.clip(rows, 0, view.shape[0] - 1)[:, None], np.clip(columns, 0, view.shape[1] - 1)][inside]
         return laid
+
+
+def mean_dark(parameters: PtyScanParameters, frames: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+    """Mean counts (y, x) of raw frames without beam; NaN where a pixel is valid in none of them."""
+    total, count = np.zeros(frames[0].shape), np.zeros(frames[0].shape)
+    for frame in frames:
+        valid = ~_invalid(frame, parameters)
+        total += np.where(valid, frame, 0)
+        count += valid
+    with np.errstate(invalid="ignore"):
+        return np.asarray(total / count)
 
 
 def find_hot_pixels(frames: NDArray[Any], mask: NDArray[np.uint8], factor: float) -> list[list[int]]:

@@ -26,6 +26,7 @@ from ptystream.scan.pairing import Pairing
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 from ptystream.scan.prepare import HOT_FRAMES, find_hot_pixels
 from ptystream.scan.saver import Saver
+from ptystream.scan.series import Series, series_of
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ JOBS_IN_FLIGHT = 8
 """Jobs given to the pool and not yet done; then sources wait."""
 SPARES = 64
 """Second messages of frames not yet prepared that are kept, in case the first cannot be used."""
+LOOK_S = 0.25
+"""While frames are awaited, the clock is asked so often whether their samples are overdue."""
 NONE = np.zeros(0, np.int64)
 
 
@@ -95,10 +98,13 @@ class PtyScan:
             decisions=decisions,
             seed=seed,
             settle=self._settled,
+            is_out=lambda record: bool(self.ledger.reason[record]),
         )
         self._settle = settle
         self._jobs = threading.BoundedSemaphore(JOBS_IN_FLIGHT)
         self._source_ended: dict[str, str] = {}
+        self._metadata: dict[str, Mapping[str, Any]] = {}
+        """Of each source's start."""
         self._data_done_at: float | None = None
         self._record_of_slot: dict[int, int] = {}
         self._spares: dict[int, Payload] = {}
@@ -174,13 +180,14 @@ class PtyScan:
             if self._released:
                 return
             if isinstance(event, Samples):
-                if self.ended is None:
-                    self._pairing.samples(source, event)
+                if self.ended is None or self._pairing.awaits_repair(source):
+                    self._pairing.samples(source, event, repairs_only=self.ended is not None)
                 else:
                     self.ledger.note("samples_late", detail=f"sample {event.first} of {source} came when the scan was over")
             elif isinstance(event, Rejected):
                 self.ledger.note(f"rejected_{event.reason}", event.count, event.detail)
             elif isinstance(event, ScanStarted):
+                self._metadata[source] = event.metadata
                 if source == "data":
                     self._heard(event.metadata)
                 self.at_once |= source == "data" and event.metadata.get("at_once") is True
@@ -219,6 +226,18 @@ class PtyScan:
     def is_over(self, source: str) -> bool:
         """Whether nothing more is expected of a source."""
         return self.ended is not None or source in self._source_ended
+
+    @property
+    def has_beam(self) -> bool:
+        """Whether there was beam at the newest frame of which dose or shutter are known; True where neither is measured."""
+        return self._pairing.beam
+
+    @property
+    def series(self) -> Series:
+        """Which series it belongs to, as far as is known by now."""
+        with self._condition:
+            starts = [self._metadata[source] for source in sorted(self._metadata, key=lambda s: (s != "data", s))]
+            return series_of(self.parameters.series, starts, self._intake.decisions.get("angle"))
 
     def silent_s(self) -> float:
         """Seconds since a source said anything."""
@@ -317,7 +336,11 @@ class PtyScan:
             if usable.all() and self._decide_dose(records, self.ended is not None):
                 return records
             left = deadline - time.monotonic()
-            if left <= 0 or not self._condition.wait(left):
+            if left > 0:
+                self._condition.wait(min(left, LOOK_S))
+                if self.ended is None:
+                    self._pairing.overdue(self._clock())
+            else:
                 lacking = indices[~usable]
                 what = f"frame {lacking[0]} and {len(lacking) - 1} more" if len(lacking) else "the dose median"
                 raise TimeoutError(f"{self.label}: {what} did not come within {timeout_s:g} s")
@@ -429,7 +452,7 @@ class PtyScan:
             if times is not None:
                 ledger.time_ns[records] = np.asarray(times, np.int64)[kept]
             self._place(records, slots)
-            self._pairing.came(records)
+            self._pairing.came(records, self._clock())
             jobs = self._intake.add(records, ledger.index[records], slots, payloads, ledger.expected or None)
             return jobs + self._check_end()
 
@@ -440,6 +463,8 @@ class PtyScan:
         ledger.distinct += len(records)
         self._record_of_slot.update(zip(slots.tolist(), records.tolist(), strict=True))
         self._pairing.placed(records)
+        if self.parameters.dark_frames:
+            ledger.exclude(records[ledger.index[records] < self.parameters.dark_frames], "dark_frame")
 
     def _identify(
         self, indices: NDArray[np.int64], payloads: Sequence[Payload | FileRows]
@@ -550,9 +575,13 @@ class PtyScan:
     def _find_hot_pixels(self) -> None:
         factor = self.parameters.hot_pixels
         slabs = self._intake.slabs
-        if factor is None or slabs is None or self.ledger.prepared < HOT_FRAMES or self._hot_pixels_found:
+        ledger = self.ledger
+        if factor is None or slabs is None or ledger.prepared < HOT_FRAMES or self._hot_pixels_found:
             return
-        records = np.flatnonzero(self.ledger.flags[: self.ledger.length] & PREPARED)[:HOT_FRAMES]
+        lit = (ledger.flags[: ledger.length] & PREPARED != 0) & (ledger.reason[: ledger.length] == 0)
+        records = np.flatnonzero(lit)[:HOT_FRAMES]
+        if len(records) < HOT_FRAMES:
+            return
         stack = np.stack([slabs.row(slot) for slot in self.ledger.slot[records].tolist()])
         pixels = find_hot_pixels(stack, slabs.mask, factor)
         self._hot_pixels_found = True
@@ -580,6 +609,10 @@ class PtyScan:
         ledger = self.ledger
         ledger.used += int(np.count_nonzero(ledger.flags[records] & USED == 0))
         ledger.flags[records] |= USED
+        if not self._handed_out and self._group == 1 and "angle" not in self._intake.decisions:
+            angles = ledger.further[records, 1]
+            if np.isfinite(angles).any():
+                self._intake.decisions["angle"] = float(np.nanmedian(angles))
         self._handed_out = True
         dose = np.ones(len(records))
         if self._pairing.needs_dose:
@@ -603,17 +636,25 @@ class PtyScan:
         """End the scan where every source that is needed has ended, or nothing is left to wait for."""
         if self.ended is not None or self._released:
             return []
+        self._pairing.overdue(self._clock())
         complete = self._num_frames is not None and self.ledger.distinct >= self._num_frames
         if not complete and "data" not in self._source_ended:
             return []
         if self._data_done_at is None:
             self._data_done_at = self._clock()
         waited = self._clock() - self._data_done_at
-        if self.ledger.paired < self.ledger.distinct and any(self._pairing.missed(self._source_ended, waited)):
+        if self.ledger.paired < self._to_pair() and any(self._pairing.missed(self._source_ended, waited)):
             return []
         if complete and "data" not in self._source_ended:
             return self._end("num_frames reached")
         return self._end(self.aborted or self._source_ended.get("data", "completed"))
+
+    def _to_pair(self) -> int:
+        """Frames for which a position is worth waiting: dark ones need none."""
+        if not self.parameters.dark_frames:
+            return self.ledger.distinct
+        dark = self.ledger.excluded("dark_frame")
+        return self.ledger.distinct - int(np.count_nonzero(~self._pairing.is_paired(dark)))
 
     def _end(self, reason: str) -> list[Job]:
         if self.ended is not None or self._released:

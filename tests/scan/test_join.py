@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ptystream.events import Samples
-from ptystream.scan.join import Join, SamplesError, join
+from ptystream.scan.join import Join, SamplesError
+from ptystream.scan.joins import join
 from ptystream.scan.parameters import ChannelsParameters, PositionsParameters
 
 

@@ -1,8 +1,8 @@
 "use strict";
 // Draws what the server sends; no state but the last snapshot and how the user looks at it.
 const $ = (id) => document.getElementById(id);
-const LEDGER = ["#5a6675", "#d9a441", "#4cc38a", "#e5534b", "#b06ee0"];
-const LEDGER_NAMES = ["received", "paired", "used", "excluded", "missing"];
+const LEDGER = ["#5a6675", "#d9a441", "#4cc38a", "#e5534b", "#b06ee0", "#58b7ff"];
+const LEDGER_NAMES = ["received", "paired", "used", "excluded", "missing", "interpolated"];
 const view = { zoom: 1, x: 0, y: 0 };
 const ptystream = (window.ptystream = { number: -1, runs: [], header: null, arrays: {}, drawn: 0, errors: [] });
 let socket = null, following = true, chosen = null, covered = null; // chosen: a run, null: the newest; covered: rows and columns of the object that are drawn
