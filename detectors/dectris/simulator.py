@@ -230,14 +230,23 @@ class Detector:
             if ahead > 0 and wait(ahead):
                 break
             patience = time.monotonic() + WAIT_S
-            while not self._socket.poll(int(LOOK_S * 1000), zmq.POLLOUT):
+            while not self._took(parts):
                 if wait(0.0):
                     return sent
                 if time.monotonic() > patience:
                     raise TimeoutError(f"{self.address}: nobody took message {sent} for {WAIT_S:g} s")
-            self._socket.send_multipart(parts, copy=False)
             sent += 1
         return sent
+
+    def _took(self, parts: Sequence[bytes]) -> bool:
+        """Send a message, within `LOOK_S`; the peer may go away between the look and the sending."""
+        if not self._socket.poll(int(LOOK_S * 1000), zmq.POLLOUT):
+            return False
+        try:
+            self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        return True
 
     def close(self) -> None:
         """Give what is queued the time that was agreed, and end."""
