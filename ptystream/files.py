@@ -47,6 +47,8 @@ class Reader:
         self._patience_s = PATIENCE_S if patience_s is None else patience_s
         self._stopped = stopped or threading.Event()
         self._open: OrderedDict[str, Any] = OrderedDict()
+        self._datasets: dict[tuple[str, str], tuple[Any, str | None]] = {}
+        """(file, path) → (dataset, codec of its chunks), of the open files."""
         self._hopeless: dict[str, None] = {}
 
     def resolve(self, event: Event) -> list[Event]:
@@ -76,9 +78,8 @@ class Reader:
 
     def close(self) -> None:
         """Close the files."""
-        for file in self._open.values():
-            file.close()
-        self._open.clear()
+        for name in list(self._open):
+            self._forget(name)
 
     def _patiently(self, name: str, read: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + (0.0 if name in self._hopeless else self._patience_s)
@@ -102,6 +103,8 @@ class Reader:
     def _forget(self, name: str) -> None:
         file = self._open.pop(name, None)
         if file is not None:
+            for key in [key for key in self._datasets if key[0] == name]:
+                del self._datasets[key]
             file.close()
 
     def _file(self, name: str) -> Any:
@@ -124,35 +127,39 @@ class Reader:
                         raise
             self._open[name] = file
             while len(self._open) > OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
+                self._forget(next(iter(self._open)))
         self._open.move_to_end(name)
         return file
 
-    def _dataset(self, name: str, path: str, axes: int, row: int) -> Any:
-        """The dataset, grown beyond `row`. `axes` are those of one row."""
+    def _dataset(self, name: str, path: str, axes: int, row: int) -> tuple[Any, str | None]:
+        """(dataset grown beyond `row`, codec of its chunks). `axes` are those of one row."""
         import h5py
 
-        dataset = self._file(name)[path]
-        if not isinstance(dataset, h5py.Dataset):
-            raise FileError(f"{name}: {path!r} is no dataset")
-        if dataset.dtype.kind not in "uifb" or dataset.ndim < axes:
-            raise FileError(f"{name}: {path!r} has {dataset.ndim} axes of {dataset.dtype}")
+        file = self._file(name)
+        held = self._datasets.get((name, path))
+        if held is None:
+            dataset = file[path]
+            if not isinstance(dataset, h5py.Dataset):
+                raise FileError(f"{name}: {path!r} is no dataset")
+            if dataset.dtype.kind not in "uifb" or dataset.ndim < axes:
+                raise FileError(f"{name}: {path!r} has {dataset.ndim} axes of {dataset.dtype}")
+            held = self._datasets[name, path] = dataset, _codec(dataset) if axes > 1 else None
+        dataset = held[0]
         if row >= _rows(dataset.shape, axes):
-            dataset.id.refresh()
+            dataset.refresh()
             if row >= _rows(dataset.shape, axes):
                 raise IndexError(f"{path!r} has {_rows(dataset.shape, axes)} rows, row {row} was announced")
-        return dataset
+        return held
 
     def _frame(self, where: FileRows) -> Payload:
         if not where.dataset:
             return _numpy_frame(where)
-        dataset = self._dataset(where.file, where.dataset, 2, where.row)
+        dataset, codec = self._dataset(where.file, where.dataset, 2, where.row)
         y, x = dataset.shape[-2:]
         wanted = y * x * dataset.dtype.itemsize
         if not 0 < wanted <= MAX_FRAME_BYTES:
             raise FileError(f"{where.file}: {where.dataset!r}: frames of {y} × {x} {dataset.dtype}")
         at = tuple(int(k) for k in np.unravel_index(where.row, dataset.shape[:-2])) if dataset.ndim > 2 else ()
-        codec = _codec(dataset)
         if codec is not None:
             where_chunk = (*at, 0, 0)
             info = dataset.id.get_chunk_info_by_coord(where_chunk)
@@ -173,7 +180,7 @@ class Reader:
         count = where.stop - where.first
         if not 0 <= count <= MAX_ROWS:
             raise FileError(f"{where.file}: {where.dataset!r}: rows {where.first} to {where.stop}; {MAX_ROWS} at most")
-        dataset = self._dataset(where.file, where.dataset, 0 if count == 0 else 1, where.stop - 1)
+        dataset, _ = self._dataset(where.file, where.dataset, 1, where.stop - 1)
         if dataset.ndim != 1:
             raise FileError(f"{where.file}: {where.dataset!r} has {dataset.ndim} axes; readings have one")
         rows = np.asarray(dataset[where.first : where.stop], np.float64)
