@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import zmq
 from pydantic import field_validator
 from zmq.auth.thread import ThreadAuthenticator
 
+from ptystream.events import Buffer
 from ptystream.params.base import Branch, parameter
 from ptystream.params.home import located
 from ptystream.security import check_listening, secure, stop
@@ -111,3 +113,63 @@ class PlainTransport:
             stop(self._authenticator)
             if self._context is not zmq.Context.instance():
                 self._context.term()
+
+
+TICK = b"ptystream tick"
+"""A message of this part alone: nothing came for a while. So a decoder, which has no clock, gives up waiting; it is recorded
+as the others are, and a replay gives up at the same place."""
+
+
+class Waiting(Protocol):
+    """A decoder that may hold messages back until others come."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it holds something back."""
+
+
+class TickingTransport(PlainTransport):
+    """The same, and a tick where `late_s` pass in silence while the decoder waits."""
+
+    def __init__(self, parameters: Any, channel: str, decoder: Waiting) -> None:
+        super().__init__(parameters, channel)
+        self._decoder, self._came = decoder, 0.0
+
+    def receive(self, timeout_s: float) -> Message | None:
+        """The next message or a tick, or None after `timeout_s`."""
+        message = super().receive(timeout_s)
+        now = time.monotonic()
+        if message is None and self._decoder.waiting and now - self._came > self.p.late_s:
+            message = Message(time.time_ns(), self.channel, (TICK,))
+        if message is not None:
+            self._came = now
+        return message
+
+
+class PlainSender:
+    """The other end, for simulators: a PUSH or PUB socket on loopback. A context manager."""
+
+    def __init__(self, link: Literal["push", "pub"] = "push", address: str = "tcp://127.0.0.1:*") -> None:
+        check_listening(address, None, False)
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PUSH if link == "push" else zmq.XPUB)
+        self._socket.linger = 2000
+        self._socket.sndtimeo = 30_000
+        self._socket.bind(address)
+        self._subscribers = link == "pub"
+        self.address = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        """Where it listens."""
+
+    def send(self, parts: Sequence[Buffer]) -> None:
+        """Send one message; the first one of a PUB waits until somebody has subscribed."""
+        if self._subscribers:
+            self._socket.recv()
+            self._subscribers = False
+        self._socket.send_multipart(list(parts))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+        self._context.term()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 import threading
@@ -51,7 +52,7 @@ def fed(to: Any, pieces: Any) -> list[Any]:
 
 def table_of(events: list[Any]) -> dict[str, Any]:
     found = [e for e in events if isinstance(e, Samples)]
-    assert all(a.first + len(a.channels[CHANNELS["y"]]) == b.first for a, b in zip(found, found[1:], strict=False))
+    assert all(a.first + len(a.channels[CHANNELS["y"]]) == b.first for a, b in itertools.pairwise(found))
     return {name: np.concatenate([e.channels[name] for e in found]) for name in found[0].channels}
 
 
@@ -191,7 +192,7 @@ def test_a_connection_lost_within_an_acquisition_goes_on_with_its_numbers() -> N
     assert events[-1].reason == "truncated"
     events = fed(made, [b"OK\n", *stream(TABLE, arm_time="a", missed=350)])
     assert [(e.reason, e.count) for e in events if isinstance(e, Rejected)] == [("gap", 150)]
-    assert [e.first for e in events if isinstance(e, Samples)][0] == 350
+    assert next(e.first for e in events if isinstance(e, Samples)) == 350
     assert not any(isinstance(e, ScanStarted) for e in events)
     fed(made, list(stream(TABLE, arm_time="b"))[:2])
     made.feed(Message(0, "s", (b"connected", b"")))
