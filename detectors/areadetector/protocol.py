@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ptystream.events import Event, Frames, Rejected, ScanEnded, ScanStarted
+from ptystream.events import Event, Frames, Payload, Rejected, ScanEnded, ScanStarted
 from ptystream.transport import Message
 
 from ..zmq.jsonframes import dtype_of, header_of, payload_of, shape_of, whole
@@ -30,19 +30,7 @@ class AdZmqDecoder:
     def feed(self, message: Message) -> list[Event]:
         """See `ptystream.decoder.Decoder.feed`."""
         try:
-            header = header_of(message.parts)
-            told = header.get("htype")
-            kinds = told if isinstance(told, list) else [told]
-            if not any(kind in HTYPES for kind in kinds if isinstance(kind, str)):
-                raise WireError("unknown_kind", f"htype {told!r:.60}: must be one of {', '.join(HTYPES)}")
-            number = whole(header, "frame")
-            shape = shape_of(header, x_first=True)
-            dtype = dtype_of(header.get("type"))
-            encoding = header.get("encoding", "")
-            codec = "raw" if encoding in RAW or encoding is None else str(encoding)
-            if len(message.parts) != 2:
-                raise WireError("truncated", f"frame {number}: {len(message.parts)} parts; header and pixels are two")
-            payload = payload_of(message.parts[1], codec, dtype, shape)
+            number, payload, stamp_ns = self._parse(message)
         except WireError as error:
             return [Rejected(error.reason, str(error))]
         events = self._boundary(number, message.arrival_ns)
@@ -51,16 +39,32 @@ class AdZmqDecoder:
         if number > self._next:
             events.append(Rejected("gap", f"frames {self._next} to {number - 1} never came", number - self._next))
         self._next = max(self._next, number + 1)
-        stamp = header.get("timeStamp")
-        sound = isinstance(stamp, (int, float)) and not isinstance(stamp, bool) and 0 < stamp < 9e9
-        stamps = np.array([round(float(stamp) * 1e9)], np.int64) if sound and stamp is not None else None
         assert self._epoch is not None
-        index = np.array([number - self._base], np.int64)
-        events.append(Frames(self._epoch, index, (payload,), stamps))
+        stamps = None if stamp_ns is None else np.array([stamp_ns], np.int64)
+        events.append(Frames(self._epoch, np.array([number - self._base], np.int64), (payload,), stamps))
         if self._number is not None and number - self._base + 1 >= self._number:
             events.append(ScanEnded(self._epoch, self._number, "completed"))
             self._epoch = None
         return events
+
+    def _parse(self, message: Message) -> tuple[int, Payload, int | None]:
+        """(unique id, pixels, time stamp in ns where there is one). Raises `WireError`."""
+        header = header_of(message.parts)
+        told = header.get("htype")
+        kinds = told if isinstance(told, list) else [told]
+        if not any(kind in HTYPES for kind in kinds if isinstance(kind, str)):
+            raise WireError("unknown_kind", f"htype {told!r:.60}: must be one of {', '.join(HTYPES)}")
+        number = whole(header, "frame")
+        shape = shape_of(header, x_first=True)
+        dtype = dtype_of(header.get("type"))
+        encoding = header.get("encoding", "")
+        codec = "raw" if encoding in RAW or encoding is None else str(encoding)
+        if len(message.parts) != 2:
+            raise WireError("truncated", f"frame {number}: {len(message.parts)} parts; header and pixels are two")
+        payload = payload_of(message.parts[1], codec, dtype, shape)
+        stamp = header.get("timeStamp")
+        sound = isinstance(stamp, (int, float)) and not isinstance(stamp, bool) and 0 < stamp < 9e9
+        return number, payload, round(float(stamp) * 1e9) if sound and stamp is not None else None
 
     def _boundary(self, number: int, arrival_ns: int) -> list[Event]:
         """The end of one acquisition and the start of the next, where `number` says so."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ptystream.params.base import parameter
+from ptystream.params.base import Branch, parameter
 
 from ..zmq.plain import PlainParameters, PlainTransport
 from .protocol import AdZmqDecoder
 
 
-class AdZmqParameters(PlainParameters):
-    """The ZeroMQ plug-in of an areaDetector IOC. Its stream tells neither start nor end: give `num_frames`, or
-    `live.timeout_s`."""
+class IdsParameters(Branch):
+    """Where an acquisition begins in a stream of frames with unique ids. The stream tells neither start nor end: give
+    `num_frames`, or `live.timeout_s`."""
 
     first_id: int | None = parameter(None, lower=0, ours=True)
     """Unique id of the first frame of an acquisition, mostly 1; it begins the next one. None: the first that comes is the
@@ -20,6 +20,10 @@ class AdZmqParameters(PlainParameters):
 
     pause_s: float | None = parameter(None, lower=0.0, ours=True)
     """The first frame after so long a pause begins the next acquisition, seconds; None: only ids that go back do."""
+
+
+class AdZmqParameters(IdsParameters, PlainParameters):
+    """The ZeroMQ plug-in of an areaDetector IOC."""
 
 
 class AdZmqScan:
