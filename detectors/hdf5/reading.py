@@ -124,7 +124,7 @@ class FrameDataset:
             frames = self.dataset[first:stop].reshape(stop - first, *self.shape)
         else:
             frames = np.stack([self.dataset[self._coordinates(row)[:-2]] for row in rows])
-        return rows, [_in_wire_type(frames, self.dtype).tobytes()]
+        return rows, [np.ascontiguousarray(_in_wire_type(frames, self.dtype)).reshape(-1).view(np.uint8).data]
 
     def _direct(self, first: int, stop: int) -> tuple[list[int], list[Buffer]]:
         rows, encoded = [], []
