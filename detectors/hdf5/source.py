@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import field_validator, model_validator
@@ -261,6 +261,7 @@ class Hdf5Scan:
     """Datasets of HDF5 files (NeXus, CXI, whatever has frames in it), finished or growing."""
 
     Parameters = Hdf5Parameters
+    tells_geometry: ClassVar[bool] = True
 
     @staticmethod
     def decoder(parameters: Any, channel: str) -> Hdf5Decoder:

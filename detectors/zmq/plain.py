@@ -60,8 +60,9 @@ class PlainTransport:
 
     KINDS: ClassVar[dict[str, int]] = {"push": zmq.PULL, "pub": zmq.SUB}
 
-    def __init__(self, parameters: Any, channel: str) -> None:
-        self.p, self.channel = parameters, channel
+    def __init__(self, parameters: Any, channel: str, *, topic: bytes = b"") -> None:
+        """With link 'pub' only messages that begin with `topic` are received."""
+        self.p, self.channel, self._topic = parameters, channel, topic
         self._socket: zmq.Socket[bytes] | None = None
         self._timeout_s: float | None = None
         self._authenticator: ThreadAuthenticator | None = None
@@ -78,7 +79,7 @@ class PlainTransport:
         socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
         if self.p.link == "pub":
-            socket.subscribe(b"")
+            socket.subscribe(self._topic)
         try:
             if self.p.bind:
                 check_listening(self.p.address, self.p.keys, self.p.insecure)

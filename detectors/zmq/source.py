@@ -36,15 +36,13 @@ class ZmqParameters(SocketParameters):
 class ZmqTransport(PlainTransport):
     """Receives one channel. See `ptystream.transport.Transport`."""
 
+    KINDS: ClassVar[dict[str, int]] = {"acknowledged": zmq.DEALER, **PlainTransport.KINDS}
+
     def __init__(
         self, parameters: Any, channel: str, resume: Callable[[], tuple[bytes, int]] | None = None, *, topic: bytes = b""
     ) -> None:
         """With link 'pub' only messages that begin with `topic` are received."""
-        self.p, self.channel, self._topic = parameters, channel, topic
-    KINDS: ClassVar[dict[str, int]] = {"acknowledged": zmq.DEALER, **PlainTransport.KINDS}
-
-    def __init__(self, parameters: Any, channel: str, resume: Callable[[], tuple[bytes, int]] | None = None) -> None:
-        super().__init__(parameters, channel)
+        super().__init__(parameters, channel, topic=topic)
         self._resume = resume or (lambda: (NO_STREAM, 0))
         self._lock = threading.Lock()
         self._recorded: tuple[bytes, int] | None = None
@@ -55,30 +53,6 @@ class ZmqTransport(PlainTransport):
 
     def open(self) -> None:
         """Connect or bind."""
-        kinds = {"acknowledged": zmq.DEALER, "push": zmq.PULL, "pub": zmq.SUB}
-        # An authenticator answers for a whole context, so a socket that needs one gets its own.
-        guarded = self.p.bind and self.p.peer_keys is not None
-        self._context = zmq.Context() if guarded else zmq.Context.instance()
-        socket: zmq.Socket[bytes] = self._context.socket(kinds[self.p.link])
-        socket.linger = 0
-        socket.rcvhwm = self.p.high_water_mark
-        socket.setsockopt(zmq.MAXMSGSIZE, self.p.max_message_bytes)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
-        if self.p.link == "pub":
-            socket.subscribe(self._topic)
-        try:
-            if self.p.bind:
-                check_listening(self.p.address, self.p.keys, self.p.insecure)
-            self._authenticator = secure(self._context, socket, self.p.bind, self.p.keys, self.p.peer_keys)
-            (socket.bind if self.p.bind else socket.connect)(self.p.address)
-        except (zmq.ZMQError, ValueError) as error:
-            socket.close()
-            text = f"address {self.p.address!r}: {error.strerror}" if isinstance(error, zmq.ZMQError) else str(error)
-            raise OSError(f"{self.channel}: {text}") from error
-        self._socket = socket
-        self._poller = zmq.Poller()
-        self._poller.register(socket, zmq.POLLIN)
         super().open()
         if self.p.link == "acknowledged":
             assert self._socket is not None
