@@ -22,7 +22,7 @@ from ..zmq.protocol import WireError
 
 SCALARS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
 """Names of the scalar types by their number in `codec.parameters`."""
-_HEAD, _LENGTH = struct.Struct(">QI"), struct.Struct(">I")
+_HEAD = struct.Struct(">QI")
 _BITSHUFFLE_BYTES = 8192
 
 
@@ -73,11 +73,9 @@ class PvaDecoder(AdZmqDecoder):
         if codec == "bslz4":
             # Without the head that the HDF5 filter puts before it; its blocks have the library's default length.
             blob = _HEAD.pack(size, _BITSHUFFLE_BYTES) + bytes(blob)
-        elif codec == "lz4":
-            blob = _HEAD.pack(size, size) + _LENGTH.pack(memoryview(blob).nbytes) + bytes(blob)
         elif codec == "zlib":
             blob = _inflated(blob, size)
-        payload = payload_of(blob, codec if codec in ("bslz4", "lz4") else "raw", dtype, shape)
+        payload = payload_of(blob, {"bslz4": "bslz4", "lz4": "lz4block"}.get(codec, "raw"), dtype, shape)
         sound = type(stamp) is int and 0 < stamp < 1 << 62
         return number, payload, stamp if sound else None
 

@@ -158,6 +158,26 @@ def test_what_the_file_knows_stands_in_for_what_the_configuration_leaves_out(tmp
     assert start.metadata["mask"].shape == (32, 32) and start.metadata["mask"].all()
 
 
+def test_a_file_that_appears_later_tells_the_geometry_of_its_scan(tmp_path: Path, scans: Path) -> None:
+    places = {"energy_from": "/entry/beam/energy", "distance_from": "/entry/detector/distance"}
+    left_out = dict.fromkeys(GEOMETRY, ...)
+    given = configuration(tmp_path, tmp_path / "scan_*.h5", **left_out, **places, psize_from="/entry/detector/pixel_size in m")
+    ready = threading.Event()
+    running = Session(make_plan(load(given)), metrics=Metrics(), on_ready=ready.set)
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    assert ready.wait(60)
+    (tmp_path / ".new").write_bytes((scans / "bslz4.h5").read_bytes())
+    (tmp_path / ".new").rename(tmp_path / "scan_1.h5")
+    thread.join(60)
+    assert not thread.is_alive()
+    told, known = ptyr.read(running.results[0]), tmp_path / "known"
+    (path,) = Session(make_plan(load(configuration(known, scans / "bslz4.h5"))), metrics=Metrics()).run()
+    for name, storage in ptyr.read(path).object.items():
+        assert told.object[name].data.shape == storage.data.shape
+        np.testing.assert_allclose(told.object[name].pixels, storage.pixels, rtol=1e-9)
+
+
 def test_the_mask_names_the_pixels_that_are_bad_and_two_places_make_a_pair(tmp_path: Path) -> None:
     file = tmp_path / "a.h5"
     bad = np.zeros((6, 5), "u4")
