@@ -175,7 +175,7 @@ def test_a_file_that_appears_later_tells_the_geometry_of_its_scan(tmp_path: Path
     (path,) = Session(make_plan(load(configuration(known, scans / "bslz4.h5"))), metrics=Metrics()).run()
     for name, storage in ptyr.read(path).object.items():
         assert told.object[name].data.shape == storage.data.shape
-        np.testing.assert_allclose(told.object[name].pixels, storage.pixels, rtol=1e-9)
+        np.testing.assert_allclose(told.object[name].pixel_size_m, storage.pixel_size_m, rtol=1e-9)
 
 
 def test_the_mask_names_the_pixels_that_are_bad_and_two_places_make_a_pair(tmp_path: Path) -> None:
