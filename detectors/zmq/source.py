@@ -7,18 +7,15 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import zmq
-from pydantic import field_validator
-from zmq.auth.thread import ThreadAuthenticator
 
-from ptystream.params.base import Branch, parameter
-from ptystream.params.home import located
-from ptystream.security import check_listening, secure, stop
+from ptystream.params.base import parameter
 from ptystream.transport import Message
 
 from .link import NO_STREAM, control, is_envelope, opened
+from .plain import PlainTransport, SocketParameters
 from .protocol import NativeDecoder
 from .sender import Sender
 
@@ -28,85 +25,39 @@ ACK_S = 0.05
 """While messages come without a pause, acknowledgements are sent at most so often."""
 
 
-class ZmqParameters(Branch):
+class ZmqParameters(SocketParameters):
     """Where a sender of the native wire is."""
 
-    address: str = parameter("tcp://127.0.0.1:5570", ours=True)
-    """ZeroMQ endpoint of the sender (to listen on, with `bind`)."""
-
     link: Literal["acknowledged", "push", "pub"] = parameter("acknowledged", ours=True)
-    """Socket of the sender: 'acknowledged' (lossless, `ptystream.detectors.zmq.Sender`), or plain 'push' or 'pub'."""
-
-    bind: bool = parameter(False, ours=True)
-    """Listen on `address` and let the sender connect. An acknowledged link has one sender, whoever listens."""
-
-    insecure: bool = parameter(False, ours=True)
-    """Allow `bind` on an interface other than loopback, without encryption."""
-
-    keys: str | None = parameter(None, ours=True)
-    """Own CURVE certificate file, with the secret key. None: no encryption; with `peer_keys` a fresh pair is made."""
-
-    peer_keys: str | None = parameter(None, ours=True)
-    """Public certificate file of the sender. With `bind` a folder of those that are let in; None: whoever has our public key."""
-
-    high_water_mark: int = parameter(1000, lower=1, ours=True)
-    """Messages that a plain socket queues."""
-
-    max_message_bytes: int = parameter(1 << 30, lower=1024, ours=True)
-    """Larger messages end the connection before memory is taken."""
-
-    @field_validator("keys", "peer_keys")
-    @classmethod
-    def _below_home(cls, value: str | None) -> str | None:
-        return None if value is None else located(value)
+    """Socket of the sender: 'acknowledged' (lossless, `ptystream.detectors.zmq.Sender`; it has one sender, whoever listens), or
+    plain 'push' or 'pub'."""
 
 
-class ZmqTransport:
+class ZmqTransport(PlainTransport):
     """Receives one channel. See `ptystream.transport.Transport`."""
+
+    KINDS: ClassVar[dict[str, int]] = {"acknowledged": zmq.DEALER, **PlainTransport.KINDS}
 
     def __init__(
         self, parameters: Any, channel: str, resume: Callable[[], tuple[bytes, int]] | None = None, *, topic: bytes = b""
     ) -> None:
         """With link 'pub' only messages that begin with `topic` are received."""
-        self.p, self.channel, self._topic = parameters, channel, topic
+        super().__init__(parameters, channel, topic=topic)
         self._resume = resume or (lambda: (NO_STREAM, 0))
-        self._socket: zmq.Socket[bytes] | None = None
         self._lock = threading.Lock()
         self._recorded: tuple[bytes, int] | None = None
         self._needs = (NO_STREAM, 0)
         """First message that is not recorded: the sender may forget nothing from here on."""
         self._told = self._heard = 0.0
-        self._timeout_s: float | None = None
-        self._authenticator: ThreadAuthenticator | None = None
         self._pipe: tuple[int, int] | None = None
 
     def open(self) -> None:
         """Connect or bind."""
-        kinds = {"acknowledged": zmq.DEALER, "push": zmq.PULL, "pub": zmq.SUB}
-        # An authenticator answers for a whole context, so a socket that needs one gets its own.
-        guarded = self.p.bind and self.p.peer_keys is not None
-        self._context = zmq.Context() if guarded else zmq.Context.instance()
-        socket: zmq.Socket[bytes] = self._context.socket(kinds[self.p.link])
-        socket.linger = 0
-        socket.rcvhwm = self.p.high_water_mark
-        socket.setsockopt(zmq.MAXMSGSIZE, self.p.max_message_bytes)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
-        if self.p.link == "pub":
-            socket.subscribe(self._topic)
-        try:
-            if self.p.bind:
-                check_listening(self.p.address, self.p.keys, self.p.insecure)
-            self._authenticator = secure(self._context, socket, self.p.bind, self.p.keys, self.p.peer_keys)
-            (socket.bind if self.p.bind else socket.connect)(self.p.address)
-        except (zmq.ZMQError, ValueError) as error:
-            socket.close()
-            text = f"address {self.p.address!r}: {error.strerror}" if isinstance(error, zmq.ZMQError) else str(error)
-            raise OSError(f"{self.channel}: {text}") from error
-        self._socket = socket
-        self._poller = zmq.Poller()
-        self._poller.register(socket, zmq.POLLIN)
+        super().open()
         if self.p.link == "acknowledged":
+            assert self._socket is not None
+            self._poller = zmq.Poller()
+            self._poller.register(self._socket, zmq.POLLIN)
             self._pipe = os.pipe()
             os.set_blocking(self._pipe[1], False)
             self._poller.register(self._pipe[0], zmq.POLLIN)
@@ -115,17 +66,11 @@ class ZmqTransport:
 
     def receive(self, timeout_s: float) -> Message | None:
         """The next message, or None after `timeout_s`."""
+        if self._pipe is None:
+            return super().receive(timeout_s)
         socket = self._socket
         assert socket is not None, "open() comes first"
         deadline = time.monotonic() + timeout_s
-        if self._pipe is None:
-            if timeout_s != self._timeout_s:
-                self._timeout_s, socket.rcvtimeo = timeout_s, int(timeout_s * 1000)
-            try:
-                frames = socket.recv_multipart(copy=False)
-            except zmq.Again:
-                return None
-            return Message(time.time_ns(), self.channel, tuple([frame.buffer for frame in frames]))
         while True:
             try:
                 frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -160,11 +105,7 @@ class ZmqTransport:
         """Close the socket."""
         if self._socket is not None:
             self._acknowledge_now()
-            self._socket.close(linger=200)
-            self._socket = None
-            stop(self._authenticator)
-            if self._context is not zmq.Context.instance():
-                self._context.term()
+        super().close()
         with self._lock:
             if self._pipe is not None:
                 os.close(self._pipe[0])

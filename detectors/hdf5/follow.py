@@ -1,0 +1,171 @@
+"""One file read while another program writes it: what is new at every look, and whether more may come."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptystream.events import Buffer
+from ptystream.storage.h5 import H5Error
+
+from ..zmq.protocol import MAX_FRAMES, frames_parts, header, samples_parts
+from .paths import Opened, Place, is_closed
+from .protocol import start_parts
+from .reading import FrameDataset, NumberDataset, marks, number
+
+MESSAGE_BYTES = 4 << 20
+"""Frames of one message hold about so much."""
+MESSAGE_SAMPLES = 1 << 16
+MAX_MASK_PIXELS = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is read of a file."""
+
+    frames: str | None = None
+    samples: Mapping[str, Place] = field(default_factory=dict)
+    times: Place | None = None
+    """Time stamps of the frames, or of the samples where no frames are read."""
+    known: Mapping[str, tuple[Place, ...]] = field(default_factory=dict)
+    """'energy', 'distance', 'psize', 'center' → where they are, for two of them (y, x)."""
+    mask: Place | None = None
+    expected: Place | None = None
+    """Where the number of frames (or samples) is told that will come."""
+    finished: Place | None = None
+    """Where it is told that the file is complete."""
+    folders: tuple[str, ...] = ()
+
+
+def known(file: Opened, wanted: Wanted) -> dict[str, Any]:
+    """Energy (keV), distance (m), psize (m), center and num_frames, where the file has them."""
+    found: dict[str, Any] = {}
+    for name, places in wanted.known.items():
+        values = [number(file, place) for place in places]
+        told = [value for value in values if value is not None]
+        if len(told) == len(values):
+            found[name] = told[0] if len(told) == 1 else told
+    if wanted.expected is not None and (count := number(file, wanted.expected)) is not None and count >= 1:
+        found["num_frames"] = int(count)
+    return found
+
+
+def mask_of(file: Opened, wanted: Wanted) -> NDArray[np.bool_] | None:
+    """Pixels to use; in files, the others are the ones that are not 0."""
+    if wanted.mask is None:
+        return None
+    data = file.dataset(wanted.mask.path)
+    if data.ndim < 2 or math.prod(data.shape[-2:]) > MAX_MASK_PIXELS or math.prod(data.shape[:-2]) != 1:
+        raise H5Error(f"{data.file.filename}: {wanted.mask.path}: shape {data.shape} is not that of a mask, (y, x)")
+    return np.asarray(np.asarray(data[()]).reshape(data.shape[-2:]) == 0)
+
+
+class Follow:
+    """Gives out the messages of one file, once each. `look` is called again and again until `ended`."""
+
+    def __init__(
+        self,
+        path: Path,
+        wanted: Wanted,
+        *,
+        frames: int = 0,
+        samples: int = 0,
+        told: bool = False,
+        idle_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Goes on behind `frames` and `samples` rows; `told`: its start has been told."""
+        self.path, self.scan, self.ended = path, path.name[-256:], False
+        self._wanted, self._idle_s, self._clock = wanted, idle_s, clock
+        self._frames, self._samples, self._told = frames, samples, told
+        self._total = 0
+        self._seen: tuple[Any, ...] | None = None
+        self._elsewhere = self._marked = False
+        self._number: int | None = None
+        self._grew = clock()
+
+    def look(self) -> Iterator[list[Buffer]]:
+        """Messages of what is new. Raises `OSError` or `H5Error` where the file cannot be read (yet)."""
+        stat = self.path.stat()
+        closed = is_closed(self.path)  # asked first: what is read afterwards is then all there is
+        if closed is None and self._idle_s is not None and time.time() - stat.st_mtime > max(self._idle_s, 1.0):
+            closed = True  # of an old format, and nobody has touched it for long
+        silent = self._idle_s is not None and self._clock() - self._grew > self._idle_s
+        state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, closed)
+        if state != self._seen or self._elsewhere or silent:
+            with Opened(self.path, self._wanted.folders) as file:
+                yield from self._news(file, closed is True or silent)
+            self._seen = state
+        complete = self._number is not None and min(self._counts()) >= self._number
+        reason = "completed" if closed or self._marked or complete else None
+        if reason is None and silent:
+            reason = f"nothing was added to the file for {self._idle_s:g} s"
+        if reason is not None:
+            count = self._total if self._wanted.frames is not None else self._samples
+            yield [header("end", scan=self.scan, count=count, reason=reason)]
+            self.ended = True
+
+    def _counts(self) -> list[int]:
+        read = [self._frames] if self._wanted.frames is not None else []
+        return read + ([self._samples] if self._wanted.samples else [])
+
+    def _news(self, file: Opened, final: bool) -> Iterator[list[Buffer]]:
+        wanted = self._wanted
+        self._marked = wanted.finished is not None and marks(file, wanted.finished)
+        final = final or self._marked
+        frames = FrameDataset(file, wanted.frames) if wanted.frames is not None else None
+        channels = {name: NumberDataset(file, place) for name, place in wanted.samples.items()}
+        times = NumberDataset(file, wanted.times) if wanted.times is not None else None
+        several = [d.dataset for d in (frames, times, *channels.values()) if d is not None]
+        self._elsewhere = any(d.is_virtual or d.file.filename != str(self.path) for d in several)
+        there = frames.written(self._frames, final) if frames is not None else 0
+        if wanted.expected is not None and (count := number(file, wanted.expected)) is not None:
+            self._number = int(count)
+        if not self._told:
+            told = known(file, wanted)
+            if final and frames is not None:
+                told.setdefault("num_frames", there)
+            yield start_parts(self.scan, told, mask_of(file, wanted), final)
+            self._told = True
+        if channels:
+            yield from self._of_channels(
+                channels, times if frames is None else None, there if frames is not None else None, final
+            )
+        if frames is not None:
+            yield from self._of_frames(frames, there, times, final)
+
+    def _of_frames(self, frames: FrameDataset, there: int, times: NumberDataset | None, final: bool) -> Iterator[list[Buffer]]:
+        if times is not None:
+            there = min(there, times.written(self._frames, final))
+        step = max(1, min(MAX_FRAMES, MESSAGE_BYTES // frames.frame_bytes))
+        self._total = max(self._total, there)
+        while self._frames < there:
+            stop = min(self._frames + step, there)
+            rows, encoded = frames.read(self._frames, stop)
+            if rows:
+                stamps = None if times is None else np.round(times.read(self._frames, stop) * 1e9).astype(np.int64)
+                if stamps is not None:
+                    stamps = stamps[np.asarray(rows) - self._frames]
+                yield frames_parts(self.scan, rows, encoded, len(rows), frames.shape, frames.dtype, frames.codec, stamps, at=stop)
+            self._frames, self._grew = stop, self._clock()
+
+    def _of_channels(
+        self, channels: Mapping[str, NumberDataset], times: NumberDataset | None, limit: int | None, final: bool
+    ) -> Iterator[list[Buffer]]:
+        """Samples of all channels, as far as every one of them is written; up to `limit`: no reading before its frame."""
+        every = [*channels.values(), *([] if times is None else [times])]
+        there = min(c.total if limit is not None else c.written(self._samples, final) for c in every)
+        there = there if limit is None else min(there, limit)
+        while self._samples < there:
+            stop = min(self._samples + MESSAGE_SAMPLES, there)
+            table = {name: channel.read(self._samples, stop) for name, channel in channels.items()}
+            stamps = None if times is None else np.round(times.read(self._samples, stop) * 1e9).astype(np.int64)
+            yield samples_parts(self.scan, self._samples, table, stamps)
+            self._samples, self._grew = stop, self._clock()

@@ -1,0 +1,234 @@
+"""What is in a dataset by now: how many frames or numbers have been written, and their bytes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptystream.codecs import FILTER_ID, MAX_FRAME_BYTES
+from ptystream.events import Buffer
+from ptystream.storage.h5 import MAX_NODE_BYTES, H5Error
+
+from ..ptyd.protocol import wire_dtype
+from ..units import factor
+from ..zmq.protocol import DTYPES, MAX_INDEX, MAX_SIDE
+from .paths import Opened, Place
+
+MAX_VALUES = 1 << 26
+"""Numbers that one read of a slow channel takes at most."""
+_BITSHUFFLE_LZ4 = 2
+
+
+class FrameDataset:
+    """Frames: the last two axes are a frame, the axes before them count frames, the last of those fastest.
+
+    Raises `H5Error` for what cannot be frames.
+    """
+
+    def __init__(self, file: Opened, path: str) -> None:
+        self.dataset = data = file.dataset(path)
+        self._file, name = file, f"{data.file.filename}: {path}"
+        if data.ndim < 3:
+            raise H5Error(f"{name}: shape {data.shape}: frames need three axes at least, (frame, y, x)")
+        self.shape: tuple[int, int] = (int(data.shape[-2]), int(data.shape[-1]))
+        self._per: tuple[int, ...] = tuple(int(n) for n in data.shape[1:-2])
+        self.total = math.prod(int(n) for n in data.shape[:-2])
+        """Frames that the dataset has room for."""
+        self.dtype = wire_dtype(data.dtype)
+        self.frame_bytes = self.shape[0] * self.shape[1] * data.dtype.itemsize
+        piece = math.prod(int(n) for n in data.chunks or (1,)) * data.dtype.itemsize
+        fits = min(self.shape) > 0 and max(self.shape) <= MAX_SIDE and self.frame_bytes <= MAX_FRAME_BYTES
+        if not fits or piece > MAX_NODE_BYTES or self.total >= MAX_INDEX:
+            raise H5Error(f"{name}: shape {data.shape} of {data.dtype} in pieces of {piece} bytes is not read: it is too large")
+        self.single = data.chunks is not None and tuple(data.chunks) == (1,) * (data.ndim - 2) + self.shape
+        """Whether every frame is stored as a piece of its own."""
+        self.codec = self._codec() if self.single and data.dtype.newbyteorder("<").str in DTYPES else "raw"
+        """As which frames are handed on: as they are stored where the codec is known."""
+
+    def _codec(self) -> str:
+        filters = self.dataset.id.get_create_plist()
+        if filters.get_nfilters() != 1 or self.dataset.dtype.byteorder == ">":
+            return "raw"
+        number, _, values, _ = filters.get_filter(0)
+        if number == FILTER_ID["bslz4"] and len(values) > 4 and values[4] == _BITSHUFFLE_LZ4:
+            return "bslz4"
+        return "lz4" if number == FILTER_ID["lz4"] else "raw"
+
+    def written(self, known: int, final: bool) -> int:
+        """How many frames are there, `known` of which were there before; `final`: the writer adds nothing any more."""
+        data = self.dataset
+        if data.is_virtual:
+            return self.total if final else max(known, self._virtual())
+        if final:
+            return self.total
+        if not self.single:
+            return max(known, self.total) if _grows(data) else known
+        while known < self.total and self._is_stored(known):
+            known += 1
+        return known
+
+    def _coordinates(self, row: int) -> tuple[int, ...]:
+        lead = (self.total // max(1, math.prod(self._per)), *self._per)
+        return (*(int(k) for k in np.unravel_index(row, lead)), 0, 0)
+
+    def _is_stored(self, row: int) -> bool:
+        return self.dataset.id.get_chunk_info_by_coord(self._coordinates(row)).byte_offset is not None
+
+    def _virtual(self) -> int:
+        """Frames whose sources are there. HDF5 itself gives zeros where a source is missing."""
+        begins: list[tuple[int, int, int]] = []
+        for source in self.dataset.virtual_sources():
+            first, last = (int(corner[0]) for corner in source.vspace.get_select_bounds())
+            begins.append((first, last, self._of_source(source, last - first + 1)))
+        rows = 0
+        for first, last, there in sorted(begins):
+            if first > rows:
+                break
+            rows = max(rows, min(first + there, last + 1))
+            if rows <= last:
+                break
+        return min(rows, int(self.dataset.shape[0])) * math.prod(self._per)
+
+    def _of_source(self, source: Any, wanted: int) -> int:
+        path = self._file.other(source.file_name, self.dataset.file.filename) if source.file_name != "." else None
+        if path is not None and not path.exists():
+            return 0
+        try:
+            with Opened(path or Path(self.dataset.file.filename)) as other:
+                inner = other.dataset("/" + source.dset_name.strip("/"))
+                if inner.is_virtual:
+                    raise H5Error(f"{inner.file.filename}: {inner.name}: a virtual dataset of virtual datasets is not read")
+                try:
+                    begin = int(source.src_space.get_select_bounds()[0][0])
+                except ValueError:  # all of it is taken
+                    begin = 0
+                return max(0, min(wanted, int(inner.shape[0]) - begin))
+        except OSError:
+            return 0
+
+    def read(self, first: int, stop: int) -> tuple[list[int], list[Buffer]]:
+        """(rows, encoded frames) of the rows [first, stop) that are stored; for 'raw' one buffer of all of them."""
+        if self.codec != "raw":
+            return self._direct(first, stop)
+        rows = list(range(first, stop))
+        if self.single:
+            rows = [row for row in rows if self._is_stored(row)]
+        if not rows:
+            return [], []
+        per = math.prod(self._per)
+        if rows == list(range(first, stop)) and per == 1:
+            frames = self.dataset[first:stop].reshape(stop - first, *self.shape)
+        else:
+            frames = np.stack([self.dataset[self._coordinates(row)[:-2]] for row in rows])
+        return rows, [np.ascontiguousarray(_in_wire_type(frames, self.dtype)).reshape(-1).view(np.uint8).data]
+
+    def _direct(self, first: int, stop: int) -> tuple[list[int], list[Buffer]]:
+        rows, encoded = [], []
+        for row in range(first, stop):
+            where = self._coordinates(row)
+            info = self.dataset.id.get_chunk_info_by_coord(where)
+            if info.byte_offset is None:
+                continue
+            if info.size > 2 * self.frame_bytes + 4096:
+                raise H5Error(f"{self.dataset.file.filename}: {self.dataset.name}: frame {row} is stored in {info.size} bytes")
+            mask, chunk = self.dataset.id.read_direct_chunk(where)
+            if mask:  # the writer has left the filter out for this one
+                raise H5Error(f"{self.dataset.file.filename}: {self.dataset.name}: frame {row} is stored without its filter")
+            rows.append(row)
+            encoded.append(chunk)
+        return rows, encoded
+
+
+class NumberDataset:
+    """One slow channel: a dataset, or a component of a table, flattened. Raises `H5Error` for what it cannot be."""
+
+    def __init__(self, file: Opened, place: Place) -> None:
+        self.dataset = data = file.dataset(place.path)
+        self.place, self._file = place, file
+        name = f"{data.file.filename}: {place.path}"
+        if place.component is not None and (data.ndim != 2 or place.component >= data.shape[place.axis]):
+            raise H5Error(f"{name}: shape {data.shape} has no component {place.component}")
+        if math.prod(data.chunks or (1,)) * data.dtype.itemsize > MAX_NODE_BYTES:
+            raise H5Error(f"{name}: stored in pieces of {data.chunks}: they are too large")
+        self._factor = place.factor if place.factor is not None else factor(unit_of(data))
+        per = 1 if place.component is not None else math.prod(int(n) for n in data.shape[1:])
+        self._per = max(1, per)
+        self.total = int(data.shape[1 - place.axis if place.component is not None else 0] if data.ndim else 1) * self._per
+        """Numbers that there is room for."""
+
+    def written(self, known: int, final: bool) -> int:
+        """How many numbers are there."""
+        if final or self.dataset.is_virtual:
+            return self.total
+        return self.total if _grows(self.dataset) else known
+
+    def read(self, first: int, stop: int) -> NDArray[np.float64]:
+        """Numbers [first, stop), in our unit."""
+        p, data = self.place, self.dataset
+        if data.is_virtual:
+            for source in data.virtual_sources():
+                if source.file_name != ".":
+                    self._file.other(source.file_name, data.file.filename)
+        if p.component is not None:
+            values = data[first:stop, p.component] if p.axis == 1 else data[p.component, first:stop]
+        else:
+            low = first // self._per
+            values = np.asarray(data[low : -(-stop // self._per)]).ravel()[first - low * self._per : stop - low * self._per]
+        return np.asarray(values, np.float64) * self._factor
+
+
+def unit_of(dataset: Any) -> str:
+    """What its attribute 'units' says; '' where it has none."""
+    told = dataset.attrs.get("units", "")
+    return told.decode(errors="replace") if isinstance(told, bytes) else str(told)
+
+
+def number(file: Opened, place: Place) -> float | None:
+    """The first number at a place, in our unit, or None where nothing is there yet. Raises `H5Error` for anything but numbers."""
+    if place.attribute is not None:
+        if not file.has(place.path):
+            return None
+        node = file.node(place.path)
+        told = node.attrs.get(place.attribute)
+        values = np.asarray(() if told is None else told).ravel()
+        if len(values) and values.dtype.kind not in "biuf":
+            raise H5Error(f"{node.file.filename}: {place.path}@{place.attribute}: {told!r:.60} is no number")
+        scale = place.factor or 1.0
+    else:
+        if not file.has(place.path):
+            return None
+        data = file.dataset(place.path)
+        if data.ndim > 2 or data.size > MAX_VALUES:
+            raise H5Error(f"{data.file.filename}: {place.path}: shape {data.shape} is not one number")
+        values = np.asarray(data[()]).ravel()
+        scale = place.factor if place.factor is not None else factor(unit_of(data))
+    finite = [float(v) for v in values[:64].tolist() if math.isfinite(v)]
+    return finite[0] * scale if finite else None
+
+
+def marks(file: Opened, place: Place) -> bool:
+    """Whether something other than zero, nothing or an empty text is at a place."""
+    if not file.has(place.path):
+        return False
+    node = file.node(place.path)
+    single = getattr(node, "size", 0) == 1
+    told = node.attrs.get(place.attribute) if place.attribute is not None else node[()] if single else None
+    return told is not None and bool(np.asarray(told).any() if not isinstance(told, (str, bytes)) else told)
+
+
+def _grows(data: Any) -> bool:
+    return data.maxshape is not None and data.maxshape[0] != data.shape[0]
+
+
+def _in_wire_type(frames: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Values that the wire's type does not hold become its largest: 'no data'."""
+    if frames.dtype == dtype:
+        return frames
+    if dtype.kind in "ui" and frames.dtype.itemsize > dtype.itemsize:
+        limits = np.iinfo(dtype)
+        frames = np.clip(frames, limits.min, limits.max)
+    return np.ascontiguousarray(frames.astype(dtype))

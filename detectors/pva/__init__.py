@@ -1,0 +1,5 @@
+"""Frames of an EPICS PV: NTNDArray over PVAccess."""
+
+from .source import PvaScan
+
+__all__ = ["PvaScan"]

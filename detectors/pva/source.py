@@ -1,0 +1,117 @@
+"""A PV as a source of frames. Needs p4p."""
+
+from __future__ import annotations
+
+import importlib.util
+import queue
+import time
+from typing import Any, ClassVar
+
+from pydantic import field_validator
+
+from ptystream.events import Buffer
+from ptystream.params.base import parameter
+from ptystream.transport import Message
+
+from ..areadetector.source import IdsParameters
+from .protocol import PvaDecoder, parts_of
+
+
+class PvaParameters(IdsParameters):
+    """An EPICS PV that holds an NTNDArray."""
+
+    pv: str = parameter("", ours=True)
+    """Name of the PV, such as 'BL01:DET:Pva1:Image'."""
+
+    addresses: str | None = parameter(None, ours=True)
+    """Where to look for it, separated by spaces (EPICS_PVA_ADDR_LIST); None: as the environment says."""
+
+    search_port: int = parameter(5076, lower=1, upper=65535, ours=True)
+    """UDP port of the search, with `addresses` (EPICS_PVA_BROADCAST_PORT)."""
+
+    queue: int = parameter(1000, lower=1, upper=1_000_000, ours=True)
+    """Updates that are held at most; further ones are lost, and counted as gaps."""
+
+    @field_validator("pv")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if not value.strip() or len(value) > 256:
+            raise ValueError("must be the name of a PV")
+        if importlib.util.find_spec("p4p") is None:
+            raise ValueError("PVAccess needs the library p4p: pip install 'ptystream[pva]'")
+        return value
+
+
+class PvaTransport:
+    """Receives the updates of one PV. See `ptystream.transport.Transport`."""
+
+    def __init__(self, parameters: Any, channel: str) -> None:
+        self.p, self.channel = parameters, channel
+        self._context: Any = None
+        self._subscription: Any = None
+        self._updates: queue.Queue[list[Buffer]] = queue.Queue(parameters.queue)
+        self._first = True
+
+    def open(self) -> None:
+        """Subscribe. The PV may come later."""
+        from p4p.client.thread import Context
+
+        p, conf = self.p, None
+        if p.addresses is not None:
+            conf = {
+                "EPICS_PVA_ADDR_LIST": p.addresses,
+                "EPICS_PVA_AUTO_ADDR_LIST": "NO",
+                "EPICS_PVA_BROADCAST_PORT": str(p.search_port),
+            }
+        self._context = Context("pva", conf=conf, useenv=conf is None, nt=False)
+        request = f"field()record[queueSize={min(p.queue, 10000)}]"
+        self._subscription = self._context.monitor(p.pv, self._updated, request=request)
+
+    def _updated(self, update: Any) -> None:
+        """Called by the library's thread."""
+        if self._first:  # what the PV holds when we come is an old frame
+            self._first = False
+            return
+        try:
+            parts = parts_of(update)
+        except Exception as error:  # a structure of any other type
+            parts = [b"refused", f"{self.p.pv}: no NTNDArray: {error!r}".encode()]
+        try:
+            self._updates.put_nowait(parts)
+        except queue.Full:  # the unique ids tell how many
+            return
+
+    def receive(self, timeout_s: float) -> Message | None:
+        """The next update, or None after `timeout_s`."""
+        try:
+            parts = self._updates.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        return Message(time.time_ns(), self.channel, tuple(parts))
+
+    def acknowledge(self, message: Message) -> None:
+        """A PV knows no acknowledgement."""
+
+    def close(self) -> None:
+        """End the subscription."""
+        if self._context is not None:
+            self._subscription.close()
+            self._context.close()
+            self._context = None
+
+
+class PvaScan:
+    """Frames of an EPICS PV (NTNDArray over PVAccess)."""
+
+    Parameters = PvaParameters
+    gives_positions: ClassVar[bool] = False
+
+    @staticmethod
+    def decoder(parameters: Any, channel: str) -> PvaDecoder:
+        """Who understands the messages."""
+        return PvaDecoder(first_id=parameters.first_id, pause_s=parameters.pause_s, num_frames=parameters.num_frames)
+
+    @staticmethod
+    def transport(parameters: Any, channel: str, decoder: PvaDecoder) -> PvaTransport:
+        """Where they come from."""
+        return PvaTransport(parameters, channel)
