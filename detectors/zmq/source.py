@@ -19,7 +19,7 @@ from ptystream.security import check_listening, secure, stop
 from ptystream.transport import Message
 
 from .link import NO_STREAM, control, is_envelope, opened
-from .protocol import NativeDecoder
+from .protocol import NativeDecoder, bare, restamped
 from .sender import Sender
 
 HELLO_S = 1.0
@@ -199,6 +199,8 @@ class ZmqScan:
 
     Parameters = ZmqParameters
     Sender = Sender
+    bare = staticmethod(bare)
+    restamped = staticmethod(restamped)
 
     @staticmethod
     def decoder(parameters: Any, channel: str) -> NativeDecoder:

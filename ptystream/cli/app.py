@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from ptystream.cli.options import with_options
+from ptystream.faults import declarations
 
 app = typer.Typer(
     help="Live ptychography: frames and positions in, a growing picture out.",
@@ -83,13 +86,20 @@ def record(
 
 
 @app.command()
+@with_options(declarations())
 def replay(
     file: Annotated[str, typer.Argument(help="A recording.")],
-    speed: Annotated[float, typer.Option(min=0.001, help="Times the original pace.")] = 1.0,
+    speed: Annotated[float, typer.Option(min=0.001, help="Times the original pace; inf: as fast as it is taken.")] = 1.0,
+    into: Annotated[
+        str | None, typer.Option(metavar="CONFIG", help="Straight into a session of this configuration, without sockets.")
+    ] = None,
     to: Annotated[list[str] | None, typer.Option(help="Address for a channel: scan/data=tcp://127.0.0.1:5570.")] = None,
+    link: Annotated[str, typer.Option(help="Socket of the sender: acknowledged, push or pub.")] = "acknowledged",
+    device: Device = None,
+    **faults: Any,
 ) -> None:
-    """Give a recording back on the wire, as it came."""
-    _call("record", "replay", file, speed, to or [])
+    """Give a recording back, as it came or damaged on purpose: on the wire, or into a session."""
+    _call("replay", "replay", file, speed, into, to or [], link, device, faults)
 
 
 @app.command()
