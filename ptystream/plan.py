@@ -330,7 +330,7 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
         ledger_frames=snapshot.ledger_map,
         schedule=run.schedule.to_list(),
         decisions=run.decisions,
-        versions=versions(),
+        versions=versions() | {"device": run.context.device},
         coverage=snapshot.coverage,
         last=last,
         refined_m=run.refined(),
@@ -361,7 +361,9 @@ def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
     p, held = scan.data.parameters, run.scans[scan.label]
     told = {name: getattr(p, name) for name in ("experimentID", "version", "psize", "energy", "distance")}
     decided = run.decisions.get(scan.label, {})
+    own = [[key, turn] for label, key, turn in run.acquisitions if label == scan.label]
     return {
+        "acquisition": own[0] if own else None,
         "label": p.label or scan.label,
         **told,
         "shape": list(geometry_of(scan).shape),

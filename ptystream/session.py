@@ -152,6 +152,10 @@ class Session:
         self._over: dict[_Acquisition, None] = {}
         self._saved: set[_Acquisition] = set()
         """While a recording is delivered: acquisitions that have a result."""
+        self._wanted: frozenset[_Acquisition] | None = None
+        """In a verification: the acquisitions of one run; the others are left out."""
+        self._decided: Mapping[str, Mapping[str, Any]] = {}
+        """In a verification: what that run decided, by label of the scan."""
         self._checkpoint: Checkpoint | None = None
         """Of the run that an interrupted session was at."""
         self._saved_ends: set[tuple[_Acquisition, str]] = set()
@@ -244,6 +248,10 @@ class Session:
             if isinstance(event, ScanEnded):
                 self._saved_ends.add((at, source))
             raise _NoScan("saved_before", f"acquisition {event.epoch!r} had a result when the session was interrupted")
+        if self._wanted is not None and at not in self._wanted:
+            if isinstance(event, ScanEnded):
+                self._saved_ends.add((at, source))
+            raise _NoScan("another_run", f"acquisition {event.epoch!r} belongs to another run")
         if at not in self._assigned:
             if at in self._over:
                 raise _NoScan("scan_over", f"more of acquisition {event.epoch!r}, whose scan is over or was refused")
@@ -284,7 +292,7 @@ class Session:
             log.warning("%s: nothing came: given up for another", empty.names)
             self._drop(empty)
         checkpoint = self._checkpoint if self._checkpoint is not None and wanted in self._checkpoint.acquisitions else None
-        decisions = {} if checkpoint is None else checkpoint.buffer_decisions
+        decisions = self._decided if checkpoint is None else checkpoint.buffer_decisions
         scans = [Scan(e.label, k, *e.make(decisions.get(e.label))) for k, e in enumerate(self.plan.scans)]
         pending = _Pending(Run(self.plan.name, scans, self.plan.engines, self.plan.context), checkpoint=checkpoint)
         self._pending.append(pending)
@@ -326,6 +334,29 @@ class Session:
             self.plan.close()
         self._check()
         return self.results
+
+    def again(
+        self,
+        messages: Iterable[Message],
+        acquisitions: Iterable[tuple[str, str, int]] = (),
+        decisions: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Run:
+        """A run that has its frames and has done nothing, fed with `messages` alone: for a verification.
+
+        `acquisitions` as of `Run.acquisitions`; none: the first run that there is. `decisions`, by label, are not taken again.
+        Raises `SessionError` where nothing of it is there.
+        """
+        self._wanted, self._decided = frozenset(acquisitions) or None, decisions or {}
+        sources = {source.transport.channel: source for source in self._sources}
+        for message in messages:
+            if message.channel in sources:
+                sources[message.channel].deliver(message)
+        if not self._pending:
+            there = ", ".join(sorted(sources))
+            raise SessionError(f"nothing of the run is in the recording, on the channels {there}")
+        pending = self._pending[0]
+        self._end(pending.run, "the recording is over")
+        return pending.run
 
     def _recover(self) -> None:
         """Deliver what an interrupted session recorded, without the scans that it has saved."""
@@ -383,8 +414,8 @@ class Session:
         try:
             self._resume(pending, loop)
             while True:
+                run.acquisitions = list(pending.keys.values())
                 if self.plan.autosave is not None:
-                    run.acquisitions = list(pending.keys.values())
                     self.plan.autosave.look(run, loop)
                 seen = {label: scan.buffer.changed(-1, 0.0) for label, scan in run.scans.items()}
                 step = loop.step()

@@ -112,6 +112,18 @@ def params(
 
 
 @app.command()
+def verify(
+    result: Annotated[str, typer.Argument(help="A result (.ptyr) of a session.")],
+    recording: Annotated[str, typer.Argument(help="What that session recorded.")],
+    config: Annotated[str | None, typer.Option(help="Configuration, instead of the one in the result.")] = None,
+    offline: Annotated[bool, typer.Option(help="Compare with offline runs of all frames as well.")] = True,
+    picture: Annotated[str | None, typer.Option(metavar="FILE", help="Draw where they differ, as PNG.")] = None,
+) -> None:
+    """Live equals offline? Repeats the schedule of a result on its recording, bit by bit. Exit status 1 where it differs."""
+    _call("verify", "verify", result, recording, config, offline, picture)
+
+
+@app.command()
 def check(config: Annotated[str, typer.Argument(help="YAML, JSON or TOML file.")]) -> None:
     """What is wrong with a configuration, and what to do."""
     _call("check", "check", config)
