@@ -24,7 +24,7 @@ from ptystream.recording import Recording
 from ptystream.results import versions
 from ptystream.run import EngineEntry, Run
 from ptystream.schedule import Schedule
-from ptystream.session import Channel, Plan, Session, SessionError
+from ptystream.session import Plan, Session, SessionError
 from ptystream.storage import ptyr
 from ptystream.transport import Message, TransportClosed
 
@@ -128,7 +128,7 @@ def verify(
     """
     if not result.schedule:
         raise VerifyError("the result has no schedule: it was not written by a session of this program")
-    configuration = check(_quiet(given or result.parameters), result.run)
+    configuration = check(quiet(given or result.parameters), result.run)
     found = Verification(device=result.versions.get("device", "cpu"), frames=int(result.ledger.get("used", 0)))
     now = versions() | {"device": found.device}
     found.differing = {k: (result.versions.get(k, ""), v) for k, v in now.items() if result.versions.get(k, "") != v}
@@ -181,17 +181,25 @@ def _longer(entry: EngineEntry, factor: int) -> EngineEntry:
 
 def _fed(result: ptyr.Result, recording: Recording, configuration: Configuration, tell: Tell) -> tuple[Run, Plan]:
     """A run that has the frames of the result's and has done nothing, with its plan."""
-    silent = {channel: _Silent(channel) for channel in _channels(configuration)}
-    plan = make_plan(configuration, transports=silent)
-    tell("compiling", 0, 1)
-    plan.warm_up()
-    tell("reading the recording", 0, 1)
     own = [(label, *told["acquisition"]) for label, told in result.scans.items() if told.get("acquisition")]
     decisions = {label: dict(held) for label, held in result.decisions.items()}
-    fresh = Session(replace(plan, channels=[Channel(c.name, c.transport, c.decoder) for c in plan.channels]), metrics=Metrics())
-    run = fresh.again(recording, own, decisions)
-    run.decisions = copy.deepcopy(decisions)
-    run.acquisitions = own
+    run, plan = fed(recording, configuration, own, decisions)
+    tell("compiling", 0, 1)
+    plan.warm_up()
+    return run, plan
+
+
+def fed(
+    recording: Recording,
+    configuration: Configuration,
+    acquisitions: Sequence[tuple[str, str, int]] = (),
+    decisions: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[Run, Plan]:
+    """A run that has its frames from a recording and has done nothing, with its plan; arguments as of `Session.again`."""
+    plan = make_plan(configuration, transports={channel: _Silent(channel) for channel in _channels(configuration)})
+    run = Session(plan, metrics=Metrics()).again(recording, acquisitions, decisions)
+    run.decisions = {label: copy.deepcopy(dict(held)) for label, held in (decisions or {}).items()}
+    run.acquisitions = list(acquisitions)
     return run, plan
 
 
@@ -200,7 +208,7 @@ def _channels(configuration: Configuration) -> list[str]:
     return names + [f"{scan.label}/positions" for scan in configuration.scans if scan.positions is not None]
 
 
-def _quiet(given: Mapping[str, Any]) -> dict[str, Any]:
+def quiet(given: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration that writes nothing."""
     tree: dict[str, Any] = copy.deepcopy(dict(given))
     for scan in (tree.get("scans") or {}).values():

@@ -35,7 +35,7 @@ class Difference:
             for axis, image, title in zip(row, shown, ("result", name, "difference"), strict=True):
                 lit = np.ma.masked_array(image, hidden)
                 drawn = axis.imshow(lit, cmap="magma" if title == "difference" else "gray", interpolation="nearest")
-                axis.set_title(f"{title}: " + ("part of the rms amplitude" if title == "difference" else "phase, rad"))
+                axis.set_title("|difference| / rms" if title == "difference" else f"{title}: phase, rad")
                 axis.set_xticks([])
                 axis.set_yticks([])
                 figure.colorbar(drawn, ax=axis)

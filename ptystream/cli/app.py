@@ -124,6 +124,19 @@ def verify(
 
 
 @app.command()
+def convert(
+    given: Annotated[str, typer.Argument(metavar="IN", help="A recording, or a .ptyd, CXI or .ptyr file.")],
+    made: Annotated[str, typer.Argument(metavar="OUT", help="Ends in .ptyd, or .cxi, .nxs or .h5 (CXI/NeXus).")],
+    config: Annotated[str | None, typer.Option(help="Configuration of a recording, instead of the one in it.")] = None,
+    scan: Annotated[str | None, typer.Option(help="Which entry of `scans`, where there are several.")] = None,
+    acquisition: Annotated[str | None, typer.Option(help="Which acquisition of a recording; the first.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
+) -> None:
+    """Frames of a recording, .ptyd or CXI file as .ptyd or NXcxi_ptycho; the pictures of a .ptyr file as CXI/NeXus."""
+    _call("convert", "convert", given, made, config, scan, acquisition, force)
+
+
+@app.command()
 def check(config: Annotated[str, typer.Argument(help="YAML, JSON or TOML file.")]) -> None:
     """What is wrong with a configuration, and what to do."""
     _call("check", "check", config)

@@ -10,14 +10,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from ptystream.params.load import plugins, tree_of
 from ptystream.recording import Recording
 from ptystream.storage import ptyr
-from ptystream.verify import Verification
+from ptystream.storage.h5 import H5Error
+from ptystream.verify import Verification, VerifyError
 from ptystream.verify import verify as again
 
 
 def verify(result: str, recording: str, config: str | None, offline: bool, picture: str | None) -> int:
     """Body of the command: 0 where everything is as promised, 1 where not."""
     console = Console(stderr=True)
-    was, held = ptyr.read(result), Recording(recording)
+    try:
+        was, held = ptyr.read(result), Recording(recording)
+    except H5Error as error:
+        raise VerifyError(str(error)) from error
     given = None if config is None else tree_of(config)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, disable=not console.is_terminal
