@@ -307,7 +307,7 @@ def recorder_of(configuration: Configuration) -> tuple[Recorder | None, Path | N
             interrupted = path
             log.warning("%s: %d messages of an interrupted session: continuing it", path, messages)
     metadata = {"configuration": as_json(configuration.given), "version": __version__, "session": uuid.uuid4().hex}
-    return Recorder(path, metadata, fsync=settings.fsync), interrupted
+    return Recorder(path, metadata, fsync=settings.fsync, go_on=settings.when_full == "continue"), interrupted
 
 
 def result_of(run: Run, configuration: Configuration) -> ptyr.Result:

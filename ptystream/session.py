@@ -183,9 +183,9 @@ class Session:
 
     def status(self) -> dict[str, Any]:
         """Numbers for a progress line."""
-        run = self.current
+        run, kept = self.current, {"unrecorded": 0 if self._tap is None or not self._tap.full else self._tap.lost}
         if run is None:
-            return {"run": self.plan.name, "state": "waiting", "received": 0, "used": 0, "iteration": 0} | self._rates
+            return {"run": self.plan.name, "state": "waiting", "received": 0, "used": 0, "iteration": 0} | kept | self._rates
         ledger = run.ledger()
         errors, misfit = (run.errors[-1:], run.misfit[-1:])
         age = None if run.newest_arrival_ns is None else (time.time_ns() - run.newest_arrival_ns) / 1e9
@@ -199,6 +199,7 @@ class Session:
             "error": headline(errors[0][-1]) if errors else None,
             "misfit": float(misfit[0][-1, 0]) if misfit else None,
             "age_s": age,
+            **kept,
         } | self._rates
 
     def _fail(self, error: BaseException) -> None:
@@ -554,3 +555,5 @@ class Session:
                 self.publisher.offer(snapshot)
                 self.metrics.viewers(self.publisher.viewers)
             self.metrics.run(run, ledger, time.time_ns())
+            if self._tap is not None:
+                self.metrics.recording(self._tap.lost, self._tap.full)

@@ -143,7 +143,8 @@ def verify(
             found.wander = distance(once.objects, twice.objects, result.coverage)
             found.offline_object = next(iter(once.objects.values()))
     except (SessionError, TimeoutError, KeyError) as error:
-        raise VerifyError(f"{recording.path}: {error}") from error
+        lacking = f" ({recording.missing} messages are not in it: the disk was full)" if recording.missing else ""
+        raise VerifyError(f"{recording.path}: {error}{lacking}") from error
     return found
 
 
