@@ -108,7 +108,7 @@ class _Coming:
 def damage(messages: Iterable[Message], faults: Faults, restamp: Mapping[str, Restamp] | None = None) -> Damaged:
     """Do it. `messages` may be views on a file: only those whose bytes change are copied.
 
-    `restamp`, by channel, is needed for `skew` and `drift`. Raises `ValueError` where it lacks one, or nothing is left.
+    `restamp`, by channel, is needed for `skew` and `drift`. Raises `ValueError` where it lacks one, or nothing is left or hit.
     """
     every = list(messages)
     first, stop = int(faults.join * len(every)), math.ceil(faults.stop * len(every))
@@ -122,6 +122,8 @@ def damage(messages: Iterable[Message], faults: Faults, restamp: Mapping[str, Re
     lines: dict[str, list[_Coming]] = {}
     for one in coming:
         lines.setdefault(one.message.channel, []).append(one)
+    if not any(fnmatch(channel, faults.on) for channel in lines):
+        raise ValueError(f"on: {faults.on!r}: matches none of the channels {', '.join(sorted(lines))}")
     kept: list[_Coming] = []
     for channel, line in lines.items():
         touched = fnmatch(channel, faults.on)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,23 @@ def test_what_cannot_be_converted_is_said_with_a_remedy(recorded: Path, cxi: Pat
         file["entry_1/data_1/data"] = h5py.ExternalLink("/etc/hostname", "/")
     with pytest.raises(H5Error, match="another file"):
         convert(tmp_path / "linked.cxi", tmp_path / "l.ptyd")
+
+
+def test_a_scan_and_an_acquisition_of_several_are_chosen(recorded: Path, tmp_path: Path) -> None:
+    given = scans.configuration(tmp_path, scans.Case("", Faults()))
+    given["scans"]["t"] = given["scans"]["s"]
+    recorder = Recorder(tmp_path / "two.ptyrec", {"configuration": as_json(given)})
+    for message in Recording(recorded):
+        recorder.write(message)
+        kind, half = message.channel.partition("/")[2], tuple(message.parts[1:])
+        if message.arrival_ns % 10**18 < 50 * scans.PACE_NS:  # of the other scan there are but 50 frames
+            recorder.write(replace(message, channel=f"t/{kind}", parts=half))
+    recorder.close()
+    with pytest.raises(ConvertError, match="say which with --scan"):
+        convert(tmp_path / "two.ptyrec", tmp_path / "m.ptyd")
+    for label, acquisition, count in (("s", "a", 92), ("t", None, 49)):
+        convert(tmp_path / "two.ptyrec", tmp_path / f"{label}.ptyd", scan=label, acquisition=acquisition)
+        assert len(frames_of(tmp_path / f"{label}.ptyd")) == count
 
 
 def test_the_command(recorded: Path, tmp_path: Path) -> None:

@@ -147,6 +147,8 @@ def test_only_the_channels_asked_for_are_hit():
     found = damage(MESSAGES, Faults(drop=0.5, on="*/positions"))
     assert all(k % 2 for k in found.hit["drop"])
     assert "hit by: drop" in str(found)
+    with pytest.raises(ValueError, match="matches none of the channels s/data, s/positions"):
+        damage(MESSAGES, Faults(drop=0.5, on="s/motors"))
 
 
 def test_time_stamps_of_positions_are_shifted_and_nothing_else():
@@ -239,9 +241,10 @@ def test_the_command_replays_into_a_session(tmp_path: Path) -> None:
         assert done.returncode == 1 and said in done.stderr
 
 
-def test_the_command_gives_a_damaged_recording_back_on_the_wire(tmp_path: Path) -> None:
+@pytest.mark.parametrize("link", ["acknowledged", "push"])
+def test_the_command_gives_a_damaged_recording_back_on_the_wire(link: str, tmp_path: Path) -> None:
     recording = matrix.record(tmp_path / "scan.ptyrec")
-    command = [sys.executable, "-P", "-m", "ptystream", "replay", str(recording), "--speed", "inf"]
+    command = [sys.executable, "-P", "-m", "ptystream", "replay", str(recording), "--speed", "inf", "--link", link]
     expected = damage(map(as_bare, Recording(recording)), Faults(drop=0.1, reorder=0.1, seed=1)).messages
     with subprocess.Popen(
         [*command, "--drop", "0.1", "--reorder", "0.1", "--seed", "1"], stderr=subprocess.PIPE, text=True
@@ -257,7 +260,7 @@ def test_the_command_gives_a_damaged_recording_back_on_the_wire(tmp_path: Path) 
         got: dict[str, list[tuple[bytes, ...]]] = {}
         for channel, address in addresses.items():
             wanted = sum(m.channel == channel for m in expected)
-            parameters = ZmqScan.Parameters(address=address)
+            parameters = ZmqScan.Parameters(address=address, link=link)
             transport = ZmqScan.transport(parameters, channel, ZmqScan.decoder(parameters, channel))
             got[channel] = []
             threading.Thread(target=take, args=(transport, wanted, got[channel]), daemon=True, name=channel).start()
