@@ -29,7 +29,8 @@ class Autosave:
         self.interval, self.keep, self._dump = interval, keep, dump
         self.written: dict[str, list[Path]] = {}
         """Files that are there, by run, the newest last."""
-        self._last: tuple[str, str, int] = ("", "", 0)
+        self._last: dict[str, tuple[str, int]] = {}
+        """Run → engine, and how often the interval was over at its last dump."""
         self._thread: threading.Thread | None = None
         self._said: set[str] = set()
         self.rest = REST
@@ -40,19 +41,24 @@ class Autosave:
         """Between two passes: begin a dump where one is due."""
         if self.interval <= 0 or run.engine is None or run.engine_entry is None or run.averaging or not run.iter_info:
             return
-        now = (run.name, run.engine_entry.label, int(run.iter_info[-1]["iteration"]) // self.interval)
-        if now[:2] != self._last[:2]:
-            self._last = (*now[:2], 0)
+        now = (run.engine_entry.label, int(run.iter_info[-1]["iteration"]) // self.interval)
+        label, last = self._last.get(run.name, ("", 0))
         writing = self._thread is not None and self._thread.is_alive()
-        if now[2] <= self._last[2] or writing or time.monotonic() < self._due:
+        if now[1] <= (last if label == now[0] else 0) or writing or time.monotonic() < self._due:
             return
-        self._last = now
+        self._last[run.name] = now
         self._thread = threading.Thread(target=self._write, args=(run.name, self._dump(run, loop)), name="autosave", daemon=True)
         self._thread.start()
 
     def found(self, run: str, files: Iterable[Path]) -> None:
         """Dumps of an interrupted session, the newest last: they count as this one's."""
         self.written[run] = list(files)
+
+    def forget(self, run: str) -> None:
+        """The run is over: waits for its last dump."""
+        self.wait()
+        self._last.pop(run, None)
+        self.written.pop(run, None)
 
     def wait(self) -> None:
         """Until the last dump is written."""

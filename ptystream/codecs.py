@@ -3,7 +3,8 @@
 'raw' are C-ordered little-endian pixels. 'bslz4' and 'lz4' are the streams of the HDF5 filters 32008 (bitshuffle with
 LZ4) and 32004 (LZ4), including their 12-byte head, as detectors send them: big-endian u64 decoded bytes, u32 bytes per
 block, then per block u32 length and LZ4 data. Every announced size is held against the frame before memory is taken,
-and the whole chain of blocks is walked before a library sees it, so no library reads or writes outside its buffers.
+and the chain of blocks is walked before a library sees it, so no library reads or writes outside its buffers. 'lz4block' is
+one LZ4 block of the whole frame, without a head.
 
 Backends for the compressed ones, best first: `dectris` (extra of the same name), `library` (the C functions in the
 filter libraries that hdf5plugin ships, called without the GIL straight into the destination), `h5py` (the HDF5 filters
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from ptystream.events import Buffer, Payload
 
-CODECS = ("raw", "bslz4", "lz4")
+CODECS = ("raw", "bslz4", "lz4", "lz4block")
 FILTER_ID = {"bslz4": 32008, "lz4": 32004}
 MAX_FRAME_BYTES = 1 << 30
 """A frame that decodes to more is refused."""
@@ -84,9 +85,9 @@ def decode(payload: Payload, out: NDArray[Any] | None = None, rows: slice | None
         frame = out
     else:
         frame = np.empty(payload.shape, payload.dtype)
-    stream = memoryview(payload.buffer).cast("B")
-    offsets, block = _walk(payload.codec, stream, wanted, payload.dtype.itemsize)
-    _backend()(payload.codec, stream, offsets, block, frame)
+    stream, framed = _framed(payload, wanted)
+    offsets, block = _walk(framed, stream, wanted, payload.dtype.itemsize)
+    _backend()(framed, stream, offsets, block, frame)
     if direct:
         return frame
     if out is None:
@@ -95,11 +96,37 @@ def decode(payload: Payload, out: NDArray[Any] | None = None, rows: slice | None
     return out
 
 
+def decode_rows(payload: Payload, frame: NDArray[Any], rows: slice) -> NDArray[Any]:
+    """Return an array of the frame's shape of which at least `rows` (step 1) hold its pixels.
+
+    Raw pixels come as a view on the message. Others are decoded into `frame` (C-ordered, the payload's shape and dtype) as far
+    as `rows` need: of a codec that works in blocks only those that hold them, and what lies in the others is not looked at.
+    Raises `CodecError` as `decode` does, for what it reads.
+    """
+    if payload.codec == "raw" or frame.shape != payload.shape or frame.dtype != payload.dtype:
+        return decode(payload)
+    wanted = _frame_bytes(payload)
+    first, last, _ = rows.indices(payload.shape[0])
+    row = wanted // payload.shape[0]
+    stream, codec = _framed(payload, wanted)
+    offsets, block = _walk(codec, stream, wanted, payload.dtype.itemsize, until=last * row)
+    blocks = range(first * row // block, len(offsets) - 1)
+    part = _parts()
+    if part is None or (blocks.start == 0 and offsets[-1] == stream.nbytes):
+        offsets, block = _walk(codec, stream, wanted, payload.dtype.itemsize)
+        _backend()(codec, stream, offsets, block, frame)
+    else:
+        part(codec, stream, offsets, block, frame, blocks)
+    return frame
+
+
 def encode(array: NDArray[Any], codec: str) -> bytes:
     """Return one frame, shape (y, x), encoded as `decode` takes it. Raises `CodecError` for an unknown codec."""
     frame = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     if codec == "raw":
         return frame.tobytes()
+    if codec == "lz4block":
+        return _lz4_block(int(frame.ctypes.data), frame.nbytes)
     if codec not in FILTER_ID:
         raise CodecError(f"codec {codec!r} is unknown; known are {', '.join(CODECS)}")
     encoder = _encode_library if _library(codec) is not None else _encode_h5py
@@ -127,6 +154,12 @@ def _backend() -> Decode:
     return next(iter(backends().values()))
 
 
+@cache
+def _parts() -> Callable[[str, memoryview, list[int], int, NDArray[Any], range], None] | None:
+    """What decodes some of the blocks, where this machine has it."""
+    return _decode_part if "library" in backends() else None
+
+
 def _frame_bytes(payload: Payload) -> int:
     if payload.codec not in CODECS:
         raise CodecError(f"codec {payload.codec!r} is unknown; known are {', '.join(CODECS)}")
@@ -138,8 +171,17 @@ def _frame_bytes(payload: Payload) -> int:
     return wanted
 
 
-def _walk(codec: str, stream: memoryview, wanted: int, itemsize: int) -> tuple[list[int], int]:
-    """Check head and chain of blocks; return where each block begins and where the last ends, and bytes per block."""
+def _framed(payload: Payload, wanted: int) -> tuple[memoryview, str]:
+    """The stream with its head, and the codec of that."""
+    stream = memoryview(payload.buffer).cast("B")
+    if payload.codec != "lz4block":
+        return stream, payload.codec
+    return memoryview(b"".join((_HEAD.pack(wanted, wanted), _LENGTH.pack(stream.nbytes), stream))), "lz4"
+
+
+def _walk(codec: str, stream: memoryview, wanted: int, itemsize: int, until: int | None = None) -> tuple[list[int], int]:
+    """Check head and chain of blocks; return where each block begins and where the last ends, and bytes per block. Not further
+    than the block that holds the byte before `until` of the frame, where that is given."""
     if stream.nbytes < _HEAD.size:
         raise CodecError(f"{codec} frame: {stream.nbytes} bytes received, its head alone takes {_HEAD.size}")
     announced, block = _HEAD.unpack_from(stream)
@@ -156,7 +198,8 @@ def _walk(codec: str, stream: memoryview, wanted: int, itemsize: int) -> tuple[l
     offsets = [_HEAD.size]
     position, size, left = _HEAD.size, stream.nbytes, wanted - tail
     bound = min(block, wanted) + min(block, wanted) // 255 + 16
-    while left > 0:
+    stop = 0 if until is None else wanted - tail - until
+    while left > max(stop, 0):
         if position + 4 > size:
             raise CodecError(f"{codec} frame: {size} bytes received, block {len(offsets) - 1} would begin at {position}")
         (length,) = _LENGTH.unpack_from(stream, position)
@@ -165,6 +208,8 @@ def _walk(codec: str, stream: memoryview, wanted: int, itemsize: int) -> tuple[l
             raise CodecError(f"{codec} frame: block {len(offsets) - 1} ends at byte {position}, {size} bytes received")
         offsets.append(position)
         left -= block
+    if left > 0:
+        return offsets, block
     if position + tail != size:
         raise CodecError(f"{codec} frame: {position + tail} bytes announced by its blocks, {size} received")
     return offsets, block
@@ -179,7 +224,7 @@ def _decode_dectris(codec: str, stream: memoryview, offsets: list[int], block: i
     try:
         pixels = decompress(stream, codec, elem_size=frame.dtype.itemsize)
     except Exception as error:  # the package documents no class of its own
-        raise CodecError(f"{codec} frame of {stream.nbytes} bytes is damaged: {error}") from error
+        raise CodecError(f"{codec} frame of {stream.nbytes} bytes received is damaged: {error}") from error
     np.copyto(frame, np.frombuffer(pixels, frame.dtype).reshape(frame.shape))
 
 
@@ -229,13 +274,37 @@ def _decode_library(codec: str, stream: memoryview, offsets: list[int], block: i
             raise CodecError(f"bslz4 frame of {stream.nbytes} bytes is damaged: decoding ended with {used}")
         return
     for number, (begin, end) in enumerate(itertools.pairwise(offsets)):
-        done = number * block
-        length, expected = end - begin - 4, min(block, frame.nbytes - done)
-        if length == expected:
-            # A block that LZ4 could not shorten is stored as it is.
-            ctypes.memmove(target + done, source + begin + 4, expected)
-        elif library.LZ4_decompress_safe(source + begin + 4, target + done, length, expected) != expected:
-            raise CodecError(f"lz4 frame: block {number} of {length} bytes does not decode to {expected} bytes")
+        _decode_lz4_block(library, source, target, begin, end, number, block, frame.nbytes)
+
+
+def _decode_part(codec: str, stream: memoryview, offsets: list[int], block: int, frame: NDArray[Any], blocks: range) -> None:
+    """Decode the blocks of that number; the chain `offsets` may end with the last of them."""
+    library = _library(codec)
+    assert library is not None
+    source, target, itemsize = _address(stream), int(frame.ctypes.data), frame.dtype.itemsize
+    if codec == "bslz4":
+        first, last = blocks.start * block, min(blocks.stop * block, frame.nbytes)
+        begin = source + offsets[blocks.start]
+        used = library.bshuf_decompress_lz4(begin, target + first, (last - first) // itemsize, itemsize, block // itemsize)
+        expected = (stream.nbytes if last == frame.nbytes else offsets[blocks.stop]) - offsets[blocks.start]
+        if used != expected:
+            raise CodecError(f"bslz4 frame of {stream.nbytes} bytes is damaged: decoding ended with {used}")
+        return
+    for number in blocks:
+        begin, end = offsets[number : number + 2]
+        _decode_lz4_block(library, source, target, begin, end, number, block, frame.nbytes)
+
+
+def _decode_lz4_block(
+    library: ctypes.CDLL, source: int, target: int, begin: int, end: int, number: int, block: int, size: int
+) -> None:
+    done = number * block
+    length, expected = end - begin - 4, min(block, size - done)
+    if length == expected:
+        # A block that LZ4 could not shorten is stored as it is.
+        ctypes.memmove(target + done, source + begin + 4, expected)
+    elif library.LZ4_decompress_safe(source + begin + 4, target + done, length, expected) != expected:
+        raise CodecError(f"lz4 frame: block {number}: the {length} bytes received do not decode to {expected}")
 
 
 def _encode_library(frame: NDArray[Any], codec: str) -> bytes:
@@ -251,16 +320,29 @@ def _encode_library(frame: NDArray[Any], codec: str) -> bytes:
             raise CodecError(f"bslz4: the frame {frame.shape} of {frame.dtype} could not be encoded ({used})")
         target[: _HEAD.size] = np.frombuffer(_HEAD.pack(frame.nbytes, _BITSHUFFLE_BLOCK), np.uint8)
         return target[: _HEAD.size + used].tobytes()
-    block = min(_LZ4_BLOCK, frame.nbytes)
+    return _encode_lz4(frame, min(_LZ4_BLOCK, frame.nbytes))
+
+
+def _encode_lz4(frame: NDArray[Any], block: int) -> bytes:
+    source = int(frame.ctypes.data)
     parts = [_HEAD.pack(frame.nbytes, block)]
-    scratch = np.empty(library.LZ4_compressBound(block), np.uint8)
     for done in range(0, frame.nbytes, block):
         size = min(block, frame.nbytes - done)
-        used = library.LZ4_compress_default(source + done, scratch.ctypes.data, size, scratch.nbytes)
-        stored = used <= 0 or used >= size
-        data = ctypes.string_at(source + done, size) if stored else scratch[:used].tobytes()
+        data = _lz4_block(source + done, size)
+        if len(data) >= size:
+            data = ctypes.string_at(source + done, size)
         parts += [_LENGTH.pack(len(data)), data]
     return b"".join(parts)
+
+
+def _lz4_block(source: int, size: int) -> bytes:
+    """`size` bytes at `source` as one LZ4 block."""
+    library = _library("lz4")
+    if library is None:
+        raise CodecError("lz4: the library that hdf5plugin ships offers no encoder on this machine")
+    scratch = np.empty(library.LZ4_compressBound(size), np.uint8)
+    used = library.LZ4_compress_default(source, scratch.ctypes.data, size, scratch.nbytes)
+    return scratch[:used].tobytes()
 
 
 # --- h5py ------------------------------------------------------------------------------------------------------------
@@ -286,7 +368,7 @@ def _decode_h5py(codec: str, stream: memoryview, offsets: list[int], block: int,
         try:
             dataset.read_direct(frame)
         except OSError as error:
-            raise CodecError(f"{codec} frame of {stream.nbytes} bytes is damaged: {error}") from error
+            raise CodecError(f"{codec} frame of {stream.nbytes} bytes received is damaged: {error}") from error
 
 
 def _encode_h5py(frame: NDArray[Any], codec: str) -> bytes:

@@ -106,7 +106,6 @@ def _recorded(
     label = label or labels[0]
     if label not in labels:
         raise ConvertError(f"--scan {label}: must be one of {', '.join(labels)}")
-    p = next(scan for scan in checked.scans if scan.label == label).data.parameters
     tell("reading the recording", 0, 1)
     try:
         run, _ = fed(recording, checked, [] if acquisition is None else [(label, acquisition, 0)])
@@ -116,7 +115,7 @@ def _recorded(
     blocks = list(_blocks(buffer))
     if not blocks:
         raise ConvertError(f"{given}: no frame can be used: {buffer.failure or buffer.ledger.counts()}")
-    store = buffer.frames
+    store, p = buffer.frames, buffer.parameters  # with what a header told
     psize = None if p.psize is None else tuple(float(v) for v in np.broadcast_to(np.asarray(p.psize, float), 2) * (p.rebin or 1))
     middle = (store.shape[0] // 2, store.shape[1] // 2)
     count = sum(len(block) for block in blocks)

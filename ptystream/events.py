@@ -34,7 +34,24 @@ class FileRows:
 
     file: str
     dataset: str
+    """Path within an HDF5 file; '' for a .npy file."""
     row: int
+    """Number of the frame, all axes before (y, x) counted as one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Readings that lie in a file: consecutive rows of a dataset of one axis."""
+
+    file: str
+    dataset: str
+    first: int
+    stop: int
+    average: int = 1
+    """So many rows become one reading, their mean."""
+    scale: float = 1.0
+    offset: float = 0.0
+    """Reading = row × scale + offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +61,7 @@ class ScanStarted:
     epoch: str
     """The source's own name of the acquisition: series number, run uid, arm time."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What the source knows of it; `ptystream.scan.header` names the keys that are understood, with their units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +91,16 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleRows:
+    """Consecutive readings as `Samples` are, of which some lie in files: whoever receives them reads."""
+
+    epoch: str
+    first: int
+    channels: Mapping[str, NDArray[np.float64] | Rows]
+    """All of the same number of samples."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScanEnded:
     """A source ended an acquisition."""
 
@@ -93,4 +121,11 @@ class Rejected:
     count: int = 1
 
 
-Event: TypeAlias = ScanStarted | Frames | Samples | ScanEnded | Rejected
+Event: TypeAlias = ScanStarted | Frames | Samples | SampleRows | ScanEnded | Rejected
+
+ABORTS = ("abort", "aborted", "fail", "failed", "cancelled", "canceled")
+
+
+def is_abort(reason: str) -> bool:
+    """Whether the reason of a `ScanEnded` says that the acquisition was broken off: one of `ABORTS`, alone or before a ':'."""
+    return reason.partition(":")[0].strip().lower() in ABORTS

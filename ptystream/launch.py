@@ -163,7 +163,8 @@ def _logging_at(wanted: int) -> Iterator[None]:
 
 @contextmanager
 def _stopping(session: Session) -> Iterator[threading.Event]:
-    """In the main thread the first signal stops the session, a second one at once; the event says whether one came."""
+    """In the main thread ctrl-c or SIGTERM stops the session, a second one at once; the event says whether one came. SIGUSR1
+    pauses it, and the next one lets it go on."""
     came = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield came
@@ -175,7 +176,11 @@ def _stopping(session: Session) -> Iterator[threading.Event]:
         came.set()
         session.stop()
 
+    def pause(number: int, frame: Any) -> None:
+        (session.resume if session.paused else session.pause)()
+
     before = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, pause)
     try:
         yield came
     finally:

@@ -12,7 +12,7 @@ from ptystream import __version__
 
 LATENCY_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 1.0, 2.0, 5.0, 10.0, 30.0)
 ITERATION_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-STATES = ("waiting", "running", "finished", "failed")
+STATES = ("waiting", "running", "paused", "finished", "failed")
 STAGES = ("taken", "used", "published")
 """Latency is counted from a frame's arrival: until the engine took it, an iteration used it, a picture with it was out."""
 
@@ -56,9 +56,8 @@ class Metrics:
         for state in STATES:
             self._of["ptystream_run_state"].labels(state).set(0)
         self._of["ptystream_build_info"].labels(__version__).set(1)
-        self._iterations = 0
-        self._frame_told: int | None = None
-        self._run = ""
+        self._of_runs: dict[int, tuple[int, int | None]] = {}
+        """Entries of `iter_info` counted so far, and the newest frame told, by identity of the run."""
         self._counted: dict[str, set[str]] = {}
 
     def received(self, channel: str, size: int) -> None:
@@ -79,10 +78,28 @@ class Metrics:
         """Viewers that are connected."""
         self._of["ptystream_viewers"].set(count)
 
-    def run(self, run: Any, ledger: Mapping[str, int], now_ns: int) -> None:
-        """Bring everything about the current run up to date; called from the engine's thread."""
-        if run.name != self._run:
-            self._run, self._iterations, self._frame_told = run.name, 0, None
+    def run(self, run: Any, ledger: Mapping[str, int], now_ns: int, *, current: bool = True) -> None:
+        """Bring everything about a run up to date; called from the engine's thread. Only the `current` one sets gauges."""
+        iterations, frame_told = self._of_runs.get(id(run), (0, None))
+        if current:
+            self._gauges(run, ledger)
+        for info in run.iter_info[iterations:]:
+            count = max(1, info["count"])
+            self._of["ptystream_iterations_total"].labels(info["engine"]).inc(count)
+            self._of["ptystream_iteration_duration_seconds"].labels(info["engine"]).observe(info["duration"] / count)
+        newest = run.newest_arrival_ns
+        self._of_runs[id(run)] = len(run.iter_info), newest
+        if newest is not None and newest != frame_told:
+            if current:
+                self._of["ptystream_last_frame_timestamp_seconds"].set(newest / 1e9)
+            for stage, at in (("taken", run.taken_ns), ("used", run.used_ns), ("published", now_ns)):
+                self._of["ptystream_frame_latency_seconds"].labels(stage).observe(max(0.0, (at - newest) / 1e9))
+
+    def forget(self, run: Any) -> None:
+        """The run is over: nothing more of it will be told."""
+        self._of_runs.pop(id(run), None)
+
+    def _gauges(self, run: Any, ledger: Mapping[str, int]) -> None:
         for name, counts in (("ptystream_frames", ledger), ("ptystream_notes", run.notes())):
             self._counted.setdefault(name, set()).update(counts)
             for label in self._counted[name]:
@@ -90,11 +107,6 @@ class Metrics:
         self._of["ptystream_buffer_frames"].set(max(0, ledger.get("received", 0) - ledger.get("used", 0)))
         for state in STATES:
             self._of["ptystream_run_state"].labels(state).set(state == run.state)
-        for info in run.iter_info[self._iterations :]:
-            count = max(1, info["count"])
-            self._of["ptystream_iterations_total"].labels(info["engine"]).inc(count)
-            self._of["ptystream_iteration_duration_seconds"].labels(info["engine"]).observe(info["duration"] / count)
-        self._iterations = len(run.iter_info)
         for name, history, kinds in (
             ("ptystream_error", run.errors, ("fourier", "photon", "exit")),
             ("ptystream_misfit", run.misfit, ("amplitude", "photon", "poisson")),
@@ -102,12 +114,6 @@ class Metrics:
             if history:
                 for kind, value in zip(kinds, history[-1][-1], strict=True):
                     self._of[name].labels(kind).set(float(value))
-        newest = run.newest_arrival_ns
-        if newest is not None and newest != self._frame_told:
-            self._frame_told = newest
-            self._of["ptystream_last_frame_timestamp_seconds"].set(newest / 1e9)
-            for stage, at in (("taken", run.taken_ns), ("used", run.used_ns), ("published", now_ns)):
-                self._of["ptystream_frame_latency_seconds"].labels(stage).observe(max(0.0, (at - newest) / 1e9))
 
     def serve(self, address: str = "127.0.0.1", port: int = 0) -> tuple[str, Any]:
         """Answer scrapes over HTTP; returns (url, function that ends it). Raises `OSError` where the port is taken."""

@@ -36,16 +36,18 @@ from ptystream.recording import Recorder, Recording
 from ptystream.results import as_json, effective, file_name, versions
 from ptystream.run import EngineEntry, Run
 from ptystream.scan.block import Block
+from ptystream.scan.header import left_out
 from ptystream.scan.memory import allowed_bytes
+from ptystream.scan.parameters import PtyScanParameters
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.scan.rocking import RockingScan
 from ptystream.scan.saver import Saver
-from ptystream.session import Channel, Plan, ScanEntry
 from ptystream.spread import spread
 from ptystream.stopwatch import write_benchmark
 from ptystream.storage import ptyr
 from ptystream.storage.leftovers import sweep
 from ptystream.transport import Surroundings, Transport
+from ptystream.wiring import Channel, Plan, ScanEntry
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +107,8 @@ def make_plan(
         context=context,
         loop=settings,
         runs=root.live.runs,
+        overlap=_overlap(configuration, ranks is None),
+        aborted=root.live.aborted,
         publish_interval_s=root.io.publish.interval_s,
         timeout_s=root.live.timeout_s,
         save=lambda run: save(run, configuration, recorder),
@@ -115,6 +119,12 @@ def make_plan(
         device=reason if ranks is None else f"{ranks.size} ranks; {reason}",
         close=partial(_wait, savers),
     )
+
+
+def _overlap(configuration: Configuration, alone: bool) -> int:
+    """Runs that are reconstructed at a time: the other ranks follow one engine, and a .ptyd file holds one scan."""
+    one_file = any(scan.data.parameters.save is not None for scan in configuration.scans)
+    return configuration.root.live.overlap if alone and not one_file else 1
 
 
 def _warn_of_transforms(configuration: Configuration) -> None:
@@ -133,9 +143,24 @@ def transport_of(source: SourceConfiguration, name: str, decoder: Any, root: Roo
     return source.plugin.transport(source.parameters, name, decoder, around)
 
 
+def told_later(scan: ScanConfiguration) -> list[str]:
+    """What the header of the source is to tell of the geometry, because the configuration leaves it out."""
+    if not getattr(scan.data.plugin, "tells_geometry", False):
+        return []
+    p = scan.data.parameters
+    return [name for name in ("energy", "distance", "psize") if left_out(p, name)] + (["shape"] if p.shape is None else [])
+
+
 def geometry_of(scan: ScanConfiguration) -> Geometry:
-    """Geometry of an entry of `scans`; in object pixels where its positions are. Raises `ConfigurationError`."""
-    p, model = scan.data.parameters, scan.parameters
+    """Geometry of an entry of `scans`; in object pixels where its positions are. What only the header will tell is assumed to be
+    what the parameter tree has for it. Raises `ConfigurationError`."""
+    later = [name for name in told_later(scan) if getattr(scan.data.parameters, name) is None]
+    assumed = {name: PtyScanParameters.model_fields[name].default for name in later}
+    return _geometry(scan, scan.data.parameters.model_copy(update=assumed) if assumed else scan.data.parameters)
+
+
+def _geometry(scan: ScanConfiguration, p: Any) -> Geometry:
+    model = scan.parameters
     side = p.shape if isinstance(p.shape, int) else None if p.shape is None else min(p.shape)
     if side is None:
         raise ConfigurationError([Fault(f"scans.{scan.label}.data.shape", None, "give the side of the cropped frame in pixels")])
@@ -159,11 +184,14 @@ def models_of(configuration: Configuration) -> dict[str, ScanModel]:
     mixed = list(_mixed(configuration))
     if mixed:
         raise ConfigurationError(mixed)
+    late = {s.label for s in configuration.scans if told_later(s)}
     first = {s.label: s.model(s.label, k, s.parameters, geometry_of(s), seed) for k, s in enumerate(configuration.scans)}
     faults = [Fault(f"scans.{path}", value, remedy) for path, value, remedy in sharing.faults(first)]
     models = {}
     for label, model in first.items() if not faults else ():
         models[label] = type(model)(label, model.number, sharing.adopted(model, first), model.geometry, seed)
+        if label in late:
+            continue  # tried when the header is there
         side, needed = model.geometry.view, BEGINNING_BYTES * math.prod(model.geometry.view) * model.modes[0]
         if needed > allowed_bytes():
             remedy = (
@@ -197,7 +225,7 @@ def _mixed(configuration: Configuration) -> Iterator[Fault]:
     for scan in curves:
         path, p = f"scans.{scan.label}.data", scan.data.parameters
         for name in ("energy", "distance", "psize"):
-            if not getattr(p, name):
+            if not getattr(p, name) and name not in told_later(scan):
                 yield Fault(f"{path}.{name}", getattr(p, name), "must be given: Bragg3dModel works in metres")
         if p.save is not None:
             yield Fault(f"{path}.save", p.save, "a .ptyd file holds no rocking angles; record the session instead")
@@ -269,6 +297,7 @@ def _maker(
             limit, before = settings.frames_per_block, savers.get(scan.label)
             saver = Saver(scan.label, p, Path(root.io.home) / p.dfile, max_frames=limit, after=before)
             savers[scan.label] = saver
+        own = model.again()
         buffer = partial(
             PtyScan,
             scan.label,
@@ -280,15 +309,39 @@ def _maker(
             pixel_m=model.geometry.pixel_size_m,
             seed=model.seed,
             saver=saver,
+            settle=partial(_settle, scan, own),
         )
         if isinstance(model, Bragg3d):
             p = scan.parameters.rocking
             curves = partial(RockingScan, *buffer.args, **buffer.keywords)
             angles, step = p.n_rocking_positions, p.rocking_step
-            return curves(angles=angles, step_deg=step, tolerance_m=p.tolerance), model.again()
-        return buffer(), model.again()
+            return curves(angles=angles, step_deg=step, tolerance_m=p.tolerance), own
+        return buffer(), own
 
     return make
+
+
+def _settle(scan: ScanConfiguration, model: ScanModel, parameters: PtyScanParameters) -> tuple[float, float] | None:
+    """Put a model into the geometry that configuration and header make together; returns the pixel on the sample.
+
+    Raises `ValueError` where something is not known that the configuration left to the header, or cannot be.
+    """
+    later = told_later(scan)
+    missing = [name for name in later if getattr(parameters, name) is None]
+    metres = scan.positions is None or scan.positions.parameters.unit == "m"
+    if missing and metres:
+        names = ", ".join(f"scans.{scan.label}.data.{name}" for name in missing)
+        raise ValueError(f"{names}: left to the header of the source, which does not tell it, or was missed: give a value")
+    for name in later:
+        if left_out(parameters, name):
+            log.warning("%s: data.%s: neither given nor told: %s is assumed", scan.label, name, getattr(parameters, name))
+    geometry = _geometry(scan, parameters)
+    if later or geometry != model.geometry:
+        model.stand(geometry)
+        if (needed := BEGINNING_BYTES * math.prod(geometry.view) * model.modes[0]) > allowed_bytes():
+            raise ValueError(f"data.shape: beginning a probe of {geometry.view} pixels takes {needed:.3g} bytes; crop or rebin")
+        model.try_out()
+    return geometry.pixel_size_m
 
 
 def recorder_of(configuration: Configuration) -> tuple[Recorder | None, Path | None]:
@@ -358,7 +411,8 @@ def _runtime(run: Run, held: Reconstruction) -> dict[str, Any]:
 
 def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
     """What a result tells of a scan, beside its pictures."""
-    p, held = scan.data.parameters, run.scans[scan.label]
+    held = run.scans[scan.label]
+    p = held.buffer.parameters
     told = {name: getattr(p, name) for name in ("experimentID", "version", "psize", "energy", "distance")}
     decided = run.decisions.get(scan.label, {})
     own = [[key, turn] for label, key, turn in run.acquisitions if label == scan.label]
@@ -366,9 +420,10 @@ def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
         "acquisition": own[0] if own else None,
         "label": p.label or scan.label,
         **told,
-        "shape": list(geometry_of(scan).shape),
+        "shape": list(_geometry(scan, p).shape),
         "num_frames": int(held.buffer.ledger.counts().get("used", 0)),
         "center": decided.get("center", p.center),
+        "ended": held.buffer.ended or "",
     }
 
 

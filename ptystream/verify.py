@@ -24,9 +24,10 @@ from ptystream.recording import Recording
 from ptystream.results import versions
 from ptystream.run import EngineEntry, Run
 from ptystream.schedule import Schedule
-from ptystream.session import Plan, Session, SessionError
+from ptystream.session import Session, SessionError
 from ptystream.storage import ptyr
 from ptystream.transport import Message, TransportClosed
+from ptystream.wiring import Plan
 
 log = logging.getLogger(__name__)
 

@@ -68,6 +68,8 @@ ELSEWHERE = {
     "ipython_kernel": "test_kernel.py",
     "device": "test_device.py",
     "live.epochs": "test_epochs.py",
+    "live.overlap": "test_overlap.py",
+    "live.aborted": "test_overlap.py",
     "io.autosave.keep": "test_dumps.py",
     "io.autoplot.threaded": "test_ptycho.py",
     "io.publish.keys": "params/test_rules.py",

@@ -49,3 +49,15 @@ def test_the_film_is_found_in_its_rocking_curves(tmp_path: Path, monkeypatch: py
         return float(abs(np.vdot(mine, its)) / np.linalg.norm(mine) / np.linalg.norm(its))
 
     assert max(map(agreement, (-6e-8, 0.0, 6e-8))) > 0.95  # a shift along the beam cannot be seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["grid", "spiral", "fermat", "fly"])
+def test_a_run_engine_is_reconstructed_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import bluesky_demo
+
+    session = bluesky_demo.main(str(tmp_path), kind, 40)
+    result = ptyr.read(session.results[0])
+    assert result.ledger["used"] == result.ledger["expected"] > 150
+    assert result.misfit[-1, 0] < 2.0, "the truth has 1"

@@ -22,8 +22,9 @@ from ptystream.events import Rejected
 from ptystream.metrics import Metrics
 from ptystream.params.load import load
 from ptystream.plan import make_plan
+from ptystream.routing import MAX_PENDING
 from ptystream.run import Run
-from ptystream.session import MAX_PENDING, Session, SessionError
+from ptystream.session import Session, SessionError
 from ptystream.storage import ptyr
 from ptystream.transport import Message
 
@@ -388,7 +389,7 @@ def test_a_scan_whose_end_was_lost_is_ended_where_another_has_begun(tmp_path: Pa
     feeds = [broken[k][:40] + good[k] for k in (0, 1)]
     sources = Stalled("s/data", feeds[0]), Stalled("s/positions", feeds[1])
     running = session(tmp_path, *sources, Metrics(), live={"runs": 2}, min_frames_for_recon=16)
-    first, second = (ptyr.read(path) for path in running.run())
+    first, second = (ptyr.read(path) for path in sorted(running.run()))
     assert first.ledger["used"] == 39
     assert any(entry["do"] == "end" and "another acquisition" in entry["reason"] for entry in first.schedule)
     assert second.ledger["used"] == BEAM.frames

@@ -64,8 +64,11 @@ class ZmqParameters(Branch):
 class ZmqTransport:
     """Receives one channel. See `ptystream.transport.Transport`."""
 
-    def __init__(self, parameters: Any, channel: str, resume: Callable[[], tuple[bytes, int]] | None = None) -> None:
-        self.p, self.channel = parameters, channel
+    def __init__(
+        self, parameters: Any, channel: str, resume: Callable[[], tuple[bytes, int]] | None = None, *, topic: bytes = b""
+    ) -> None:
+        """With link 'pub' only messages that begin with `topic` are received."""
+        self.p, self.channel, self._topic = parameters, channel, topic
         self._resume = resume or (lambda: (NO_STREAM, 0))
         self._socket: zmq.Socket[bytes] | None = None
         self._lock = threading.Lock()
@@ -90,7 +93,7 @@ class ZmqTransport:
         socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
         if self.p.link == "pub":
-            socket.subscribe(b"")
+            socket.subscribe(self._topic)
         try:
             if self.p.bind:
                 check_listening(self.p.address, self.p.keys, self.p.insecure)

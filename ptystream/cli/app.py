@@ -45,9 +45,10 @@ def live(
     config: Annotated[str, typer.Argument(help="YAML, JSON or TOML file.")],
     replay: Annotated[str | None, typer.Option(help="Take the messages from this recording instead of sockets.")] = None,
     device: Device = None,
+    endless: Annotated[bool, typer.Option("--endless", help="Scan after scan until stopped, whatever `live.runs` says.")] = False,
 ) -> None:
-    """Connect, reconstruct, publish, save."""
-    _call("live", "live", config, replay, device)
+    """Connect, reconstruct, publish, save. Ctrl-c saves what is there; SIGUSR1 pauses and resumes."""
+    _call("live", "live", config, replay, device, endless)
 
 
 @app.command()
@@ -137,9 +138,12 @@ def convert(
 
 
 @app.command()
-def check(config: Annotated[str, typer.Argument(help="YAML, JSON or TOML file.")]) -> None:
+def check(
+    config: Annotated[str, typer.Argument(help="YAML, JSON or TOML file.")],
+    listen: Annotated[float, typer.Option(min=0.0, help="Seconds to listen to streams that tell what they hold.")] = 0.0,
+) -> None:
     """What is wrong with a configuration, and what to do."""
-    _call("check", "check", config)
+    _call("check", "check", config, listen)
 
 
 @app.command()

@@ -8,42 +8,70 @@ from urllib.parse import urlparse
 
 import zmq
 
-from ptystream.params.load import load
-from ptystream.plan import geometry_of
+from ptystream.params.load import SourceConfiguration, load
+from ptystream.plan import geometry_of, told_later
 from ptystream.security import handshake
 
+READING_S = 20.0
+"""How long a file that documents come from is read."""
 
-def check(config: str) -> int:
-    """Body of the command: one line per finding; exit status 1 where a source does not answer."""
+
+def check(config: str, listen: float = 0.0) -> int:
+    """Body of the command: one line per finding; exit status 1 where a source does not answer.
+
+    `listen`: seconds for which sources that describe what they send are listened to.
+    """
     configuration = load(config)
     print(f"{config}: {len(configuration.scans)} scan(s), {len(configuration.engines)} engine(s): the parameters are right")
     bad = 0
     for scan in configuration.scans:
-        pixel = geometry_of(scan).pixel_size_m
-        print(f"scans.{scan.label}: object pixel {'unknown (object pixels)' if pixel is None else f'{pixel[0] * 1e9:.4g} nm'}")
+        pixel, later = geometry_of(scan).pixel_size_m, told_later(scan)
+        if later:
+            print(f"scans.{scan.label}: {', '.join(later)}: to be told by the source's header")
+        known = "unknown (object pixels)" if pixel is None else f"{pixel[0] * 1e9:.4g} nm"
+        print(f"scans.{scan.label}: object pixel {'not known yet' if later else known}")
         for kind, source in (("data", scan.data), ("data.positions", scan.positions)):
-            address = getattr(getattr(source, "parameters", None), "address", None)
-            if source is None or address is None:
+            if source is None:
                 continue
-            if source.parameters.bind:
+            via = getattr(source.parameters, "via", "zmq")
+            address = getattr(source.parameters, "address", None) if via == "zmq" else None
+            if hasattr(source.plugin, "found") and (via == "file" or (listen > 0 and via != "process")):
+                bad += _found(source, f"{scan.label}/{kind.rpartition('.')[2]}", f"scans.{scan.label}.{kind}", via, listen)
+            if address is None:
+                continue
+            if getattr(source.parameters, "bind", False):
                 print(f"scans.{scan.label}.{kind}.address: {address}: will listen; senders connect")
                 continue
-            wrong = _wrong(source.parameters)
-            bad += wrong is not None
-            print(f"scans.{scan.label}.{kind}.address: {address}: {wrong or 'answers'}")
+            for one in (address,) if isinstance(address, str) else address:
+                wrong = _wrong(one, source.parameters)
+                bad += wrong is not None
+                print(f"scans.{scan.label}.{kind}.address: {one}: {wrong or 'answers'}")
     return 1 if bad else 0
 
 
-def _wrong(parameters: Any) -> str | None:
-    """What keeps a source from being reached, and what to do; None where it can be.
+def _wrong(address: str, parameters: Any) -> str | None:
+    """What keeps an address of a source from being reached, and what to do; None where it can be.
 
     A PUSH socket would deal frames to whoever asks, so of one only the port is tried, and not the keys.
     """
-    where = urlparse(parameters.address)
+    where = urlparse(address)
     if where.scheme == "tcp":
         try:
             socket.create_connection((where.hostname or "", where.port or 0), timeout=2.0).close()
         except OSError as error:
             return f"{error}; start the sender, or correct the address"
     kind = {"acknowledged": zmq.DEALER, "pub": zmq.SUB}.get(getattr(parameters, "link", ""))
-    return None if kind is None else handshake(parameters.address, kind, parameters.keys, parameters.peer_keys)
+    return None if kind is None else handshake(address, kind, parameters.keys, parameters.peer_keys)
+
+
+def _found(source: SourceConfiguration, channel: str, path: str, via: str, listen: float) -> int:
+    """What a source says is in its stream; 1 where it cannot be opened."""
+    decoder = source.plugin.decoder(source.parameters, channel)
+    transport = source.plugin.transport(source.parameters, channel, decoder)
+    try:
+        for line in source.plugin.found(source.parameters, transport, decoder, READING_S if via == "file" else listen):
+            print(f"{path}: {line}")
+    except OSError as error:
+        print(f"{path}: {error}")
+        return 1
+    return 0

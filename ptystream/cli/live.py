@@ -15,10 +15,13 @@ from ptystream.session import Session
 from ptystream.storage import ptyr
 
 
-def live(config: str, replay: str | None, device: str | None) -> int:
+def live(config: str, replay: str | None, device: str | None, endless: bool = False) -> int:
     """Body of the command. Under an MPI launcher rank 0 goes on here."""
     team()
-    run_session(load(config, {"device": device}), Console(stderr=True), replay=replay)
+    configuration = load(config, {"device": device})
+    if endless:
+        configuration.root.live.runs = None
+    run_session(configuration, Console(stderr=True), replay=replay)
     return 0
 
 

@@ -29,9 +29,16 @@ class Bragg3d(ScanModel):
 
     def __init__(self, label: str, number: int, parameters: Any, geometry: Geometry, seed: int = 0) -> None:
         super().__init__(label, number, parameters, geometry, seed)
+        self._depth_of: dict[int, float] = {}
+        """z of the rows placed, metres."""
+        self.stand(geometry)
+
+    def stand(self, geometry: Geometry) -> None:
+        """See `ScanModel.stand`. Raises `ValueError` where a length is not known."""
+        super().stand(geometry)
         if geometry.energy_kev is None or geometry.distance_m is None or geometry.detector_pixel_m is None:
             raise ValueError(f"data: Bragg3dModel {LENGTHS}")
-        rocking = parameters.rocking
+        rocking = self.p.rocking
         self.bragg = BraggGeometry(
             (rocking.n_rocking_positions, *geometry.shape),
             geometry.energy_kev,
@@ -40,8 +47,6 @@ class Bragg3d(ScanModel):
             rocking.rocking_step,
             rocking.theta_bragg,
         )
-        self._depth_of: dict[int, float] = {}
-        """z of the rows placed, metres."""
 
     @property
     def store_shape(self) -> tuple[int, int]:

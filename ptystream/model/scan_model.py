@@ -62,6 +62,10 @@ class ScanModel:
         """A fresh one with the same parameters, for another run."""
         return type(self)(self.label, self.number, self.p, self.geometry, self.seed)
 
+    def stand(self, geometry: Geometry) -> None:
+        """The geometry as it has turned out, before the first frame is placed."""
+        self.geometry = geometry
+
     def try_out(self) -> None:
         """Make the beginnings that need no frame. Raises `ValueError` that begins with the path of what is wrong."""
         blind = np.ones(self.geometry.view, complex)
@@ -137,6 +141,7 @@ class ScanModel:
         box = self._box(block)
         for number, name in enumerate(self.object_ids):
             if name in reconstruction.objects:
+                self._agrees(name, reconstruction.objects[name], pixel)
                 continue
             factor, canvas = self._object(number, box, seen)
             offset = canvas.offset if self._has_object else self._first_view(block)
@@ -154,6 +159,13 @@ class ScanModel:
         reconstruction.propagators[self.number] = tuple(ways[pod.energy] for pod in self._plan)
         self._disperse(reconstruction)
         return decided
+
+    def _agrees(self, name: str, held: Storage, pixel: tuple[float, float] | None) -> None:
+        """Raises `ValueError` where the pixel on the sample is another one than that of the object that is shared."""
+        if pixel is not None and held.pixel_size_m is not None and not np.allclose(pixel, held.pixel_size_m, rtol=1e-6):
+            raise ValueError(
+                f"scans.{self.label}.share.object: {name} has pixels of {held.pixel_size_m} m, this scan of {pixel} m"
+            )
 
     @property
     def _has_object(self) -> bool:

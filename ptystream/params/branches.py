@@ -173,6 +173,20 @@ class LiveParameters(Branch):
     runs: int | None = parameter(1, lower=1, ours=True)
     """Number of scans until the session ends; None: until it is stopped."""
 
+    overlap: int = parameter(2, lower=1, ours=True)
+    """Scans that are reconstructed at a time: while one is refined, the next one's frames are iterated on as they arrive,
+    the newest first. 1: one after another, while the frames of up to four more are kept.
+    Always so over several ranks, and where a scan is saved as a .ptyd file (`data.save`)."""
+
+    aborted: Literal["finish", "save", "discard"] = parameter("finish", ours=True)
+    """What becomes of a scan that its source aborted
+
+    - ``'finish'``: all `numiter` iterations on the frames that came, and a result, as of any other scan
+    - ``'save'``: a result at once, after one more pass with the frames that came last
+    - ``'discard'``: no result, and it is not counted in `runs`
+
+    The result says why the scan ended."""
+
     epochs: str = parameter("same", ours=True)
     """How acquisitions of several sources are joined to one scan: 'same' name, 'metadata:<key>', or 'order'."""
 

@@ -6,7 +6,9 @@ Everything but `run` is called under the scan's lock; `run` decodes and prepares
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.chance import generator
-from ptystream.codecs import CodecError, decode
+from ptystream.codecs import CodecError, decode, decode_rows
 from ptystream.events import Payload
+from ptystream.scan.header import Header, completed
 from ptystream.scan.memory import allowed_bytes
 from ptystream.scan.parameters import PtyScanParameters
 from ptystream.scan.prepare import Preparation, PrepareError, decide
@@ -69,12 +72,19 @@ class Intake:
         pool: Executor | None,
         decisions: Mapping[str, Any] | None,
         seed: int = 0,
+        settle: Callable[[PtyScanParameters], None] | None = None,
     ) -> None:
+        """`settle` is told the parameters, with what the source's header fills, before the first frame is prepared; it raises
+        `ValueError` where nothing can be done with them."""
         self.label, self.parameters, self.seed = label, parameters, seed
         self.slabs: Slabs | None = None
         self.decisions: dict[str, Any] = dict(decisions or {})
         self.failure: str | None = None
         """Why no frame can be prepared."""
+        self.header: Header | None = None
+        """What the source said when it began; None until it does."""
+        self._settle = settle
+        self._scratch = threading.local()
         self._preparation: Preparation | None = None
         self._hold = max(1, min(hold, MAX_HELD))
         self._held: list[tuple[int, int, int, Payload]] = []
@@ -143,7 +153,9 @@ class Intake:
                 center = self.parameters.center
                 log.error("%s: the first frame: scans.%s.data.center: %s: %s", self.label, self.label, center, wrong)
             self._held.extend(zip(records.tolist(), indices.tolist(), slots.tolist(), payloads, strict=True))
-            if len(self._held) >= self._hold or "raw_shape" in self.decisions:
+            # An earlier run's decisions suffice, but for the arrays in a header that it had.
+            known = "raw_shape" in self.decisions and ("header" not in self.decisions or self.header is not None)
+            if len(self._held) >= (MAX_HELD if "raw_shape" in self.decisions else self._hold) or known:
                 return self.decide(expected)
             return []
         assert self.slabs is not None
@@ -162,9 +174,12 @@ class Intake:
         if self._preparation is not None or not held:
             return []
         try:
+            frames = [] if "raw_shape" in self.decisions else [f for *_, p in held if (f := _decoded(p)) is not None]
+            self._complete(frames)
+            pixels = None if self.header is None else self.header.mask
             if "raw_shape" not in self.decisions:
-                self.decisions.update(decide(self.parameters, [f for *_, p in held if (f := _decoded(p)) is not None]))
-            preparation = Preparation(self.parameters, self.decisions)
+                self.decisions.update(decide(self.parameters, frames, pixels))
+            preparation = Preparation(self.parameters, self.decisions, pixels)
             slabs = Slabs(
                 preparation.shape,
                 preparation.dtype,
@@ -190,6 +205,25 @@ class Intake:
             return [Job(np.asarray(records), np.asarray(indices), np.asarray(slots), payloads)]
         return self.add(np.asarray(records), np.asarray(indices), np.asarray(slots), payloads, expected)
 
+    def _complete(self, frames: Sequence[NDArray[Any]]) -> None:
+        """Fill what the configuration leaves out from the header, and tell who waits for it."""
+        shapes = Counter(frame.shape for frame in frames if frame.ndim == 2)
+        if not shapes and "raw_shape" not in self.decisions:
+            return  # there is no frame to decide by
+        y, x = self.decisions.get("raw_shape") or shapes.most_common(1)[0][0]
+        before = self.decisions.get("header", {})
+        header = self.header or Header()
+        header = Header({**header.values, **before}, header.mask, header.flat, header.refused)
+        self.parameters, filled, said = completed(self.parameters, header, (y, x))
+        for line in said:
+            log.warning("%s: header: scans.%s.data.%s", self.label, self.label, line)
+        if filled:
+            log.info("%s: from the header of the source: %s", self.label, filled)
+        if self.header is not None:
+            self.decisions["header"] = filled
+        if self._settle is not None:
+            self._settle(self.parameters)
+
     def mask_pixels(self, pixels: Sequence[Sequence[int]]) -> None:
         """Mask pixels [y, x] of the prepared frame, in place."""
         assert self.slabs is not None
@@ -209,7 +243,8 @@ class Intake:
                 if (why := self.refuse(payload)) is not None:
                     raise PrepareError(why, self.describe(payload))
                 random = generator(self.seed, f"noise of {self.label}", index) if noisy else None
-                outcome.negatives += preparation.into(decode(payload), slabs.row(slot), random)
+                raw = decode_rows(payload, self._frame(payload), preparation.rows)
+                outcome.negatives += preparation.into(raw, slabs.row(slot), random)
             except PrepareError as error:
                 reason = error.reason
                 outcome.details.setdefault(reason, str(error))
@@ -222,6 +257,13 @@ class Intake:
                 log.debug("%s: a frame could not be prepared", self.label, exc_info=True)
             outcome.reasons.append(reason)
         return outcome
+
+    def _frame(self, payload: Payload) -> NDArray[Any]:
+        """Memory of this thread to decode a frame into: taken once, so that its pages are not touched anew for each."""
+        frame: NDArray[Any] | None = getattr(self._scratch, "frame", None)
+        if frame is None or frame.shape != payload.shape or frame.dtype != payload.dtype:
+            frame = self._scratch.frame = np.empty(payload.shape, payload.dtype)
+        return frame
 
     def is_light(self, job: Job) -> bool:
         """Whether handing the job to another thread would cost more than doing it: its frames are only copied."""

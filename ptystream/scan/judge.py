@@ -32,9 +32,7 @@ class Judge:
         shape: int | tuple[int, int] | None,
         parameters: PositionsParameters | None,
     ) -> None:
-        side = 256 if shape is None else shape if isinstance(shape, int) else min(shape)
-        self._floor = np.zeros(2) if pixel is None else FRAME_WIDTHS * side * np.asarray(pixel)
-        self._most = np.full(2, np.inf) if pixel is None else np.sqrt(CANVAS_BYTES / 8) / 2 * np.asarray(pixel)
+        self.scale(pixel, shape)
         self._fixed = None if parameters is None else parameters.position_limit
         self._settling = None if parameters is None else parameters.spread_limit
         self._median = np.zeros(2)
@@ -43,6 +41,12 @@ class Judge:
         self._bad = np.zeros(0, np.uint8)
         self._count = 0
         self._measured_at = 0
+
+    def scale(self, pixel: tuple[float, float] | None, shape: int | tuple[int, int] | None) -> None:
+        """Object pixel (y, x), None where not known, and pixels of a frame; `again` measures by them."""
+        side = 256 if shape is None else shape if isinstance(shape, int) else min(shape)
+        self._floor = np.zeros(2) if pixel is None else FRAME_WIDTHS * side * np.asarray(pixel)
+        self._most = np.full(2, np.inf) if pixel is None else np.sqrt(CANVAS_BYTES / 8) / 2 * np.asarray(pixel)
 
     def positions(
         self,

@@ -60,7 +60,9 @@ class Pairing:
         if any("dose" in j.roles for j in self._joins.values()):
             self._needed = np.uint8(self._needed | DOSE)
         unit_m = positions is None or positions.unit == "m"
-        self._judge = Judge((pixel_m or parameters.pixel_m()) if unit_m else (1.0, 1.0), parameters.shape, positions)
+        self._unit_m = unit_m
+        self._scale = (pixel_m or parameters.pixel_m()) if unit_m else (1.0, 1.0), parameters.shape
+        self._judge = Judge(*self._scale, positions)
         theory = load_array(parameters.positions_theory, "data.positions_theory")
         self._theory = theory is not None
         if theory is not None:
@@ -130,6 +132,17 @@ class Pairing:
             self._judge_records(records)
             self.queue(records)
 
+    def scale(self, pixel_m: tuple[float, float] | None, shape: int | tuple[int, int] | None) -> None:
+        """The pixel on the sample, metres, and the frame's, as they have turned out: positions are judged anew."""
+        before, self._scale = self._scale, (pixel_m if self._unit_m else (1.0, 1.0), shape)
+        if self._scale != before:
+            self._judge.scale(*self._scale)
+            self._judge_all()
+
+    def _judge_all(self) -> None:
+        ledger, everything = self.ledger, slice(0, self.ledger.length)
+        self._judge_records(self._judge.again(ledger.position[everything], ledger.flags[everything] & POSITION != 0))
+
     def end(self, ended: Mapping[str, str]) -> None:
         """The scan is over: a last verdict over all, and frames without a position or dose are out."""
         for name in self._joins:
@@ -137,7 +150,7 @@ class Pairing:
                 self.flush(name)
         ledger = self.ledger
         everything = slice(0, ledger.length)
-        self._judge_records(self._judge.again(ledger.position[everything], ledger.flags[everything] & POSITION != 0))
+        self._judge_all()
         came = np.flatnonzero(ledger.slot[everything] >= 0)
         ledger.exclude(came[ledger.flags[came] & POSITION == 0], "position_missing")
         if self.needs_dose:

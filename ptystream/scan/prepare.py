@@ -33,10 +33,13 @@ class PrepareError(ValueError):
         self.reason = reason
 
 
-def decide(parameters: PtyScanParameters, frames: Sequence[NDArray[Any]]) -> dict[str, Any]:
+def decide(
+    parameters: PtyScanParameters, frames: Sequence[NDArray[Any]], pixels: NDArray[np.bool_] | None = None
+) -> dict[str, Any]:
     """Raw shape and dtype (the most frequent), whether floats are whole counts, and the centre; plain values.
 
-    The centre of mass is the median over `frames`, so that one damaged frame does not move it.
+    The centre of mass is the median over `frames`, so that one damaged frame does not move it. `pixels`: those that the source
+    says are sound, shape of the raw frame.
     Raises `PrepareError` where there is no frame or the centre lies outside it.
     """
     if not frames:
@@ -50,7 +53,8 @@ def decide(parameters: PtyScanParameters, frames: Sequence[NDArray[Any]]) -> dic
     if wrong is not None:
         raise PrepareError("undecided", f"data.center: {center}: {wrong}")
     if parameters.auto_center or (parameters.auto_center is None and center is None):
-        invalid = [_invalid(f, parameters) | (f < 0) for f in chosen]
+        dead = np.zeros(shape, np.bool_) if pixels is None or pixels.shape != shape else ~pixels
+        invalid = [_invalid(f, parameters) | (f < 0) | dead for f in chosen]
         centers = [c for f, i in zip(chosen, invalid, strict=True) if (c := _center_of_mass(f, i)) is not None]
         if not centers:
             raise PrepareError("undecided", "auto_center: the first frames have no counts; give data.center")
@@ -71,8 +75,12 @@ class Preparation:
     """How the frames of one scan are prepared. Immutable; raises `PrepareError` for settings that do not fit the
     frames."""
 
-    def __init__(self, parameters: PtyScanParameters, decisions: Mapping[str, Any]) -> None:
+    def __init__(
+        self, parameters: PtyScanParameters, decisions: Mapping[str, Any], pixels: NDArray[np.bool_] | None = None
+    ) -> None:
+        """`pixels`: those that the source says are sound, shape of the raw frame; of another shape they are not used."""
         self.parameters = parameters
+        self._pixels = pixels
         self.raw_shape: tuple[int, int] = tuple(decisions["raw_shape"])
         self.raw_dtype = np.dtype(decisions["raw_dtype"])
         self._whole = bool(decisions["whole"])
@@ -85,6 +93,8 @@ class Preparation:
         self._index = self._crop_index(decisions["center"])
         self._slot_segments = [_segments(np.fft.ifftshift(i)) for i in self._index]
         self._padded = any((i < 0).any() for i in self._index)
+        self.rows = self._raw_rows()
+        """Raw rows that the crop reads."""
         self.shape = (n // r, n // r)
         dark, flat = (self._calibration(name) for name in ("dark", "flat"))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -179,6 +189,15 @@ class Preparation:
             result.append(index % n if wrap else np.where((index >= 0) & (index < n), index, -1))
         return result[0], result[1]
 
+    def _raw_rows(self) -> slice:
+        index, n = self._index[1 if self._transpose else 0], self.raw_shape[0]
+        read = index[index >= 0]
+        if not len(read):
+            return slice(0, 1)
+        first, last = int(read.min()), int(read.max()) + 1
+        turned = self._fliplr if self._transpose else self._flipud
+        return slice(n - last, n - first) if turned else slice(first, last)
+
     def _crop(self, raw: NDArray[Any], fill: Any) -> NDArray[Any]:
         view = self._orient(raw)
         rows, columns = self._index
@@ -218,6 +237,8 @@ class Preparation:
         if flat is not None:
             level = self._crop(flat, 0)
             valid &= np.isfinite(level) & (level > 0)
+        if self._pixels is not None and self._pixels.shape == self.raw_shape:
+            valid &= self._crop(self._pixels, np.False_)
         mask = load_array(self.parameters.mask, "data.mask")
         if mask is not None:
             valid &= self._laid("mask", (np.nan_to_num(mask) > 0).astype(np.uint8)) > 0

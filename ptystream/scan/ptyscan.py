@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.events import Event, FileRows, Frames, Payload, Rejected, Samples, ScanEnded, ScanStarted
+from ptystream.events import Event, FileRows, Frames, Payload, Rejected, Samples, ScanEnded, ScanStarted, is_abort
+from ptystream.files import Reader, ReadingThread, refers
 from ptystream.scan.block import EOS, WAIT, Block, FrameStore, Revision, Signal
+from ptystream.scan.header import header_of
 from ptystream.scan.intake import Intake, Job, Outcome
 from ptystream.scan.join import MAX_INDEX
 from ptystream.scan.ledger import PREPARED, USED, Ledger
@@ -43,7 +45,8 @@ class PtyScan:
     `also`: further sources of samples (channel 'also.0' is the first), such as a beam monitor. `max_bytes` bounds the
     slabs (None: half of the machine's memory), `max_frames` the records. `pixel_m`: pixel on the sample (y, x), where it is
     not that of the far field. `pool` decodes; None: the feeding thread does. `seed`: key of the noise of `add_poisson_noise`.
-    `saver` saves what is handed out.
+    `saver` saves what is handed out. `settle` is told the parameters with what the source's header fills, before the first
+    frame is prepared, and answers the pixel on the sample; it raises `ValueError` where nothing can be done with them.
     Raises `ValueError` for arrays in `parameters` that cannot be read or do not fit.
     """
 
@@ -62,9 +65,10 @@ class PtyScan:
         pixel_m: tuple[float, float] | None = None,
         seed: int = 0,
         saver: Saver | None = None,
+        settle: Callable[[PtyScanParameters], tuple[float, float] | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.label, self.parameters = label, parameters
+        self.label = label
         self.ledger = Ledger(label)
         """Its `counts`, `reason_counts` and `notes` may be read at any time; `PtyScan.map` copies its map."""
         self.ended: str | None = None
@@ -73,6 +77,8 @@ class PtyScan:
         """Whether everything is there and only has to be read: blocks are whole then, and the same at every repetition."""
         self.failure: str | None = None
         """Why none of its frames can be prepared; None where they can, or nothing is decided yet."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called with the lock held when something has happened; must wait for nobody."""
         self._condition = threading.Condition(threading.RLock())
         self._version = 0
         self._pool, self._clock, self._saver = pool, clock, saver
@@ -81,13 +87,23 @@ class PtyScan:
         self._room = 2 * max_frames
         """Records that may exist: frames that came, and as many again that only samples speak of."""
         self._intake = Intake(
-            label, parameters, hold=decide_after, max_bytes=max_bytes, pool=pool, decisions=decisions, seed=seed
+            label,
+            parameters,
+            hold=decide_after,
+            max_bytes=max_bytes,
+            pool=pool,
+            decisions=decisions,
+            seed=seed,
+            settle=self._settled,
         )
+        self._settle = settle
         self._jobs = threading.BoundedSemaphore(JOBS_IN_FLIGHT)
         self._source_ended: dict[str, str] = {}
         self._data_done_at: float | None = None
         self._record_of_slot: dict[int, int] = {}
         self._spares: dict[int, Payload] = {}
+        self._readers: dict[str, ReadingThread] = {}
+        """Source → who reads the files that its events refer to."""
         self._released = False
         self._broken: BaseException | None = None
         self._handed_out = False
@@ -110,7 +126,41 @@ class PtyScan:
     # ------------------------------------------------------------------ sources
 
     def feed(self, source: str, event: Event, arrival_ns: int) -> None:
-        """Take one event of 'data', 'positions' or 'also.0'. Bad data are counted by reason and never raise."""
+        """Take one event of 'data', 'positions' or 'also.0'. Bad data are counted by reason and never raise.
+
+        What lies in files is read first, by a thread of its own where there is a pool; later events of the source wait for it.
+        """
+        self._fed_at = self._clock()
+        reader = self._readers.get(source)
+        if reader is None and refers(event):
+            if self._pool is None:
+                files = Reader()
+                for read in files.resolve(event):
+                    self._enter(source, read, arrival_ns)
+                files.close()
+                return
+            if not self._released:
+                told = f"{self.label}/{source}"
+                reader = ReadingThread(told, lambda read, arrived: self._enter(source, read, arrived), self._break)
+                self._readers[source] = reader
+        if reader is not None:
+            reader.add(event, arrival_ns)
+        else:
+            self._enter(source, event, arrival_ns)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether files are being read for it."""
+        return any(reader.waiting for reader in list(self._readers.values()))
+
+    def _break(self, error: BaseException) -> None:
+        """A thread of the scan died of an error of ours: whoever takes frames is told."""
+        with self._condition:
+            self._broken = error
+            self._changed()
+
+    def _enter(self, source: str, event: Event, arrival_ns: int) -> None:
+        """Enter one event that refers to no file, or to one that could not be read."""
         self._fed_at = self._clock()
         if isinstance(event, Frames) and source != "data":
             with self._condition:
@@ -131,6 +181,8 @@ class PtyScan:
             elif isinstance(event, Rejected):
                 self.ledger.note(f"rejected_{event.reason}", event.count, event.detail)
             elif isinstance(event, ScanStarted):
+                if source == "data":
+                    self._heard(event.metadata)
                 self.at_once |= source == "data" and event.metadata.get("at_once") is True
                 number = event.metadata.get("num_frames")
                 if source == "data" and isinstance(number, int) and 0 < number < MAX_INDEX and not self._num_frames:
@@ -144,13 +196,33 @@ class PtyScan:
         for job in jobs:
             self._start(job)
 
+    @property
+    def aborted(self) -> str | None:
+        """Why a source aborted the scan; None where none did."""
+        return next((why for why in list(self._source_ended.values()) if is_abort(why)), None)
+
+    def _heard(self, metadata: Mapping[str, Any]) -> None:
+        """The header of the frames; one that comes when frames are being prepared is too late."""
+        header = header_of(metadata)
+        known = bool(header.values) or header.mask is not None or header.flat is not None
+        if self._intake.decided and self._intake.header is None and known:
+            self.ledger.note("header_late", detail="the first frames were prepared without it")
+        elif self._intake.header is None:
+            self._intake.header = header
+
+    def _settled(self, parameters: PtyScanParameters) -> None:
+        if self._settle is not None:
+            self._pairing.scale(self._settle(parameters), parameters.shape)
+        if self._saver is not None:
+            self._saver.parameters = parameters
+
     def is_over(self, source: str) -> bool:
         """Whether nothing more is expected of a source."""
         return self.ended is not None or source in self._source_ended
 
     def silent_s(self) -> float:
         """Seconds since a source said anything."""
-        return self._clock() - self._fed_at
+        return 0.0 if self.is_reading else self._clock() - self._fed_at
 
     def look(self) -> None:
         """End the scan where nothing is left to wait for by now: the last word may be the clock's."""
@@ -173,6 +245,8 @@ class PtyScan:
             self._intake.release()
             self._pairing.keep()
             self._changed()
+        for reader in self._readers.values():
+            reader.stop()
         if self._saver is not None:
             self._saver.close()
 
@@ -305,6 +379,11 @@ class PtyScan:
             return self.ledger.map()
 
     @property
+    def parameters(self) -> PtyScanParameters:
+        """As configured; from the first prepared frame on with what the source's header fills."""
+        return self._intake.parameters
+
+    @property
     def frames(self) -> FrameStore:
         """The slabs. Raises `RuntimeError` before the first block: shape and dtype are decided from the first
         frames."""
@@ -374,7 +453,7 @@ class PtyScan:
             if not 0 <= index < limit:
                 ledger.drop("beyond_num_frames" if limit <= index < MAX_INDEX else "bad_index", detail=f"frame {index}")
             elif not isinstance(payload, Payload):
-                ledger.drop("file_reference", detail=payload.file)
+                ledger.drop("unreadable_file", detail=f"frame {index}: {payload.file}:{payload.dataset}, row {payload.row}")
             elif (reason := self._intake.refuse(payload)) is not None:
                 ledger.drop(reason, detail=self._intake.describe(payload))
             elif (record := ledger.record(index, room)) is None:
@@ -409,10 +488,8 @@ class PtyScan:
             cancelled = future.cancelled() or future.exception() is not None
             try:
                 self._finish(Outcome(job, ["failed"] * len(job.slots), 0) if cancelled else future.result())
-            except BaseException as error:  # a future swallows it; whoever takes frames is told
-                with self._condition:
-                    self._broken = error
-                    self._changed()
+            except BaseException as error:  # a future swallows it
+                self._break(error)
 
         future.add_done_callback(done)
 
@@ -536,7 +613,7 @@ class PtyScan:
             return []
         if complete and "data" not in self._source_ended:
             return self._end("num_frames reached")
-        return self._end(self._source_ended.get("data", "completed"))
+        return self._end(self.aborted or self._source_ended.get("data", "completed"))
 
     def _end(self, reason: str) -> list[Job]:
         if self.ended is not None or self._released:
@@ -552,3 +629,4 @@ class PtyScan:
     def _changed(self) -> None:
         self._version += 1
         self._condition.notify_all()
+        self.on_change()

@@ -71,7 +71,7 @@ class Result:
     """Seconds since the epoch."""
     scans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What is known of each scan, by its key in `scans`: acquisition ([its name, how many had it before]), label,
-    experimentID, version, num_frames, shape, psize, energy, distance, center."""
+    experimentID, version, num_frames, shape, psize, energy, distance, center, and `ended`: why it was over."""
     used: Mapping[str, Any] = field(default_factory=dict)
     """Every parameter with the value that was in force; empty where that is not known."""
     checkpoint: Mapping[str, Any] = field(default_factory=dict)

@@ -105,11 +105,15 @@ def test_orders_go_through_pipes_one_after_another(tmp_path: Path) -> None:
 def test_the_newest_is_drawn_and_those_between_are_not(tmp_path: Path) -> None:
     settings = AutoplotParameters(dump=True, layout="minimal")
     plots = Plotter(settings, Drawing, lambda run, info: tmp_path / f"{info['iterations']}.png")
+    courier = plots._courier
+    assert courier is not None
     assert plots.due("r", 1)
+    os.kill(courier._process.pid, signal.SIGSTOP)  # it takes as long as it likes
     plots.offer(at(1), {"iterations": 1})
     assert not plots.due("r", 2)  # it draws: no snapshot is copied that it could not take
     for iteration in (2, 3, 4):
         plots.offer(at(iteration), {"iterations": iteration}, last=False)
+    os.kill(courier._process.pid, signal.SIGCONT)
     plots.offer(at(5), {"iterations": 5}, last=True)
     plots.close()
     drawn = {f.name for f in tmp_path.iterdir()}

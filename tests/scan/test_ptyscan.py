@@ -161,7 +161,7 @@ def test_a_frame_that_was_damaged_is_counted_and_may_come_again() -> None:
     [
         (frames(5, shape=(SIDE, SIDE + 1)), "wrong_shape"),
         (frames(5, dtype="uint8"), "wrong_dtype"),
-        (Frames("e", np.array([5]), (FileRows("f.h5", "d", 0),)), "file_reference"),
+        (Frames("e", np.array([5]), (FileRows("f.h5", "d", 0),)), "unreadable_file"),
         (Frames("e", np.array([5, 6]), (payload(),)), "malformed"),
         (Frames("e", np.array([0.5]), (payload(),)), "malformed"),
         (frames(99), "beyond_num_frames"),
@@ -169,7 +169,8 @@ def test_a_frame_that_was_damaged_is_counted_and_may_come_again() -> None:
         (frames(5, cut=1), "undecodable"),
     ],
 )
-def test_bad_frames_are_counted_by_reason_and_the_rest_go_on(event: Frames, reason: str) -> None:
+def test_bad_frames_are_counted_by_reason_and_the_rest_go_on(event: Frames, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptystream.files.PATIENCE_S", 0.05)
     scan = buffer(num_frames=50)
     scan.feed("positions", at(*range(8)), 1)
     scan.feed("data", frames(0, 1), 1)

@@ -1,0 +1,277 @@
+"""Frames and readings that events only refer to: read from files that may still be growing.
+
+A reference becomes what the source would have sent itself: encoded chunks where a chunk is one frame (decoded later, by many
+threads), otherwise pixels. Rows that are not there yet are waited for, with pauses that grow and an end; a file that has
+disappointed once is asked without waiting from then on. Nothing in a file is executed, and sizes are checked before memory
+is taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import queue
+import stat
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptystream.codecs import FILTER_ID, MAX_FRAME_BYTES
+from ptystream.events import Event, FileRows, Frames, Payload, Rejected, Rows, SampleRows, Samples
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 10.0
+"""How long rows that were announced are waited for, per file."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5
+OPEN_FILES = 8
+MAX_ROWS = 1 << 24
+MAX_WAITING = 4096
+"""Events of one source that wait to be read; then the source waits."""
+
+
+class FileError(OSError):
+    """Rows that cannot be read, with file, dataset and reason."""
+
+
+class Reader:
+    """Reads what events refer to. One thread uses it."""
+
+    def __init__(self, patience_s: float | None = None, stopped: threading.Event | None = None) -> None:
+        self._patience_s = PATIENCE_S if patience_s is None else patience_s
+        self._stopped = stopped or threading.Event()
+        self._open: OrderedDict[str, Any] = OrderedDict()
+        self._hopeless: dict[str, None] = {}
+
+    def resolve(self, event: Event) -> list[Event]:
+        """The same without references. Frames that cannot be read keep theirs; samples are left out; both are told."""
+        if isinstance(event, Frames) and any(isinstance(p, FileRows) for p in event.payloads):
+            payloads, reason = [], None
+            for payload in event.payloads:
+                if isinstance(payload, FileRows):
+                    try:
+                        payload = self._patiently(payload.file, lambda p=payload: self._frame(p))  # type: ignore[misc]
+                    except FileError as error:
+                        reason = error
+                payloads.append(payload)
+            if reason is not None:
+                log.warning("%s", reason)
+            return [Frames(event.epoch, event.indices, tuple(payloads), event.timestamps_ns)]
+        if isinstance(event, SampleRows):
+            try:
+                read = {
+                    name: self._patiently(c.file, lambda c=c: self._readings(c)) if isinstance(c, Rows) else c  # type: ignore[misc]
+                    for name, c in event.channels.items()
+                }
+            except FileError as error:
+                return [Rejected("unreadable_file", str(error))]
+            return [Samples(event.epoch, event.first, read)]
+        return [event]
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+    def _patiently(self, name: str, read: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + (0.0 if name in self._hopeless else self._patience_s)
+        pause = FIRST_PAUSE_S
+        while True:
+            try:
+                found = read()
+                self._hopeless.pop(name, None)
+                return found
+            except FileError:
+                raise
+            except (OSError, KeyError, IndexError, ValueError, RuntimeError) as error:
+                self._forget(name)
+                if time.monotonic() + pause > deadline or self._stopped.wait(pause):
+                    self._hopeless[name] = None
+                    while len(self._hopeless) > 1000:
+                        del self._hopeless[next(iter(self._hopeless))]
+                    raise FileError(f"{name}: {error}") from error
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _forget(self, name: str) -> None:
+        file = self._open.pop(name, None)
+        if file is not None:
+            file.close()
+
+    def _file(self, name: str) -> Any:
+        import h5py
+        import hdf5plugin  # noqa: F401  (registers the filters)
+
+        file = self._open.get(name)
+        if file is None:
+            if not stat.S_ISREG(os.stat(name).st_mode):
+                raise FileError(f"{name}: is no regular file")
+            # Without locks, because network file systems have none; with, where this very process is writing the file. Last
+            # those that were not written for readers while they grow.
+            ways: list[dict[str, Any]] = [{"swmr": True, "locking": False}, {"swmr": True}, {"locking": False}, {}]
+            for number, way in enumerate(ways):
+                try:
+                    file = h5py.File(name, "r", libver="latest", **way)
+                    break
+                except OSError:
+                    if number == len(ways) - 1:
+                        raise
+            self._open[name] = file
+            while len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(name)
+        return file
+
+    def _dataset(self, name: str, path: str, axes: int, row: int) -> Any:
+        """The dataset, grown beyond `row`. `axes` are those of one row."""
+        import h5py
+
+        dataset = self._file(name)[path]
+        if not isinstance(dataset, h5py.Dataset):
+            raise FileError(f"{name}: {path!r} is no dataset")
+        if dataset.dtype.kind not in "uifb" or dataset.ndim < axes:
+            raise FileError(f"{name}: {path!r} has {dataset.ndim} axes of {dataset.dtype}")
+        if row >= _rows(dataset.shape, axes):
+            dataset.id.refresh()
+            if row >= _rows(dataset.shape, axes):
+                raise IndexError(f"{path!r} has {_rows(dataset.shape, axes)} rows, row {row} was announced")
+        return dataset
+
+    def _frame(self, where: FileRows) -> Payload:
+        if not where.dataset:
+            return _numpy_frame(where)
+        dataset = self._dataset(where.file, where.dataset, 2, where.row)
+        y, x = dataset.shape[-2:]
+        wanted = y * x * dataset.dtype.itemsize
+        if not 0 < wanted <= MAX_FRAME_BYTES:
+            raise FileError(f"{where.file}: {where.dataset!r}: frames of {y} × {x} {dataset.dtype}")
+        at = tuple(int(k) for k in np.unravel_index(where.row, dataset.shape[:-2])) if dataset.ndim > 2 else ()
+        codec = _codec(dataset)
+        if codec is not None:
+            where_chunk = (*at, 0, 0)
+            info = dataset.id.get_chunk_info_by_coord(where_chunk)
+            if info.byte_offset is None:
+                raise IndexError(f"{where.dataset!r}: row {where.row} is not written yet")
+            if info.size > 2 * wanted + 4096:
+                raise FileError(f"{where.file}: {where.dataset!r}: a chunk of {info.size} bytes for a frame of {wanted}")
+            mask, chunk = dataset.id.read_direct_chunk(where_chunk)
+            if not mask:
+                return Payload(chunk, codec, dataset.dtype, (y, x))
+        pixels = np.empty((y, x), dataset.dtype.newbyteorder("="))
+        dataset.read_direct(pixels, np.s_[(*at, slice(None), slice(None))])
+        if pixels.dtype.kind == "b":
+            pixels = pixels.astype(np.uint8)
+        return Payload(pixels.data.cast("B"), "raw", pixels.dtype, (y, x))
+
+    def _readings(self, where: Rows) -> NDArray[np.float64]:
+        count = where.stop - where.first
+        if not 0 <= count <= MAX_ROWS:
+            raise FileError(f"{where.file}: {where.dataset!r}: rows {where.first} to {where.stop}; {MAX_ROWS} at most")
+        dataset = self._dataset(where.file, where.dataset, 0 if count == 0 else 1, where.stop - 1)
+        if dataset.ndim != 1:
+            raise FileError(f"{where.file}: {where.dataset!r} has {dataset.ndim} axes; readings have one")
+        rows = np.asarray(dataset[where.first : where.stop], np.float64)
+        means = rows.reshape(-1, where.average).mean(axis=1)
+        return np.asarray(means * where.scale + where.offset)
+
+
+def _rows(shape: tuple[int, ...], axes: int) -> int:
+    if axes <= 1:
+        return shape[0] if shape else 0
+    return math.prod(shape[:-2])
+
+
+def _codec(dataset: Any) -> str | None:
+    """Name of the codec of chunks that hold one whole frame each; None where they have to be read through the library."""
+    one = dataset.chunks is not None and dataset.chunks == (*[1] * (dataset.ndim - 2), *dataset.shape[-2:])
+    little = dataset.dtype.byteorder in "<|=" and dataset.dtype == dataset.dtype.newbyteorder("<")
+    if not one or not little or dataset.dtype.kind not in "uif":
+        return None
+    filters = dataset.id.get_create_plist()
+    if filters.get_nfilters() == 0:
+        return "raw"
+    if filters.get_nfilters() > 1:
+        return None
+    number, _, options, _ = filters.get_filter(0)
+    if number == FILTER_ID["bslz4"] and len(options) > 4 and options[4] == 2:
+        return "bslz4"
+    return "lz4" if number == FILTER_ID["lz4"] else None
+
+
+def _numpy_frame(where: FileRows) -> Payload:
+    if not stat.S_ISREG(os.stat(where.file).st_mode):
+        raise FileError(f"{where.file}: is no regular file")
+    stack = np.load(where.file, mmap_mode="r", allow_pickle=False)
+    if (
+        stack.ndim < 2
+        or stack.dtype.kind not in "buif"
+        or not 0 < stack.itemsize * math.prod(stack.shape[-2:]) <= MAX_FRAME_BYTES
+    ):
+        raise FileError(f"{where.file}: holds {stack.shape} of {stack.dtype} and no frames")
+    frame = stack.reshape(-1, *stack.shape[-2:])[where.row]
+    if frame.dtype.kind == "b":
+        frame = frame.astype(np.uint8)
+    if frame.dtype.itemsize == 8 and frame.dtype.kind in "iu" and frame.min() >= 0 and frame.max() < 1 << 32:
+        frame = frame.astype(np.uint32)
+    pixels = np.ascontiguousarray(frame, frame.dtype.newbyteorder("<"))
+    return Payload(pixels.data.cast("B"), "raw", pixels.dtype, (pixels.shape[0], pixels.shape[1]))
+
+
+def refers(event: Event) -> bool:
+    """Whether an event has to be read first."""
+    return isinstance(event, SampleRows) or (isinstance(event, Frames) and any(isinstance(p, FileRows) for p in event.payloads))
+
+
+class ReadingThread(threading.Thread):
+    """Reads for one source of a scan, in the order in which its events came, so that its end stays behind its frames."""
+
+    def __init__(self, name: str, deliver: Callable[[Event, int], None], failed: Callable[[BaseException], None]) -> None:
+        super().__init__(name=f"files {name}", daemon=True)
+        self._deliver, self._failed = deliver, failed
+        self._events: queue.Queue[tuple[Event, int]] = queue.Queue(MAX_WAITING)
+        self._stopped = threading.Event()
+        self.waiting = 0
+        """Events that are not delivered yet."""
+        self._lock = threading.Lock()
+        self.start()
+
+    def add(self, event: Event, arrival_ns: int) -> None:
+        """Read and deliver later; waits while `MAX_WAITING` are before it."""
+        with self._lock:
+            self.waiting += 1
+        while not self._stopped.is_set():
+            try:
+                self._events.put((event, arrival_ns), timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+    def run(self) -> None:
+        """Thread body."""
+        reader = Reader(stopped=self._stopped)
+        try:
+            while not self._stopped.is_set():
+                try:
+                    event, arrival_ns = self._events.get(timeout=0.5)
+                except queue.Empty:
+                    continue
+                for resolved in reader.resolve(event):
+                    self._deliver(resolved, arrival_ns)
+                with self._lock:
+                    self.waiting -= 1
+        except BaseException as error:
+            self._failed(error)
+        finally:
+            reader.close()
+            self._stopped.set()
+            self.waiting = 0
+
+    def stop(self) -> None:
+        """Let go of everything; does not wait."""
+        self._stopped.set()

@@ -1,0 +1,73 @@
+"""What a session is told: the sources, scans and engines of one configuration, already validated, and what to do with results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ptystream.autosave import Autosave
+from ptystream.checkpoint import Checkpoint
+from ptystream.decoder import Decoder
+from ptystream.engine import Context
+from ptystream.epochs import EpochMap
+from ptystream.loop import LoopSettings
+from ptystream.run import EngineEntry, Run
+from ptystream.scan.ptyscan import PtyScan
+from ptystream.transport import Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One source of the configuration: where its messages come from and who understands them."""
+
+    name: str
+    """'<scan label>/data', '<scan label>/positions'."""
+    transport: Transport
+    decoder: Decoder
+
+
+@dataclass(frozen=True, slots=True)
+class ScanEntry:
+    """One entry of `scans`: makes what a new run needs of it."""
+
+    label: str
+    make: Callable[[Mapping[str, Any] | None], tuple[PtyScan, Any]]
+    """Decisions of an earlier run or None → (buffer, scan model)."""
+    epochs: EpochMap
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a session is told, already validated."""
+
+    name: str
+    channels: Sequence[Channel]
+    scans: Sequence[ScanEntry]
+    engines: Sequence[EngineEntry]
+    context: Context
+    loop: LoopSettings
+    runs: int | None = 1
+    """How many runs until the session ends; None: until it is stopped."""
+    overlap: int = 1
+    """How many of them are reconstructed at a time."""
+    aborted: Literal["finish", "save", "discard"] = "finish"
+    """What becomes of a scan that its source aborted."""
+    publish_interval_s: float = 0.1
+    timeout_s: float | None = None
+    """A scan from which nothing came for so long is ended; None: never."""
+    save: Callable[[Run], Path | None] = lambda run: None
+    """Writes the result of a run whose engine has finished, and returns its path."""
+    benchmark: Callable[[Run], None] = lambda run: None
+    """Told after each engine, when its times are known."""
+    autosave: Autosave | None = None
+    """Writes dumps while a run is iterating."""
+    checkpoint: Callable[[str], Checkpoint | None] = lambda name: None
+    """Name of a run → what it goes on from, where it was cut off in an interrupted session."""
+    close: Callable[[], object] = lambda: None
+    """Waits for what is still being written when the runs are over."""
+    warm_up: Callable[[], None] = lambda: None
+    """Compiles what the engines need, while the session waits for its first frame."""
+    device: str = ""
+    """In one line for the user, where the engines run."""

@@ -1,0 +1,234 @@
+"""`kill -9` of a session at twenty moments: the same command again finishes the same scan, and nothing is lost.
+
+`python tests/test_survival.py` prints the table of docs/explanation/survival.md.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import victim
+import yaml
+from problems import BEAM, GEOMETRY, PATTERNS, PLACES
+
+from ptystream.detectors.zmq import Sender
+from ptystream.quality import align
+from ptystream.recording import Recording
+from ptystream.storage import ptyr
+
+PAUSE_S = 0.004
+"""Between two frames: the scan goes on while the engine iterates."""
+MESSAGES = 2 * (BEAM.frames + 2)
+LIMIT_S = 100.0
+NUMITER = 80
+_random = np.random.default_rng(4)
+
+
+def _moments() -> list[tuple[str, int]]:
+    """(moment, at its how-many-th time): those that hurt most, and twenty in all, by seed."""
+
+    def draw(low: int, high: int) -> int:
+        return int(_random.integers(low, high))
+
+    found = [("ready", 1), ("recorded", 1), ("received", 1), ("noted", 1), ("saved", 1), ("saving", 1), ("dumping", 1)]
+    found += [("recorded", draw(2, MESSAGES)) for _ in range(3)] + [("received", draw(2, MESSAGES)) for _ in range(2)]
+    found += [("torn", draw(3, 40)), ("torn", draw(40, 80))] + [("iterated", draw(1, NUMITER)) for _ in range(4)]
+    return [*found, ("dumped", 1), ("dumping", 2)]
+
+
+KILLS = _moments()
+QUICK = [("ready", 1), ("recorded", 1), ("saving", 1)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a scan whose session was killed."""
+
+    moment: str
+    recorded: int
+    """Messages in the recording when the process was dead."""
+    kept: int
+    """Iterations that the second session went on from."""
+    result: ptyr.Result
+
+
+class Beamline:
+    """Sends one small scan on the acknowledged link, from when a session is ready."""
+
+    def __init__(self, folder: Path, numiter: int = NUMITER, **root: Any) -> None:
+        self.folder = folder
+        self._data, self._places = Sender(), Sender()
+        self._go, self._thread = threading.Event(), threading.Thread(target=self._send, daemon=True)
+        self.config = folder / "k.yaml"
+        source = {"name": "ZmqScan"}
+        data = {**source, "address": self._data.address, "shape": BEAM.side, **GEOMETRY}
+        off = {"active": False}
+        given = {
+            "run": "k",
+            "threads": 1,
+            "io": {
+                "home": str(folder),
+                "rfile": "%(run)s.ptyr",
+                "recording": {"file": "k.ptyrec"},
+                "autosave": {"interval": 4, "rfile": "%(run)s_%(iterations)04d.dump"},
+                **dict.fromkeys(("autoplot", "publish", "metrics"), off),
+            },
+            "scans": {
+                "s": {
+                    "name": "Full",
+                    "data": {**data, "positions": {**source, "address": self._places.address}},
+                    "illumination": {"aperture": {"size": 4e-7}},
+                }
+            },
+            "engines": {"dm": {"name": "DM", "numiter": numiter}, "ml": {"name": "ML", "numiter": numiter}},
+            **root,
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.write_text(yaml.safe_dump(given))
+
+    def __enter__(self) -> Beamline:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._go.set()
+        self._thread.join(30)
+        self._data.close()
+        self._places.close()
+
+    def session(self, moment: str | None = None, count: int = 1) -> int:
+        """Run a session to its end, or to its death; the exit status of its process."""
+        process, ready = victim.start(str(self.config), str(self.folder / "log"), moment, count)
+        deadline = time.monotonic() + LIMIT_S
+        while process.is_alive() and not ready.wait(0.05):
+            assert time.monotonic() < deadline
+        self.go()
+        process.join(LIMIT_S)
+        code = process.exitcode
+        if code is None:
+            process.kill()
+            process.join()
+            pytest.fail(f"{moment} {count}: the session does not end\n{(self.folder / 'log').read_text()}")
+        return int(code)
+
+    def go(self) -> None:
+        """Send, if that has not begun."""
+        self._go.set()
+
+    def _send(self) -> None:
+        self._go.wait()
+        self._data.start("a", num_frames=BEAM.frames)
+        self._places.start("a")
+        for k, (pattern, place) in enumerate(zip(PATTERNS, PLACES, strict=True)):
+            self._data.frames(k, pattern)
+            self._places.samples(k, y=place[:1], x=place[1:])
+            time.sleep(PAUSE_S)  # the rate of a detector
+        self._data.end(BEAM.frames)
+        self._places.end(BEAM.frames)
+
+
+def undisturbed(folder: Path, numiter: int = NUMITER, **root: Any) -> ptyr.Result:
+    """The scan of a session that nobody kills."""
+    with Beamline(folder, numiter, **root) as beamline:
+        assert beamline.session() == 0, (folder / "log").read_text()
+    return ptyr.read(folder / "k.ptyr")
+
+
+def wanted(folder: Path) -> tuple[ptyr.Result, float]:
+    """An undisturbed result, and the tolerance: 1.2 × the largest difference between undisturbed ones: that one, and those of
+    `numiter` and 2 `numiter` iterations that begin when every frame is there."""
+    offline = {"min_frames_for_recon": BEAM.frames + 1}
+    live = undisturbed(folder / "live")
+    one, two = (undisturbed(folder / str(k), k * NUMITER, **offline) for k in (1, 2))
+    return live, 1.2 * max(difference(one, two), difference(live, one), difference(live, two))
+
+
+def killed(folder: Path, moment: str, count: int) -> Outcome:
+    """The scan of a session that dies at a moment and is started again with the same configuration."""
+    with Beamline(folder) as beamline:
+        code = beamline.session(moment, count)
+        assert code == -signal.SIGKILL, f"{moment} {count}: exit status {code}\n{(folder / 'log').read_text()}"
+        recorded = sum(m.channel != "session" for m in Recording(folder / "k.ptyrec"))
+        assert beamline.session() == 0, (folder / "log").read_text()
+    result = ptyr.read(folder / "k.ptyr")
+    entries = [entry["do"] for entry in result.schedule]
+    kept = 0
+    if "resume" in entries:
+        before = result.schedule[: entries.index("resume")]
+        kept = sum(e["iterations"] * e.get("times", 1) for e in before if e["do"] == "iterate")
+    return Outcome(f"{moment} {count}", recorded, kept, result)
+
+
+def difference(first: ptyr.Result, second: ptyr.Result) -> float:
+    """Of two objects, relative, weighted by coverage, without shift, phase, ramp and scale."""
+    images = [result.object["SsG00"] for result in (first, second)]
+    low = np.max([image.offset for image in images], axis=0)
+    high = np.min([np.add(image.offset, image.data.shape[1:]) for image in images], axis=0)
+
+    def common(values: np.ndarray, offset: Any) -> np.ndarray:
+        return values[tuple(slice(a - o, b - o) for a, b, o in zip(low, high, offset, strict=True))]
+
+    cut = [common(image.data[0], image.offset) for image in images]
+    return align(*cut, common(first.coverage["SsG00"], images[0].offset) ** 2).complex_rms
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[ptyr.Result, float]:
+    """What `wanted` gives."""
+    return wanted(tmp_path_factory.mktemp("undisturbed"))
+
+
+def check(outcome: Outcome, reference: tuple[ptyr.Result, float]) -> None:
+    undisturbed, tolerance = reference
+    ledger = outcome.result.ledger
+    assert ledger["used"] == ledger["expected"] == BEAM.frames, f"{outcome.moment}: {ledger}"
+    assert difference(undisturbed, outcome.result) <= tolerance, outcome.moment
+
+
+@pytest.mark.parametrize(("moment", "count"), QUICK)
+def test_a_killed_session_finishes_its_scan(
+    tmp_path: Path, reference: tuple[ptyr.Result, float], moment: str, count: int
+) -> None:
+    check(killed(tmp_path, moment, count), reference)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_twenty_moments(tmp_path: Path, reference: tuple[ptyr.Result, float]) -> None:
+    assert len(KILLS) == len(set(KILLS)) == 20
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(lambda k: killed(tmp_path / str(k[0]), *k[1]), enumerate(KILLS)))
+    for outcome in outcomes:
+        check(outcome, reference)
+    assert any(outcome.kept for outcome in outcomes)
+
+
+def main() -> None:
+    """Print the kill matrix."""
+    with TemporaryDirectory() as folder:
+        first, tolerance = wanted(Path(folder))
+        again = difference(first, undisturbed(Path(folder) / "again"))
+        print(f"tolerance {tolerance:.4f}; another undisturbed run {again:.4f}\n")
+        print("| moment | messages recorded | iterations kept | frames used | difference |\n| --- | ---: | ---: | ---: | ---: |")
+        for k, (moment, count) in enumerate(KILLS[: int(sys.argv[1]) if len(sys.argv) > 1 else None]):
+            o = killed(Path(folder) / f"k{k}", moment, count)
+            numbers = o.recorded, o.kept, o.result.ledger["used"], f"{difference(first, o.result):.4f}"
+            print(f"| {o.moment} | " + " | ".join(map(str, numbers)) + " |", flush=True)
+    times = Path(f"/proc/{forkserver._forkserver._forkserver_pid}/stat").read_text().rpartition(")")[2].split()
+    print(f"\n{sum(map(int, times[13:15])) / os.sysconf('SC_CLK_TCK'):.0f} s of processor time in all sessions", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
