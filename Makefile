@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test quick matrix lint bench bench-peers clean
+.PHONY: setup demo test quick matrix faults lint bench bench-peers clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,9 @@ quick: setup
 
 matrix: setup
 	$(BIN)/python tests/matrix.py
+
+faults: setup
+	$(BIN)/python tests/faults.py
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -4,7 +4,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("dm", "engines", "ptyscan", "ingest", "decode", "session", "latency", "publish", "plots", "memory", "siemens_star")
+NAMES = (
+    "dm",
+    "engines",
+    "ptyscan",
+    "ingest",
+    "decode",
+    "recording",
+    "session",
+    "latency",
+    "publish",
+    "plots",
+    "memory",
+    "siemens_star",
+)
 
 if __name__ == "__main__":
     missed = []

@@ -23,6 +23,11 @@ POLL_S = 0.2
 class Tap(Protocol):
     """What keeps messages before they are acknowledged: a `Recorder`."""
 
+    lost: int
+    """Messages that could not be kept because the disk was full."""
+    full: bool
+    """Whether it is full now."""
+
     def write(self, message: Message, recorded: Callable[[Message], None] | None = None) -> None:
         """Queue `message`; `recorded` is called once it is kept. Blocks while the queue is full."""
 

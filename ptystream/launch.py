@@ -22,15 +22,14 @@ from ptystream.kernel import start_kernel
 from ptystream.metrics import Metrics
 from ptystream.notebook import display_in_notebook
 from ptystream.params.branches import PublishParameters
-from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.home import home, located
 from ptystream.params.load import Configuration, plugins
 from ptystream.plan import make_plan, recorder_of
+from ptystream.playback import Playback
 from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
 from ptystream.publish.window import Window
 from ptystream.recording import Recording
-from ptystream.replay import Replay
 from ptystream.results import file_name
 from ptystream.session import Session
 from ptystream.transport import Transport
@@ -44,7 +43,7 @@ def launch(
     console: Console,
     *,
     talkative: bool = False,
-    replay: str | None = None,
+    replay: Playback | str | None = None,
     transports: Mapping[str, Transport] | None = None,
     on_session: Callable[[Session], None] | None = None,
     on_publish: Callable[[str], None] | None = None,
@@ -53,8 +52,8 @@ def launch(
     """Run a session to its end; ctrl-c saves what is there. Returns whether it was interrupted so.
 
     `talkative`: where the configuration says no `verbose_level`, say addresses, progress, warnings and results all the
-    same. `replay`: a recording instead of the sources; `transports` in the place of some of them. `on_session` is given
-    the session before it runs.
+    same. `replay`: a recording, or one with pace and faults, instead of the sources; `transports` in the place of some of
+    them. `on_session` is given the session before it runs.
     """
     root = configuration.root
     wanted = level(root.verbose_level)
@@ -86,7 +85,7 @@ def launch(
             stack.callback(lambda: recorder.close(finished=finished))
         given = dict(transports or {})
         if replay:
-            given |= _replayed(configuration, replay)
+            given |= (Playback(replay) if isinstance(replay, str) else replay).transports(configuration)
         plan = make_plan(configuration, recorder=recorder, transports=given, interrupted=before is not None)
         say(plan.device)
         plotter = plotter_of(configuration)
@@ -137,19 +136,6 @@ def plotter_of(configuration: Configuration) -> Plotter | None:
     if not (settings.dump or settings.make_movie or show):
         return None
     return Plotter(settings, drawing, lambda run, info: home / file_name(settings.imfile, run, info), show)
-
-
-def _replayed(configuration: Configuration, file: str) -> dict[str, Transport]:
-    recording = Recording(file)
-    names = {f"{s.label}/{k}" for s in configuration.scans for k in ("data", "positions")}
-    for _ in recording:
-        pass
-    present = [name for name in names if name in recording.channels.values()]
-    if not present:
-        there = ", ".join(sorted(set(recording.channels.values()))) or "nothing"
-        raise ConfigurationError([Fault("scans", sorted(names), f"{file} holds none of these channels; it holds {there}")])
-    pace = Replay(recording, present)
-    return {name: pace.transport(name) for name in present}
 
 
 def _publisher(p: PublishParameters, folder: str) -> Publisher:

@@ -29,6 +29,8 @@ METRICS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("ptystream_misfit", "gauge", "Data misfit of probe times object in the last iteration.", ("kind",)),
     ("ptystream_frame_latency_seconds", "histogram", "Age of the newest frame when it reached a stage.", ("stage",)),
     ("ptystream_last_frame_timestamp_seconds", "gauge", "Arrival of the newest frame in the picture.", ()),
+    ("ptystream_unrecorded_messages", "gauge", "Messages that the recording lacks because the disk was full.", ()),
+    ("ptystream_recording_full", "gauge", "1 while the disk of the recording is full.", ()),
     ("ptystream_viewers", "gauge", "Viewers connected to the publish socket.", ()),
     ("ptystream_run_state", "gauge", "1 for the state that the current run is in.", ("state",)),
     ("ptystream_build_info", "gauge", "1, with the version as label.", ("version",)),
@@ -66,6 +68,11 @@ class Metrics:
     def dropped(self, reason: str, count: int) -> None:
         """Input was rejected before it reached a ledger."""
         self._of["ptystream_rejected_total"].labels(reason).inc(count)
+
+    def recording(self, lost: int, full: bool) -> None:
+        """Messages that are not recorded so far, and whether the disk is full."""
+        self._of["ptystream_unrecorded_messages"].set(lost)
+        self._of["ptystream_recording_full"].set(full)
 
     def viewers(self, count: int) -> None:
         """Viewers that are connected."""

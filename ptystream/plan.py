@@ -362,7 +362,7 @@ def recorder_of(configuration: Configuration) -> tuple[Recorder | None, Path | N
             interrupted = path
             log.warning("%s: %d messages of an interrupted session: continuing it", path, messages)
     metadata = {"configuration": as_json(configuration.given), "version": __version__, "session": uuid.uuid4().hex}
-    return Recorder(path, metadata, fsync=settings.fsync), interrupted
+    return Recorder(path, metadata, fsync=settings.fsync, go_on=settings.when_full == "continue"), interrupted
 
 
 def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
@@ -385,7 +385,7 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
         ledger_frames=snapshot.ledger_map,
         schedule=run.schedule.to_list(),
         decisions=run.decisions,
-        versions=versions(),
+        versions=versions() | {"device": run.context.device},
         coverage=snapshot.coverage,
         last=last,
         refined_m=run.refined(),
@@ -417,7 +417,9 @@ def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
     p = held.buffer.parameters
     told = {name: getattr(p, name) for name in ("experimentID", "version", "psize", "energy", "distance")}
     decided = run.decisions.get(scan.label, {})
+    own = [[key, turn] for label, key, turn in run.acquisitions if label == scan.label]
     return {
+        "acquisition": own[0] if own else None,
         "label": p.label or scan.label,
         **told,
         "series": held.buffer.series.id,

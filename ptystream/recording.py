@@ -7,6 +7,9 @@ is normal: it is what a killed process leaves. The layout is in docs/reference/r
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import logging
 import mmap
 import os
 import struct
@@ -15,6 +18,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +28,19 @@ from numpy.typing import NDArray
 
 from ptystream.transport import Message
 
+log = logging.getLogger(__name__)
+
 MAGIC = b"ptystream recording 1\n"
-METADATA, CHANNEL, FINISHED, INDEX = -1, -2, -3, -4
+METADATA, CHANNEL, FINISHED, INDEX, GAP = -1, -2, -3, -4, -5
 MAX_RECORD_BYTES = 1 << 33
 GROUP_BYTES = 16 << 20
 """So much at most is written at once, so that acknowledgements are not held up."""
+SHARED_BYTES = 4 << 20
+"""The checksums of a larger group are shared by several threads."""
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the operating system answers where nothing more fits."""
+RETRY_S = 2.0
+"""A full disk is tried again after so long."""
 
 _RECORD = b"PTYR"
 _HEAD = struct.Struct("<4sIQqiI")
@@ -45,24 +57,42 @@ class RecordingError(RuntimeError):
 
 
 class Recorder:
-    """Appends messages in a thread of its own, in groups; tells each one's writer when it is kept.
+    """Appends messages in groups, in a thread of its own; tells each one's writer when it is kept.
 
     An existing file is continued behind its last whole record. Kept means handed to the operating system (it survives the
-    death of the process), or with `fsync` written to the disk. Raises `RecordingError` for a file that is something else.
+    death of the process), or with `fsync` written to the disk. While one group is written, the checksums of the next are made.
+    Where the disk is full, with `go_on` the messages are given up, and counted, until there is room again: writers are told as
+    if they were kept, because nobody else will keep them. Without it that is a failure. Raises `RecordingError` for a file that
+    is something else.
     """
 
     def __init__(
-        self, path: str | Path, metadata: Mapping[str, Any] | None = None, *, fsync: bool = False, queue_bytes: int = 256 << 20
+        self,
+        path: str | Path,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        fsync: bool = False,
+        queue_bytes: int = 256 << 20,
+        go_on: bool = False,
     ) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.bytes_written = 0
         self.failure: BaseException | None = None
-        self._fsync, self._capacity = fsync, queue_bytes
+        self.lost = 0
+        """Messages that were given up because the disk was full."""
+        self.full = False
+        """Whether it is full now, as far as was tried."""
+        self._fsync, self._capacity, self._go_on = fsync, queue_bytes, go_on
         self._channels: dict[str, int] = {}
         self._offsets: dict[str, tuple[Message, int]] = {}
+        self._named: set[int] = set()
+        """Numbers of channels whose names are in the file."""
         self._end, has_metadata = self._reopen()
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        self._gap: list[int] = [0, 0]
+        """[messages, bytes] that are not in the file, since the last that is."""
+        self._tried = 0.0
         if self._end == 0:
             self._append([MAGIC])
         if not has_metadata:
@@ -71,6 +101,8 @@ class Recorder:
         self._queued = self._accepted = 0
         self._closing = False
         self._changed = threading.Condition()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._helpers = max(0, min(3, cores // 2 - 1))
         self._thread = threading.Thread(target=self._serve, name="recorder", daemon=True)
         self._thread.start()
 
@@ -109,8 +141,9 @@ class Recorder:
         self._thread.join(60.0)
         if self._thread.is_alive():
             raise RecordingError(f"{self.path}: {self._queued} bytes are still queued after 60 s")
-        if finished and self.failure is None and not self._file.closed:
-            self._append(_record(time.time_ns(), FINISHED, []))
+        if self.failure is None and not self._file.closed:
+            with contextlib.suppress(OSError):  # a disk that is still full: then the session is continued by the next
+                self._append(self._gap_record() + (_record(time.time_ns(), FINISHED, []) if finished else []))
         self._file.close()
 
     def _reopen(self) -> tuple[int, bool]:
@@ -125,6 +158,7 @@ class Recorder:
             for _ in existing:
                 pass
             self._channels = {name: number for number, name in existing.channels.items()}
+            self._named = set(existing.channels)
             file.truncate(existing.end)
         return existing.end, bool(existing.has_metadata)
 
@@ -138,68 +172,135 @@ class Recorder:
             raise RecordingError(f"{self.path}: closed")
 
     def _serve(self) -> None:
+        """Thread body: checksums here (and with helpers), writing in a thread beside."""
+        keeping: Future[None] | None = None
         try:
-            while group := self._next_group():
-                self._write_group(group)
-                kept = [entry for entry in group if len(entry) == 2]
-                for message, recorded in kept:
-                    if recorded is not None:
-                        recorded(message)
-                with self._changed:
-                    self._queued -= sum(_size(message) for message, _ in kept)
-                    self._changed.notify_all()
+            with ThreadPoolExecutor(1, "recorder disk") as disk, ThreadPoolExecutor(max(1, self._helpers), "checksum") as pool:
+                while group := self._next_group():
+                    records = self._checked(group, pool)
+                    if keeping is not None:
+                        keeping.result()
+                    keeping = disk.submit(self._keep, group, records)
+                if keeping is not None:
+                    keeping.result()
         except BaseException as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self.failure = self.failure or error
+            self._changed.notify_all()
+
+    def _checked(self, group: Sequence[Entry | Frame], pool: ThreadPoolExecutor) -> list[list[Any]]:
+        """The records of the messages in a group, in order; nothing of what is only indexed."""
+        for entry in group:
+            self._channels.setdefault(entry[0].channel, len(self._channels))
+        messages = [entry[0] for entry in group if len(entry) == 2]
+
+        def checked(part: Sequence[Message]) -> list[list[Any]]:
+            return [_record(message.arrival_ns, self._channels[message.channel], message.parts) for message in part]
+
+        if not self._helpers or sum(map(_size, messages)) < SHARED_BYTES or len(messages) <= self._helpers:
+            return checked(messages)
+        step = -(-len(messages) // (self._helpers + 1))
+        others = [pool.submit(checked, messages[k : k + step]) for k in range(step, len(messages), step)]
+        return checked(messages[:step]) + [record for other in others for record in other.result()]
+
+    def _keep(self, group: Sequence[Entry | Frame], records: Sequence[list[Any]]) -> None:
+        """Write a group, or give it up, and tell its writers."""
+        kept = [entry for entry in group if len(entry) == 2]
+        try:
+            self._write_or_give_up(group, records, kept)
+            for message, recorded in kept:
+                if recorded is not None:
+                    recorded(message)
             with self._changed:
-                self.failure = error
+                self._queued -= sum([_size(message) for message, _ in kept])
                 self._changed.notify_all()
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _write_or_give_up(self, group: Sequence[Entry | Frame], records: Sequence[list[Any]], kept: Sequence[Entry]) -> None:
+        if not self.full or time.monotonic() - self._tried >= RETRY_S or self._closing:
+            try:
+                self._write_group(group, records)
+            except OSError as error:
+                if error.errno not in FULL or not self._go_on:
+                    raise
+                self._tried = time.monotonic()
+                if not self.full:
+                    log.error("%s: %s: what comes is NOT RECORDED until there is room", self.path, error.strerror)
+                self.full = True
+            else:
+                if self.full:
+                    log.warning("%s: recording again; %d messages are not in it", self.path, self.lost)
+                self.full = False
+                return
+        self.lost += len(kept)
+        self._gap = [self._gap[0] + len(kept), self._gap[1] + sum([_size(message) for message, _ in kept])]
 
     def _next_group(self) -> list[Entry | Frame]:
         """What is queued, up to `GROUP_BYTES`; empty when closing."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._queue) or self._closing)
             group, size = [], 0
-            while self._queue and size < GROUP_BYTES:
+            while self._queue and size < GROUP_BYTES * (4 if self._fsync else 1):  # a disk is waited for seldom, then for more
                 group.append(self._queue.popleft())
                 size += _size(group[-1][0])
             return group
 
-    def _write_group(self, group: Sequence[Entry | Frame]) -> None:
-        buffers: list[Any] = []
-        index = []
-        end = self._end
+    def _write_group(self, group: Sequence[Entry | Frame], records: Sequence[list[Any]]) -> None:
+        buffers: list[Any] = self._gap_record()
+        index, named, offsets = [], set(), dict(self._offsets)
+        end = self._end + _total(buffers)
+        following = iter(records)
         for entry in group:
             message = entry[0]
-            number = self._channels.get(message.channel)
-            if number is None:
-                number = self._channels[message.channel] = len(self._channels)
-                named = _record(time.time_ns(), CHANNEL, [msgpack.packb([number, message.channel])])
-                buffers += named
-                end += _total(named)
+            number = self._channels[message.channel]
+            if number not in self._named and number not in named:
+                named.add(number)
+                name = _record(time.time_ns(), CHANNEL, [msgpack.packb([number, message.channel])])
+                buffers += name
+                end += _total(name)
             if len(entry) == 2:
-                record = _record(message.arrival_ns, number, message.parts)
-                self._offsets[message.channel] = (message, end)
+                record = next(following)
+                offsets[message.channel] = (message, end)
                 buffers += record
                 end += _total(record)
             else:
-                last, offset = self._offsets.get(message.channel, (None, 0))
-                if last is not message:
+                last, offset = offsets.get(message.channel, (None, 0))
+                if last is message:
+                    index.append([number, offset, entry[1], np.asarray(entry[2], "<i8").tobytes()])
+                elif not self.lost:  # otherwise it may have been given up
                     raise ValueError(f"{message.channel}: only the last message written can be indexed")
-                index.append([number, offset, entry[1], np.asarray(entry[2], "<i8").tobytes()])
         if index:
             buffers += _record(time.time_ns(), INDEX, [msgpack.packb(index)])
         self._append(buffers)
+        self._named |= named
+        self._offsets, self._gap = offsets, [0, 0]
         if self._fsync:
             os.fsync(self._file.fileno())
 
+    def _gap_record(self) -> list[Any]:
+        """Says in the file that something is not in it."""
+        return _record(time.time_ns(), GAP, [msgpack.packb(self._gap)]) if self._gap[0] else []
+
     def _append(self, buffers: list[Any]) -> None:
+        """Write all of it, or nothing: what a full disk has left of it is cut off."""
         left = deque(memoryview(buffer).cast("B") for buffer in buffers if memoryview(buffer).nbytes)
         total = sum(view.nbytes for view in left)
-        while left:
-            written = os.writev(self._file.fileno(), [left[k] for k in range(min(len(left), 1024))])
-            while left and left[0].nbytes <= written:
-                written -= left.popleft().nbytes
-            if written:
-                left[0] = left[0][written:]
+        try:
+            while left:
+                written = os.writev(self._file.fileno(), [left[k] for k in range(min(len(left), 1024))])
+                while left and left[0].nbytes <= written:
+                    written -= left.popleft().nbytes
+                if written:
+                    left[0] = left[0][written:]
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file.fileno(), self._end)
+            raise
         self._end += total
         self.bytes_written += total
 
@@ -220,6 +321,8 @@ class Recording:
         """Bytes behind `end` that are no whole record."""
         self.damaged = 0
         """Stretches skipped because their checksum did not match."""
+        self.missing = 0
+        """Messages that came and were not recorded, because the disk was full."""
         try:
             with open(self.path, "rb") as file:
                 if file.read(len(MAGIC)) != MAGIC:
@@ -232,7 +335,7 @@ class Recording:
                 break
 
     def __iter__(self) -> Iterator[Message]:
-        self.damaged, self.finished = 0, False
+        self.damaged, self.finished, self.missing = 0, False, 0
         for _, message in self._records():
             if message is not None:
                 self.finished = False
@@ -313,6 +416,8 @@ class Recording:
             self.channels[int(key)] = str(name)
         elif number == FINISHED:
             self.finished = True
+        elif number == GAP:
+            self.missing += int(msgpack.unpackb(parts[0])[0])
 
     def _resynchronise(self, start: int) -> int | None:
         """Offset of the next whole record at or behind `start`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ptystream.recording import Recording
 from ptystream.transport import Message, TransportClosed
@@ -15,13 +15,22 @@ class Replay:
 
     `speed` times the original pace; inf: as fast as they are taken. A message is given out when all before it are taken,
     whichever channel they belong to. The replay begins when every channel is open, and does without those that close early.
+    `messages` come instead of the recording's own: damaged ones, say.
     """
 
-    def __init__(self, recording: Recording, channels: Sequence[str], speed: float = float("inf")) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        channels: Sequence[str],
+        speed: float = float("inf"),
+        messages: Iterable[Message] | None = None,
+    ) -> None:
         if not speed > 0:
             raise ValueError(f"speed: {speed}: must be above 0 (1 is the original pace)")
-        self.recording, self.speed = recording, speed
-        self._messages = iter(recording)
+        self.recording, self.speed, self.channels = recording, speed, tuple(channels)
+        self.given = 0
+        """Messages given out so far."""
+        self._messages = iter(recording if messages is None else messages)
         self._awaited, self._open = set(channels), set(channels)
         self._ahead: Message | None = None
         self._over = False
@@ -65,6 +74,7 @@ class Replay:
                     if self._ahead is not None and self._ahead.channel == channel:
                         if due_s <= 0:
                             message, self._ahead = self._ahead, None
+                            self.given += 1
                             self._turn.notify_all()
                             return message
                         wait_s = min(wait_s, due_s)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,8 +36,26 @@ def file_name(pattern: str, run: str, info: Mapping[str, Any] | None = None) -> 
 
 
 def versions() -> dict[str, str]:
-    """Of what decides the bits of a result."""
-    return {"ptystream": __version__, "numpy": np.__version__, "python": platform.python_version()}
+    """Of what decides the bits of a result: packages, and the machine, because kernels are compiled for its processor."""
+    packages = {name: version(name) for name in ("scipy", "numba")}
+    return {
+        "ptystream": __version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        **packages,
+        "machine": machine(),
+    }
+
+
+def machine() -> str:
+    """Kind of processor."""
+    model = ""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    except (OSError, ValueError):
+        pass
+    return f"{platform.machine()} {model or platform.processor()}".strip()
 
 
 def effective(configuration: Configuration) -> dict[str, Any]:

@@ -83,6 +83,10 @@ class Router:
         self._over: dict[Acquisition, None] = {}
         self._saved: set[Acquisition] = set()
         """While a recording is delivered: acquisitions that have a result."""
+        self.wanted: frozenset[Acquisition] | None = None
+        """In a verification: the acquisitions of one run; the others are left out."""
+        self.decided: Mapping[str, Mapping[str, Any]] = {}
+        """In a verification: what that run decided, by label of the scan."""
         self._saved_ends: set[tuple[Acquisition, str]] = set()
         self._in_turn = {entry.label: list(_in_turn(entry.label, scans)) for entry in scans}
         """Label of a scan that has sources → those that come from them, one after the other."""
@@ -129,6 +133,10 @@ class Router:
             if isinstance(event, ScanEnded):
                 self._saved_ends.add((at, source))
             raise _NoScan("saved_before", f"acquisition {event.epoch!r} had a result when the session was interrupted")
+        if self.wanted is not None and at not in self.wanted:
+            if isinstance(event, ScanEnded):
+                self._saved_ends.add((at, source))
+            raise _NoScan("another_run", f"acquisition {event.epoch!r} belongs to another run")
         if at not in self._assigned:
             if at in self._over:
                 raise _NoScan("scan_over", f"more of acquisition {event.epoch!r}, whose scan is over or was refused")
@@ -169,7 +177,7 @@ class Router:
             log.warning("%s: nothing came: given up for another", empty.names)
             self._drop(empty)
         number, checkpoint = next(((n, c) for n, c in self.checkpoints if wanted in c.acquisitions), (None, None))
-        decisions = {} if checkpoint is None else checkpoint.buffer_decisions
+        decisions = self.decided if checkpoint is None else checkpoint.buffer_decisions
         scans = [Scan(e.label, k, *e.make(decisions.get(e.label))) for k, e in enumerate(self.scans)]
         for scan in scans:
             scan.buffer.on_change = self._bell.ring

@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ SUPERSEDED_S = 5.0
 """A scan from which nothing came for so long is ended where another has begun: its end was lost."""
 ABORTED_S = 1.0
 """A scan that one of its sources aborted is ended when nothing came from the others for so long."""
+READING_S = 600.0
+"""How long a verification waits for frames that are read from files."""
 PAUSED = "paused"
 SESSION = "session"
 """Channel of the session's own notes in a recording: which acquisitions have a result."""
@@ -106,11 +108,11 @@ class Session:
 
     def status(self) -> dict[str, Any]:
         """Numbers for a progress line."""
-        run = self.current
+        run, kept = self.current, {"unrecorded": 0 if self._tap is None or not self._tap.full else self._tap.lost}
         if run is None:
             told = {"run": self.plan.name, "state": "waiting", "received": 0, "used": 0, "iteration": 0}
-            return told | {"frames_per_second": 0.0}
-        return status_of(run) | self._teller.rates(run)
+            return told | kept | {"frames_per_second": 0.0}
+        return status_of(run) | kept | self._teller.rates(run)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error
@@ -153,6 +155,32 @@ class Session:
             self.plan.close()
         self._check()
         return self.results
+
+    def again(
+        self,
+        messages: Iterable[Message],
+        acquisitions: Iterable[tuple[str, str, int]] = (),
+        decisions: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Run:
+        """A run that has its frames and has done nothing, fed with `messages` alone: for a verification.
+
+        `acquisitions` as of `Run.acquisitions`; none: the first run that there is. `decisions`, by label, are not taken again.
+        Raises `SessionError` where nothing of it is there.
+        """
+        self._router.wanted, self._router.decided = frozenset(acquisitions) or None, decisions or {}
+        sources = {source.transport.channel: source for source in self._sources}
+        for message in messages:
+            if message.channel in sources:
+                sources[message.channel].deliver(message)
+        if not self._router.pending:
+            there = ", ".join(sorted(sources))
+            raise SessionError(f"nothing of the run is in the recording, on the channels {there}")
+        run = self._router.pending[0].run
+        deadline = time.monotonic() + READING_S
+        while any(scan.buffer.is_reading for scan in run.scans.values()) and time.monotonic() < deadline:
+            self._bell.wait(self._bell.rung, WAIT_S)  # frames in files that its documents refer to
+        self._end(run, "the recording is over")
+        return run
 
     def _recover(self) -> None:
         """Deliver what an interrupted session recorded, without the scans that it has saved."""
@@ -250,13 +278,15 @@ class Session:
                 loop.cut()
             if run.state == PAUSED:
                 run.state = "waiting" if run.engine is None else "running"
+            run.acquisitions = turn.pending.acquisitions
             if self.plan.autosave is not None:
-                run.acquisitions = turn.pending.acquisitions
                 self.plan.autosave.look(run, loop)
             engine, step = run.engine, loop.step()
             if self._failure is not None:
                 run.state = "failed"
             turn.told.tell(run, force=step is Step.DONE, current=run is self.current)
+            if self._tap is not None:
+                self.metrics.recording(self._tap.lost, self._tap.full)
             if engine is not None and run.engine is not engine:
                 self.plan.benchmark(run)
             if step is not Step.DONE and run.engine is None and run.engine_entry is not None:

@@ -58,6 +58,7 @@ CASES: Cases = {
     "io.recording.active": ([False], {}),
     "io.recording.file": (["r/%(run)s.ptyrec"], {}),
     "io.recording.fsync": ([True], {}),
+    "io.recording.when_full": (["stop"], {}),
     "live.latency": ([0.5], {}),
     "live.restart_probe": ([True], {}),
     "live.timeout_s": ([30.0], {}),

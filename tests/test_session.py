@@ -408,6 +408,8 @@ def test_positions_that_are_not_waited_for_any_longer_end_a_scan_that_cannot_sta
 class Tap:
     """A recorder that keeps messages in a list."""
 
+    lost, full = 0, False
+
     def __init__(self) -> None:
         self.kept: list[Message] = []
 

@@ -16,7 +16,7 @@ from ptystream.transport import Message
 
 from .link import NO_STREAM, control, is_envelope, opened
 from .plain import PlainTransport, SocketParameters
-from .protocol import NativeDecoder
+from .protocol import NativeDecoder, bare, restamped
 from .sender import Sender
 
 HELLO_S = 1.0
@@ -143,6 +143,8 @@ class ZmqScan:
 
     Parameters = ZmqParameters
     Sender = Sender
+    bare = staticmethod(bare)
+    restamped = staticmethod(restamped)
 
     @staticmethod
     def decoder(parameters: Any, channel: str) -> NativeDecoder:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from ptystream.cli.options import with_options
+from ptystream.faults import declarations
 
 app = typer.Typer(
     help="Live ptychography: frames and positions in, a growing picture out.",
@@ -84,13 +87,20 @@ def record(
 
 
 @app.command()
+@with_options(declarations())
 def replay(
     file: Annotated[str, typer.Argument(help="A recording.")],
-    speed: Annotated[float, typer.Option(min=0.001, help="Times the original pace.")] = 1.0,
+    speed: Annotated[float, typer.Option(min=0.001, help="Times the original pace; inf: as fast as it is taken.")] = 1.0,
+    into: Annotated[
+        str | None, typer.Option(metavar="CONFIG", help="Straight into a session of this configuration, without sockets.")
+    ] = None,
     to: Annotated[list[str] | None, typer.Option(help="Address for a channel: scan/data=tcp://127.0.0.1:5570.")] = None,
+    link: Annotated[str, typer.Option(help="Socket of the sender: acknowledged, push or pub.")] = "acknowledged",
+    device: Device = None,
+    **faults: Any,
 ) -> None:
-    """Give a recording back on the wire, as it came."""
-    _call("record", "replay", file, speed, to or [])
+    """Give a recording back, as it came or damaged on purpose: on the wire, or into a session."""
+    _call("replay", "replay", file, speed, into, to or [], link, device, faults)
 
 
 @app.command()
@@ -100,6 +110,31 @@ def params(
 ) -> None:
     """The reference of all parameters."""
     _call("params", "params", path, as_json)
+
+
+@app.command()
+def verify(
+    result: Annotated[str, typer.Argument(help="A result (.ptyr) of a session.")],
+    recording: Annotated[str, typer.Argument(help="What that session recorded.")],
+    config: Annotated[str | None, typer.Option(help="Configuration, instead of the one in the result.")] = None,
+    offline: Annotated[bool, typer.Option(help="Compare with offline runs of all frames as well.")] = True,
+    picture: Annotated[str | None, typer.Option(metavar="FILE", help="Draw where they differ, as PNG.")] = None,
+) -> None:
+    """Live equals offline? Repeats the schedule of a result on its recording, bit by bit. Exit status 1 where it differs."""
+    _call("verify", "verify", result, recording, config, offline, picture)
+
+
+@app.command()
+def convert(
+    given: Annotated[str, typer.Argument(metavar="IN", help="A recording, or a .ptyd, CXI or .ptyr file.")],
+    made: Annotated[str, typer.Argument(metavar="OUT", help="Ends in .ptyd, or .cxi, .nxs or .h5 (CXI/NeXus).")],
+    config: Annotated[str | None, typer.Option(help="Configuration of a recording, instead of the one in it.")] = None,
+    scan: Annotated[str | None, typer.Option(help="Which entry of `scans`, where there are several.")] = None,
+    acquisition: Annotated[str | None, typer.Option(help="Which acquisition of a recording; the first.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
+) -> None:
+    """Frames of a recording, .ptyd or CXI file as .ptyd or NXcxi_ptycho; the pictures of a .ptyr file as CXI/NeXus."""
+    _call("convert", "convert", given, made, config, scan, acquisition, force)
 
 
 @app.command()

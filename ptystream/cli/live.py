@@ -10,6 +10,7 @@ from rich.console import Console
 from ptystream.launch import launch
 from ptystream.parallel import team
 from ptystream.params.load import Configuration, load, plugins
+from ptystream.playback import Playback
 from ptystream.session import Session
 from ptystream.storage import ptyr
 
@@ -28,7 +29,7 @@ def run_session(
     configuration: Configuration,
     console: Console,
     *,
-    replay: str | None = None,
+    replay: Playback | str | None = None,
     on_publish: Callable[[str], None] | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> list[Path]:

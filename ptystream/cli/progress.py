@@ -29,6 +29,8 @@ def describe(status: dict[str, Any]) -> str:
     if status.get("age_s") is not None:
         parts.append(f"newest frame {status['age_s']:.1f} s old")
     parts.append(f"{status['frames_per_second']:.0f} frames/s")
+    if status.get("unrecorded"):
+        parts.append(f"DISK FULL: {status['unrecorded']} messages not recorded")
     return "  ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""`ptystream record` and `ptystream replay`: keep what arrives, give it back as it came."""
+"""`ptystream record`: keep what arrives."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ptystream import __version__
 from ptystream.events import Event, ScanEnded
 from ptystream.ingest import Source
-from ptystream.params.load import load, plugins
+from ptystream.params.load import load
 from ptystream.plan import transport_of
-from ptystream.recording import Recorder, Recording
-from ptystream.replay import Replay
+from ptystream.recording import Recorder
+from ptystream.results import as_json
 from ptystream.session import SessionError
-from ptystream.transport import Message, TransportClosed
+from ptystream.transport import Message
 
 
 def record(config: str, output: str) -> int:
@@ -36,7 +37,7 @@ def record(config: str, output: str) -> int:
         failures.append(error)
         over.set()
 
-    recorder = Recorder(output, {"configuration": str(configuration.given)})
+    recorder = Recorder(output, {"configuration": as_json(configuration.given), "version": __version__})
     sources = []
     for scan in configuration.scans:
         for kind, source in scan.sources.items():
@@ -61,39 +62,4 @@ def record(config: str, output: str) -> int:
     if failures:
         raise SessionError(str(failures[0]))
     console.print(f"{Path(output)}: {recorder.bytes_written / 1e6:.1f} MB", highlight=False)
-    return 0
-
-
-def replay(file: str, speed: float, to: list[str]) -> int:
-    """Body of the command. Channels without an address get free ports, which are printed."""
-    recording = Recording(file)
-    messages = sum(1 for _ in recording)
-    channels = sorted(set(recording.channels.values()))
-    addresses = dict(item.split("=", 1) for item in to if "=" in item)
-    unknown = set(addresses) - set(channels)
-    if unknown or len(addresses) != len(to):
-        raise RuntimeError(f"--to {to}: must be CHANNEL=ADDRESS with a channel of {', '.join(channels)}")
-    sender = plugins("detectors")["ZmqScan"].Sender
-    pace = Replay(recording, channels, speed)
-    console = Console(stderr=True)
-    console.print(f"{file}: {messages} messages" + (f", {recording.torn} bytes torn at the end" if recording.torn else ""))
-
-    def give(channel: str) -> None:
-        transport = pace.transport(channel)
-        with sender(addresses.get(channel, "tcp://127.0.0.1:*"), timeout_s=600.0) as out:
-            console.print(f"{channel} on {out.address}", highlight=False)
-            transport.open()
-            try:
-                while True:
-                    message = transport.receive(1.0)
-                    if message is not None:
-                        out.again(message.parts)
-            except TransportClosed:
-                out.flush(600.0)
-
-    threads = [threading.Thread(target=give, args=(channel,), name=channel) for channel in channels]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
     return 0

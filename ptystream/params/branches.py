@@ -60,6 +60,10 @@ class RecordingParameters(Branch):
     fsync: bool = parameter(False, ours=True)
     """Wait for the disk as well: the record then survives the machine, not only the process."""
 
+    when_full: Literal["continue", "stop"] = parameter("continue", ours=True)
+    """What to do where the disk is full. 'continue': the reconstruction goes on, what comes is not recorded until there is room
+    again, and log, progress line, metrics and the record itself say so. 'stop': the session ends with what it has."""
+
     @field_validator("file")
     @classmethod
     def _pattern(cls, value: str) -> str:

@@ -25,6 +25,18 @@ MAX_CHUNK_BYTES = 1 << 26
 """Counts of one chunk: what is copied at once."""
 
 
+def chunk_of(store: FrameStore, slots: Sequence[int], indices: Sequence[int], places: Sequence[tuple[float, float]]) -> Chunk:
+    """Frames of a store as files hold them: zero frequency at n // 2, invalid pixels 0."""
+    data = np.empty((len(slots), *store.shape), store.dtype)
+    weights = np.empty(data.shape, np.bool_)
+    for k, slot in enumerate(slots):
+        counts = store.slab(slot // store.slab_frames)[slot % store.slab_frames]
+        valid = (counts < store.limit) & (store.mask != 0)
+        weights[k] = np.fft.fftshift(valid)
+        data[k] = np.fft.fftshift(np.where(valid, counts, 0))
+    return Chunk(data, weights, np.array(places, np.float64).reshape(-1, 2), np.array(indices, np.int64))
+
+
 class Saver(threading.Thread):
     """Saves one scan. `take` and `revise` cost nothing but a queue of frame numbers: the frames lie in the scan's slabs.
 
@@ -166,16 +178,8 @@ class Saver(threading.Thread):
         self._place.update({slot: (number, row) for row, slot in enumerate(slots)})
 
     def _chunk(self, slots: Sequence[int], indices: Sequence[int], places: Sequence[tuple[float, float]]) -> Chunk:
-        store = self._frames
-        assert store is not None
-        data = np.empty((len(slots), *store.shape), self._frame_dtype())
-        weights = np.empty(data.shape, np.bool_)
-        for k, slot in enumerate(slots):
-            counts = store.slab(slot // store.slab_frames)[slot % store.slab_frames]
-            valid = (counts < store.limit) & (store.mask != 0)
-            weights[k] = np.fft.fftshift(valid)
-            data[k] = np.fft.fftshift(np.where(valid, counts, 0))
-        return Chunk(data, weights, np.array(places, np.float64).reshape(-1, 2), np.array(indices, np.int64))
+        assert self._frames is not None
+        return chunk_of(self._frames, slots, indices, places)
 
     def _revise_file(self) -> None:
         for number in sorted({chunk for chunk, _ in (*self._moved, *self._withdrawn)}):

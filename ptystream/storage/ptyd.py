@@ -72,7 +72,7 @@ class PtydWriter:
         elif self.mode == "append":
             with whole(self.path) as file:
                 _head(file, meta, info)
-                write_chunk(_group(file, "chunks"), "0", chunk)
+                write_chunk(make_group(file, "chunks"), "0", chunk)
         else:
             with whole(self.part(number)) as file:
                 h5.stamp(file)
@@ -106,7 +106,7 @@ class PtydWriter:
     def _master(self, chunks: int, meta: Mapping[str, Any], info: Mapping[str, Any]) -> None:
         with whole(self.path) as file:
             _head(file, meta, info)
-            links = _group(file, "chunks")
+            links = make_group(file, "chunks")
             for k in range(chunks):
                 links[str(k)] = h5py.ExternalLink(self.part(k).name, "/")
 
@@ -115,7 +115,7 @@ class PtydWriter:
         with contextlib.ExitStack() as opened, whole(self.path) as file:
             files = [opened.enter_context(h5.open_file(part)) for part in parts]
             _head(file, meta, info)
-            made = _group(_group(file, "chunks"), "0")
+            made = make_group(make_group(file, "chunks"), "0")
             indices = np.concatenate([f["indices"][()] for f in files])
             positions = np.concatenate([f["positions"][()] for f in files])
             h5.write(made, "indices", indices.tolist())
@@ -135,7 +135,7 @@ class PtydWriter:
 
 def write_chunk(group: h5py.Group, name: str, chunk: Chunk) -> None:
     """Write a chunk as a group."""
-    _write_into(_group(group, name), chunk)
+    _write_into(make_group(group, name), chunk)
 
 
 def _write_into(group: h5py.Group, chunk: Chunk) -> None:
@@ -153,7 +153,7 @@ def _frames(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtyp
     return made
 
 
-def _group(parent: h5py.Group, name: str) -> h5py.Group:
+def make_group(parent: h5py.Group, name: str) -> h5py.Group:
     made = parent.create_group(name)
     made.attrs["type"] = "dict"
     return made

@@ -70,8 +70,9 @@ class Result:
     started: float = 0.0
     """Seconds since the epoch."""
     scans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What is known of each scan, by its key in `scans`: label, experimentID, version, series, angle (degrees), num_frames,
-    shape, psize, energy, distance, center, and `ended`: why it was over."""
+    """What is known of each scan, by its key in `scans`: acquisition ([its name, how many had it before]), label,
+    experimentID, version, series, angle (degrees), num_frames, shape, psize, energy, distance, center, and `ended`: why it
+    was over."""
     used: Mapping[str, Any] = field(default_factory=dict)
     """Every parameter with the value that was in force; empty where that is not known."""
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
