@@ -244,6 +244,10 @@ class Session:
         if not self._turns:
             self.current = able.run if able else waiting[0].run if waiting else self.current
         if able is None:
+            if waiting:
+                run = waiting[0].run
+                run.name = self._name(self._numbers.next() if waiting[0].number is None else waiting[0].number)
+                self._teller.of(run).tell(run, force=False, current=not self._turns)
             if not self._turns and not open_still:
                 log.info("every source has ended: no further scan will come")
                 self._over = True
