@@ -213,7 +213,7 @@ class FlyingDetector:
         return NullStatus()
 
     def _fly(self) -> None:
-        random = np.random.default_rng(self._stage.beamline.seed)
+        random = of_drawing(self._stage.beamline.seed, 4)
         began = time.monotonic()
         path = self._stage.path_um()
         for first in range(0, len(path) - self._per + 1, self._per):
