@@ -61,7 +61,6 @@ def test_series_and_angle_are_in_names_snapshots_and_results(
         "engines": {"e": {"name": "DM", "numiter": 4}},
     }
     transports = {f"s/{kind}": Memory(f"s/{kind}", messages) for kind, messages in acquisition(meta, angle).items()}
-    running = Session(make_plan(load(given), transports=transports), metrics=Metrics())
     told: list[Any] = []
 
     class Seen:
@@ -70,8 +69,8 @@ def test_series_and_angle_are_in_names_snapshots_and_results(
         def offer(self, snapshot: Any) -> None:
             told.append(schema.decode(schema.encode(snapshot)))
 
-    running.publisher = Seen()  # type: ignore[assignment]
-    (path,) = running.run()
+    plan = make_plan(load(given), transports=transports)
+    (path,) = Session(plan, metrics=Metrics(), publisher=Seen()).run()  # type: ignore[arg-type]
     safe = {"tomo 7": "tomo_7", "31": "31", "../up": "___up"}[str(known.id)]
     assert path == tmp_path / safe / f"t_{known.angle:07.3f}.ptyr"
     assert list(tmp_path.glob(f"{safe}_*.dump"))

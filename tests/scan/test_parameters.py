@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from ptystream.params.base import Branch
 from ptystream.scan.parameters import ChannelsParameters, PositionsParameters, PtyScanParameters, load_array
 
 SEEDS = Path(__file__).parents[3] / "shared/seeds/ptypy-parameters.json"
@@ -28,7 +29,8 @@ def test_defaults_are_those_of_the_seeds() -> None:
         if name in seeds:
             assert getattr(declared, name) == ast.literal_eval(seeds[name]["default"]), name
         else:
-            assert field.json_schema_extra["ours"], f"{name} is neither in the seeds nor marked as ours"  # type: ignore[index]
+            ours = isinstance(getattr(declared, name), Branch) or field.json_schema_extra["ours"]  # type: ignore[index]
+            assert ours, f"{name} is neither in the seeds nor marked as ours"
 
 
 @pytest.mark.parametrize(
