@@ -176,6 +176,7 @@ class Session:
             there = ", ".join(sorted(sources))
             raise SessionError(f"nothing of the run is in the recording, on the channels {there}")
         run = self._router.pending[0].run
+        run.acquisitions = dict(self._router.pending[0].keys)
         deadline = time.monotonic() + READING_S
         while any(scan.buffer.is_reading for scan in run.scans.values()) and time.monotonic() < deadline:
             self._bell.wait(self._bell.rung, WAIT_S)  # frames in files that its documents refer to
@@ -282,7 +283,7 @@ class Session:
                 loop.cut()
             if run.state == PAUSED:
                 run.state = "waiting" if run.engine is None else "running"
-            run.acquisitions = turn.pending.acquisitions
+            run.acquisitions = dict(turn.pending.keys)
             if self.plan.autosave is not None:
                 self.plan.autosave.look(run, loop)
             engine, step = run.engine, loop.step()
