@@ -85,6 +85,8 @@ class Session:
         """Whether no further scan can come."""
         self._teller = Teller(metrics, publisher, plotter, plan.publish_interval_s)
         self._failure: BaseException | None = None
+        self._unsaved: dict[str, Exception] = {}
+        """Run → why its result could not be written; with a recording, a restart makes it again."""
         self._stop_asked = threading.Event()
         self._sources = [
             Source(c.transport, c.decoder, self._router.route, tap=tap, on_message=self._count, on_failure=self._fail)
@@ -154,6 +156,8 @@ class Session:
                 log.warning("%s: %d frames had come and are not reconstructed: the session ended", pending.names, came)
             self.plan.close()
         self._check()
+        for name, error in self._unsaved.items():
+            raise SessionError(f"{name}: the result could not be saved: {error}") from error
         return self.results
 
     def again(
@@ -350,10 +354,13 @@ class Session:
         try:
             path = self.plan.save(run) if run.frames else None
         except Exception as error:
-            if run.state != "failed":
+            if run.state != "failed" and not isinstance(error, OSError):
                 raise
             log.error("%s: what was there could not be saved: %s", run.name, error)  # what went wrong first is what counts
+            if run.state != "failed":  # a disk that is full, say: the others are worth their results all the same
+                run.state, self._unsaved[run.name] = "failed", error
             return
+        self._unsaved.pop(run.name, None)
         if path is not None and path not in self.results:
             self.results.append(path)
 
