@@ -45,7 +45,7 @@ class Dumping:
         places, ledger, schedule = run.positions()[run.rows()] * pixel, run.ledger(), run.schedule.to_list()
         ledger_frames, decisions = run.ledger_map(), {label: dict(held) for label, held in run.decisions.items()}
         rows, known = run.reconstruction.pods.state(), {label: scan.known() for label, scan in run.scans.items()}
-        state, policy, acquisitions = engine.state(), loop.state(), list(run.acquisitions)
+        state, policy, acquisitions = engine.state(), loop.state(), list(run.acquisitions.values())
         path = self._home / file_name(self._p.rfile, run.name, infos[-1] | run.series.keys())
 
         def write() -> Path:

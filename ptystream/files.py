@@ -91,7 +91,7 @@ class Reader:
                 return found
             except FileError:
                 raise
-            except (OSError, KeyError, IndexError, ValueError, RuntimeError) as error:
+            except Exception as error:  # whatever is in a file, and however far it is written, must not end the scan
                 self._forget(name)
                 if time.monotonic() + pause > deadline or self._stopped.wait(pause):
                     self._hopeless[name] = None
@@ -143,6 +143,8 @@ class Reader:
                 raise FileError(f"{name}: {path!r} is no dataset")
             if dataset.dtype.kind not in "uifb" or dataset.ndim < axes:
                 raise FileError(f"{name}: {path!r} has {dataset.ndim} axes of {dataset.dtype}")
+            if dataset.external:
+                raise FileError(f"{name}: {path!r}: its values lie in a file that is no HDF5 file: not opened")
             held = self._datasets[name, path] = dataset, _codec(dataset) if axes > 1 else None
         dataset = held[0]
         if row >= _rows(dataset.shape, axes):
@@ -214,7 +216,7 @@ def _codec(dataset: Any) -> str | None:
 def _numpy_frame(where: FileRows) -> Payload:
     if not stat.S_ISREG(os.stat(where.file).st_mode):
         raise FileError(f"{where.file}: is no regular file")
-    stack = np.load(where.file, mmap_mode="r", allow_pickle=False)
+    stack = np.lib.format.open_memmap(where.file, mode="r")  # objects and archives are refused
     if (
         stack.ndim < 2
         or stack.dtype.kind not in "buif"

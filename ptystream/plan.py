@@ -417,9 +417,9 @@ def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
     p = held.buffer.parameters
     told = {name: getattr(p, name) for name in ("experimentID", "version", "psize", "energy", "distance")}
     decided = run.decisions.get(scan.label, {})
-    own = [[key, turn] for label, key, turn in run.acquisitions if label == scan.label]
+    own = run.acquisitions.get(scan.label)
     return {
-        "acquisition": own[0] if own else None,
+        "acquisition": None if own is None else list(own[1:]),
         "label": p.label or scan.label,
         **told,
         "series": held.buffer.series.id,

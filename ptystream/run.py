@@ -100,8 +100,8 @@ class Run:
         decisions: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.name = name
-        self.acquisitions: list[tuple[str, str, int]] = []
-        """(scan label, key, turn) of those whose frames it has: for a checkpoint."""
+        self.acquisitions: dict[str, tuple[str, str, int]] = {}
+        """Scan → (label of the scan whose sources sent it, key, turn) of those whose frames it has."""
         self.scans = {scan.label: scan for scan in scans}
         self.engines = list(engines)
         self.context = context
@@ -252,7 +252,7 @@ class Run:
     def _start_engine(self, label: str, state: Mapping[str, Any] | None = None) -> None:
         assert self.reconstruction is not None, "an engine starts after the first frames"
         chosen = next(e for e in self.engines if e.label == label)
-        decided = [self.decisions[label] for label in self.scans if label in self.decisions]
+        decided = [self.decisions[label] for label, scan in self.scans.items() if scan.number in self._stores]  # that have begun
         context = replace(
             self.context,
             mean_photons=float(np.mean([d["mean_photons"] for d in decided])),

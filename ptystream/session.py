@@ -85,6 +85,8 @@ class Session:
         """Whether no further scan can come."""
         self._teller = Teller(metrics, publisher, plotter, plan.publish_interval_s)
         self._failure: BaseException | None = None
+        self._unsaved: dict[str, Exception] = {}
+        """Run → why its result could not be written; with a recording, a restart makes it again."""
         self._stop_asked = threading.Event()
         self._sources = [
             Source(c.transport, c.decoder, self._router.route, tap=tap, on_message=self._count, on_failure=self._fail)
@@ -154,6 +156,8 @@ class Session:
                 log.warning("%s: %d frames had come and are not reconstructed: the session ended", pending.names, came)
             self.plan.close()
         self._check()
+        for name, error in self._unsaved.items():
+            raise SessionError(f"{name}: the result could not be saved: {error}") from error
         return self.results
 
     def again(
@@ -176,6 +180,7 @@ class Session:
             there = ", ".join(sorted(sources))
             raise SessionError(f"nothing of the run is in the recording, on the channels {there}")
         run = self._router.pending[0].run
+        run.acquisitions = dict(self._router.pending[0].keys)
         deadline = time.monotonic() + READING_S
         while any(scan.buffer.is_reading for scan in run.scans.values()) and time.monotonic() < deadline:
             self._bell.wait(self._bell.rung, WAIT_S)  # frames in files that its documents refer to
@@ -282,7 +287,7 @@ class Session:
                 loop.cut()
             if run.state == PAUSED:
                 run.state = "waiting" if run.engine is None else "running"
-            run.acquisitions = turn.pending.acquisitions
+            run.acquisitions = dict(turn.pending.keys)
             if self.plan.autosave is not None:
                 self.plan.autosave.look(run, loop)
             engine, step = run.engine, loop.step()
@@ -349,10 +354,13 @@ class Session:
         try:
             path = self.plan.save(run) if run.frames else None
         except Exception as error:
-            if run.state != "failed":
+            if run.state != "failed" and not isinstance(error, OSError):
                 raise
             log.error("%s: what was there could not be saved: %s", run.name, error)  # what went wrong first is what counts
+            if run.state != "failed":  # a disk that is full, say: the others are worth their results all the same
+                run.state, self._unsaved[run.name] = "failed", error
             return
+        self._unsaved.pop(run.name, None)
         if path is not None and path not in self.results:
             self.results.append(path)
 

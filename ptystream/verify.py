@@ -183,7 +183,13 @@ def _longer(entry: EngineEntry, factor: int) -> EngineEntry:
 
 def _fed(result: ptyr.Result, recording: Recording, configuration: Configuration, tell: Tell) -> tuple[Run, Plan]:
     """A run that has the frames of the result's and has done nothing, with its plan."""
-    own = [(label, *told["acquisition"]) for label, told in result.scans.items() if told.get("acquisition")]
+    follows = {scan.label: scan.data.parameters.follows for scan in configuration.scans}
+    own = []
+    for label, told in result.scans.items():
+        sender = label
+        while (before := follows.get(sender)) is not None:
+            sender = before
+        own += [(sender, *told["acquisition"])] if told.get("acquisition") else []
     decisions = {label: dict(held) for label, held in result.decisions.items()}
     run, plan = fed(recording, configuration, own, decisions)
     tell("compiling", 0, 1)
@@ -201,7 +207,6 @@ def fed(
     plan = make_plan(configuration, transports={channel: _Silent(channel) for channel in _channels(configuration)})
     run = Session(plan, metrics=Metrics()).again(recording, acquisitions, decisions)
     run.decisions = {label: copy.deepcopy(dict(held)) for label, held in (decisions or {}).items()}
-    run.acquisitions = list(acquisitions)
     return run, plan
 
 

@@ -112,7 +112,18 @@ def test_what_is_no_stack_of_numbers_is_refused(tmp_path: Path) -> None:
     assert isinstance(frame(FileRows(str(path), "line", 7)), FileRows)
     for file in (tmp_path / "text.h5", tmp_path, Path("/dev/zero")):
         assert isinstance(frame(FileRows(str(file), "data", 0)), FileRows)
-    assert isinstance(frame(FileRows(str(tmp_path / "pickle.npy"), "", 0)), FileRows)
+    (tmp_path / "begun.npy").write_bytes(b"")
+    with open(tmp_path / "several.npy", "wb") as several:
+        np.savez(several, a=STACK, b=STACK)
+    for file in ("pickle.npy", "begun.npy", "several.npy"):
+        assert isinstance(frame(FileRows(str(tmp_path / file), "", 0)), FileRows), file
+
+
+def test_a_dataset_whose_values_lie_in_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(bytes(range(240)))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("data", (1, 20, 12), "u1", external=[(str(tmp_path / "secret"), 0, 240)])
+    assert isinstance(frame(FileRows(str(tmp_path / "a.h5"), "data", 0)), FileRows)
 
 
 def test_numpy_files(tmp_path: Path) -> None:

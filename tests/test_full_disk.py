@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ptystream.metrics import Metrics
 from ptystream.params.load import load
 from ptystream.plan import make_plan, recorder_of
 from ptystream.recording import Recorder, Recording, RecordingError
+from ptystream.run import Run
 from ptystream.session import Session, SessionError
 from ptystream.storage import ptyr
 from ptystream.transport import Message
@@ -182,6 +184,35 @@ def test_a_session_goes_on_and_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     assert held.torn == 0
     with pytest.raises(VerifyError, match="messages are not in it: the disk was full"):
         verify(result, held, offline=False)
+
+
+def test_a_result_that_cannot_be_written_costs_the_next_scan_nothing_and_is_made_again(tmp_path: Path) -> None:
+    configuration = load(given(tmp_path) | {"live": {"runs": 2}})
+    recorder, _ = recorder_of(configuration)
+    assert recorder is not None
+    (first, at), (second, there) = messages("a"), messages("b")
+    transports = {"s/data": Memory("s/data", first + second), "s/positions": Memory("s/positions", at + there)}
+    plan = make_plan(configuration, recorder=recorder, transports=transports)
+    asked: list[str] = []
+
+    def save(run: Run) -> Path | None:
+        asked.append(run.name)
+        if len(asked) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plan.save(run)
+
+    session = Session(replace(plan, save=save), metrics=Metrics(), tap=recorder)
+    with pytest.raises(SessionError, match=r"full: the result could not be saved: .* No space left"):
+        session.run()
+    recorder.close()
+    assert [path.name for path in session.results] == ["full_0002.ptyr"]
+    recorder, before = recorder_of(configuration)
+    assert recorder is not None and before is not None
+    nothing: dict[str, Any] = {name: Memory(name, []) for name in transports}
+    plan = make_plan(configuration, recorder=recorder, transports=nothing, interrupted=True)
+    again = Session(plan, metrics=Metrics(), tap=recorder, recorded=Recording(before))
+    assert [path.name for path in again.run()] == ["full.ptyr"]
+    recorder.close(finished=True)
 
 
 def test_with_stop_it_ends_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

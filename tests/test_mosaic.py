@@ -17,9 +17,11 @@ from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
 from ptystream.plan import make_plan
 from ptystream.quality import align
+from ptystream.recording import Recorder, Recording
 from ptystream.session import Session
 from ptystream.storage import ptyr
 from ptystream.transport import Message, TransportClosed
+from ptystream.verify import verify
 
 LEFT = PLACES[:, 1] < np.median(PLACES[:, 1])
 ZERO = {True: (0.0, 0.0), False: (4e-8, 2.3e-7)}
@@ -80,10 +82,13 @@ class Following(Memory):
             return None
 
 
-def mosaic(folder: Path, first_ends: bool = True, **settings: Any) -> tuple[Session, ptyr.Result]:
+def mosaic(
+    folder: Path, first_ends: bool = True, recorder: Recorder | None = None, **settings: Any
+) -> tuple[Session, ptyr.Result]:
     first, second = tile("tile", True, first_ends), tile("other", False)
     transports = {f"a/{kind}": Following(f"a/{kind}", first[k], second[k]) for k, kind in enumerate(("data", "positions"))}
-    running = Session(make_plan(load(configured(folder, **settings)), transports=transports), metrics=Metrics())
+    plan = make_plan(load(configured(folder, **settings)), transports=transports, recorder=recorder)
+    running = Session(plan, metrics=Metrics(), tap=recorder)
     for transport in transports.values():
         transport.session, transport.closes = running, first_ends
     (path,) = running.run()
@@ -132,6 +137,16 @@ def test_a_tile_whose_end_was_lost_is_ended_by_the_next(tmp_path: Path, monkeypa
     assert made.ledger["used"] == BEAM.frames
     reasons = {entry["scan"]: entry["reason"] for entry in made.schedule if entry["do"] == "end"}
     assert "scan 'b' began" in reasons["a"]
+
+
+def test_a_mosaic_is_repeated_from_its_recording_to_the_same_bits(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "t.ptyrec")
+    _, made = mosaic(tmp_path, recorder=recorder, engines={"e": {"name": "DM", "numiter": 10}})
+    recorder.close(finished=True)
+    assert [made.scans[label]["acquisition"] for label in "ab"] == [["tile", 0], ["other", 0]]
+    began = next(k for k, entry in enumerate(made.schedule) if entry["do"] == "take" and entry["scan"] == "b")
+    assert "engine" in [entry["do"] for entry in made.schedule[:began]], "the engine was started by the first tile alone"
+    assert verify(made, Recording(tmp_path / "t.ptyrec"), offline=False).same_bits
 
 
 def test_one_mosaic_after_another_makes_run_after_run(tmp_path: Path) -> None:

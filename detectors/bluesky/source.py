@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -113,6 +113,8 @@ class BlueskyScan:
     """Frames and positions, or either alone, from the documents of a Bluesky RunEngine."""
 
     Parameters = BlueskyParameters
+    tells_geometry: ClassVar[bool] = True
+    """What the configuration leaves out of it is found in the documents."""
     found = staticmethod(listen)
 
     @staticmethod

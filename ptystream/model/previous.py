@@ -79,7 +79,7 @@ def same_pixel(found: Previous, pixel: tuple[float, float] | None, where: str) -
     """Raises `ValueError` where pixels on the sample differ by more than 1 %."""
     if found.pixel_size_m is None or pixel is None:
         return
-    if not np.allclose(found.pixel_size_m, pixel, rtol=0.01):
+    if not np.allclose(found.pixel_size_m, pixel, rtol=0.01, atol=0):
         raise ValueError(
             f"{where}: {found.name} has pixels of {found.pixel_size_m} m and this geometry {pixel} m: it is of another geometry"
         )

@@ -162,7 +162,7 @@ class ScanModel:
 
     def _agrees(self, name: str, held: Storage, pixel: tuple[float, float] | None) -> None:
         """Raises `ValueError` where the pixel on the sample is another one than that of the object that is shared."""
-        if pixel is not None and held.pixel_size_m is not None and not np.allclose(pixel, held.pixel_size_m, rtol=1e-6):
+        if pixel is not None and held.pixel_size_m is not None and not np.allclose(pixel, held.pixel_size_m, rtol=1e-6, atol=0):
             raise ValueError(
                 f"scans.{self.label}.share.object: {name} has pixels of {held.pixel_size_m} m, this scan of {pixel} m"
             )

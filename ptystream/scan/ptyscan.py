@@ -110,6 +110,8 @@ class PtyScan:
         self._spares: dict[int, Payload] = {}
         self._readers: dict[str, ReadingThread] = {}
         """Source → who reads the files that its events refer to."""
+        self._files: dict[str, Reader] = {}
+        """The same where the feeding thread itself does."""
         self._released = False
         self._broken: BaseException | None = None
         self._handed_out = False
@@ -140,10 +142,9 @@ class PtyScan:
         reader = self._readers.get(source)
         if reader is None and refers(event):
             if self._pool is None:
-                files = Reader()
+                files = self._files.setdefault(source, Reader())  # it remembers what has disappointed
                 for read in files.resolve(event):
                     self._enter(source, read, arrival_ns)
-                files.close()
                 return
             if not self._released:
                 told = f"{self.label}/{source}"
@@ -266,6 +267,7 @@ class PtyScan:
             self._changed()
         for reader in self._readers.values():
             reader.stop()
+        self._files = {}  # closed by whoever is still reading
         if self._saver is not None:
             self._saver.close()
 

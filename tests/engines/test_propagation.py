@@ -251,6 +251,11 @@ def test_two_scans_share_object_and_probe() -> None:
     assert difference(both, OBJECT) < 0.9 * difference(alone, OBJECT)
 
 
+def test_an_object_is_not_shared_by_scans_of_different_pixels_however_small_those_are_in_metres() -> None:
+    with pytest.raises(ValueError, match=r"scans.b.share.object: SaG00 has pixels of"):
+        pair({"object": "a"}, other=Geometry(FAR.shape, 7.5, 2.0, (1e-4, 1e-4)))
+
+
 def test_one_may_be_shared_and_the_other_not() -> None:
     probe_only, _ = pair({"probe": "a"})
     assert list(probe_only.reconstruction.probes) == ["SaG00"]

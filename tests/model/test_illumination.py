@@ -170,6 +170,9 @@ def test_a_probe_from_an_earlier_result(tmp_path: Path) -> None:
         made({"model": "recon", "recon": {"rfile": file, "label": "c"}})
     with pytest.raises(ValueError, match="another geometry"):
         made({"model": "recon", "recon": {"rfile": result(tmp_path / "b.ptyr", (1e-7, 1e-7))}})
+    near = tuple(1.05 * pixel for pixel in FAR.pixel_size_m or ())
+    with pytest.raises(ValueError, match="another geometry"):  # however small a pixel is in metres
+        made({"model": "recon", "recon": {"rfile": result(tmp_path / "d.ptyr", near)}})
     single = result(tmp_path / "c.ptyr", names=("SotherG00",))
     assert made({"model": "recon", "recon": {"rfile": single}}).shape == (1, 64, 64)
 

@@ -181,6 +181,15 @@ def test_bad_frames_are_counted_by_reason_and_the_rest_go_on(event: Frames, reas
     assert closes(scan)
 
 
+def test_a_file_that_is_not_there_is_waited_for_once_where_the_feeding_thread_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptystream.files.PATIENCE_S", 0.6)
+    scan, began = buffer(), time.monotonic()
+    for index in range(8):
+        scan.feed("data", Frames("e", np.array([index]), (FileRows("f.h5", "d", index),)), 1)
+    assert time.monotonic() - began < 1.5
+    assert scan.ledger.reason_counts() == {"unreadable_file": 8}
+
+
 def test_a_hostile_first_frame_does_not_decide_the_shape_of_the_scan() -> None:
     scan = buffer(decide_after=4)
     scan.feed("positions", at(*range(6)), 1)

@@ -347,6 +347,8 @@ def test_check_says_what_was_found_where(tmp_path: Path, documents: Documents, c
     assert check(str(config)) == 0
     said = capsys.readouterr().out
     for text in (
+        "scans.s: energy, distance, psize: to be told by the source's header",
+        "scans.s: object pixel not known yet",
         "6 event, 1 start, 1 stop; 6 frames, positions",
         "stream primary: camera [32, 32]",
         "stage_y [] um",
