@@ -381,6 +381,125 @@ def test_a_virtual_dataset_waits_for_the_sources_that_are_missing(tmp_path: Path
         assert frames.written(half, False) == 2 * half
 
 
+def master_of(path: Path, parts: int, rows: int) -> None:
+    """A closed file whose frames '/v' and readings '/y' lie in `parts` others of so many rows: every `parts`-th is of one."""
+    with h5py.File(path, "w", libver="v110") as f:
+        frames, numbers = h5py.VirtualLayout((parts * rows, 32, 32), "u2"), h5py.VirtualLayout((parts * rows,), "f8")
+        for number in range(parts):
+            frames[number::parts] = h5py.VirtualSource(f"part{number}.h5", "d", (rows, 32, 32))
+            numbers[number::parts] = h5py.VirtualSource(f"part{number}.h5", "y", (rows,))
+        f.create_virtual_dataset("v", frames)
+        f.create_virtual_dataset("y", numbers)
+        f["d"] = h5py.ExternalLink("part0.h5", "d")
+
+
+def part_of(path: Path, number: int, parts: int, rows: int) -> Any:
+    """A file in which room was made and which is still open."""
+    f = h5py.File(path / f"part{number}.h5", "w", libver="v110", locking=False)
+    f.create_dataset("d", (rows, 32, 32), "u2", chunks=(1, 32, 32))
+    f.create_dataset("y", (rows,), "f8", chunks=(1,))
+    f.swmr_mode = True
+    return f
+
+
+def fill(f: Any, number: int, parts: int, rows: range) -> None:
+    for row in rows:
+        f["d"][row] = PATTERNS[number + parts * row]
+        f["y"][row] = 1.0 + number + parts * row
+    f.flush()
+
+
+def come(transport: Any, decoder: Any, events: list[Any], until: Any, limit_s: float = 20.0) -> None:
+    """Receive until `until()`, then for some looks more."""
+    deadline, more = time.monotonic() + limit_s, 6
+    while more:
+        assert time.monotonic() < deadline, events[-2:]
+        try:
+            message = transport.receive(0.06)
+        except TransportClosed:
+            return
+        if message is not None:
+            events += decoder.feed(message)
+        more -= until()
+
+
+@pytest.mark.parametrize("readings", [False, True])
+def test_a_closed_master_waits_for_the_files_behind_it(tmp_path: Path, readings: bool) -> None:
+    """Sources that are missing, begun, half full and closed at last, interleaved row by row."""
+    master_of(tmp_path / "v.h5", 2, 4)
+    given = {"frames": "/v", "samples": {"y": "/y in m"}} if readings else {"frames": "/v"}
+    transport, decoder = source(file=str(tmp_path / "v.h5"), **given, idle_s=None)
+    transport.open()
+    events: list[Any] = []
+
+    def there() -> int:
+        assert not any(isinstance(e, (ScanEnded, Rejected)) for e in events), events[-1]
+        return len(pixels_of(events))
+
+    come(transport, decoder, events, lambda: there() == 0)
+    first = part_of(tmp_path, 0, 2, 4)
+    fill(first, 0, 2, range(4))
+    first.close()
+    come(transport, decoder, events, lambda: there() == 1)  # the second row is the other file's
+    second = part_of(tmp_path, 1, 2, 4)
+    come(transport, decoder, events, lambda: there() == 1)
+    fill(second, 1, 2, range(2))
+    come(transport, decoder, events, lambda: there() == 5)
+    fill(second, 1, 2, range(2, 4))
+    come(transport, decoder, events, lambda: there() == 8)
+    second.close()
+    come(transport, decoder, events, lambda: isinstance(events[-1], ScanEnded))
+    transport.close()
+    assert events[-1] == ScanEnded("v.h5", 8, "completed")
+    got = pixels_of(events)
+    np.testing.assert_array_equal([got[k] for k in range(8)], PATTERNS[:8])
+    if readings:
+        assert channels_of(events)["y"].tolist() == list(range(1, 9))
+
+
+def test_readings_alone_wait_for_the_files_behind_them(tmp_path: Path) -> None:
+    master_of(tmp_path / "v.h5", 1, 4)
+    transport, decoder = source(PositionsParameters, file=str(tmp_path / "v.h5"), samples={"y": "/y in m"}, idle_s=None)
+    transport.open()
+    events: list[Any] = []
+    come(transport, decoder, events, lambda: not any(isinstance(e, (Samples, ScanEnded)) for e in events))
+    part = part_of(tmp_path, 0, 1, 4)
+    fill(part, 0, 1, range(3))
+    come(transport, decoder, events, lambda: len(channels_of(events).get("y", ())) == 3)
+    assert not isinstance(events[-1], ScanEnded)
+    fill(part, 0, 1, range(3, 4))
+    part.close()
+    come(transport, decoder, events, lambda: isinstance(events[-1], ScanEnded))
+    transport.close()
+    assert channels_of(events)["y"].tolist() == [1, 2, 3, 4]
+
+
+def test_a_closed_master_with_a_link_to_a_file_that_grows_is_not_at_its_end(tmp_path: Path) -> None:
+    master_of(tmp_path / "v.h5", 1, 4)
+    part = part_of(tmp_path, 0, 1, 4)
+    fill(part, 0, 1, range(1))
+    transport, decoder = source(file=str(tmp_path / "v.h5"), frames="/d", idle_s=None)
+    transport.open()
+    events: list[Any] = []
+    come(transport, decoder, events, lambda: len(pixels_of(events)) == 1)
+    assert not any(isinstance(e, ScanEnded) for e in events)
+    fill(part, 0, 1, range(1, 4))
+    part.close()
+    come(transport, decoder, events, lambda: isinstance(events[-1], ScanEnded))
+    transport.close()
+    assert events[-1] == ScanEnded("v.h5", 4, "completed") and sorted(pixels_of(events)) == [0, 1, 2, 3]
+
+
+def test_frames_whose_source_never_comes_are_left_out_when_nothing_is_added_any_more(tmp_path: Path) -> None:
+    master_of(tmp_path / "v.h5", 2, 4)
+    second = part_of(tmp_path, 1, 2, 4)
+    fill(second, 1, 2, range(4))
+    second.close()
+    events = events_of(*source(file=str(tmp_path / "v.h5"), frames="/v", idle_s=0.4))
+    assert sorted(pixels_of(events)) == [1, 3, 5, 7], "zeros stand for what is missing"
+    assert events[-1].reason == "nothing was added to the file for 0.4 s"
+
+
 def make(path: Path, **options: Any) -> None:
     with h5py.File(path, "w", libver="v110") as f:
         f.create_dataset("d", **options)
