@@ -649,6 +649,20 @@ def test_a_mask_that_does_not_fit_is_rejected(part: bytes) -> None:
         assert isinstance(event, Rejected) and event.reason == "malformed_mask"
 
 
+@pytest.mark.parametrize("filters", [hdf5plugin.Bitshuffle(cname="lz4"), hdf5plugin.LZ4()])
+def test_frames_that_are_stored_without_their_filter_are_read_among_the_others(tmp_path: Path, filters: Any) -> None:
+    """A writer may leave a filter out for a frame that it does not make smaller; the piece's mask says so."""
+    file = tmp_path / "mixed.h5"
+    with h5py.File(file, "w", libver="v110") as f:
+        data = f.create_dataset("d", data=PATTERNS[:5], chunks=(1, 32, 32), **filters)
+        for row in (1, 4):
+            data.id.write_direct_chunk((row, 0, 0), PATTERNS[row].tobytes(), filter_mask=1)
+    events = events_of(*source(file=str(file), frames="/d"))
+    got = pixels_of(events)
+    np.testing.assert_array_equal([got[k] for k in range(5)], PATTERNS[:5])
+    assert events[-1] == ScanEnded("mixed.h5", 5, "completed")
+
+
 def test_filters_that_a_file_asks_for_are_those_of_the_plug_in(tmp_path: Path) -> None:
     """Bitshuffle without LZ4 (or with Zstandard) is not taken for the codec of the same filter number."""
     file = tmp_path / "z.h5"
