@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.codecs import FILTER_ID, MAX_FRAME_BYTES, encode
+from ptystream.codecs import MAX_FRAME_BYTES, encode
 from ptystream.events import Buffer
+from ptystream.pieces import codec_of, piece
 from ptystream.storage.h5 import MAX_NODE_BYTES, H5Error
 
 from ..ptyd.protocol import wire_dtype
@@ -20,7 +21,6 @@ from .virtual import grows, leading, rows_there
 
 MAX_VALUES = 1 << 26
 """Numbers that one read of a slow channel takes at most."""
-_BITSHUFFLE_LZ4 = 2
 
 
 class FrameDataset:
@@ -46,19 +46,10 @@ class FrameDataset:
             raise H5Error(f"{name}: shape {data.shape} of {data.dtype} in pieces of {piece} bytes is not read: it is too large")
         self.single = data.chunks is not None and tuple(data.chunks) == (1,) * (data.ndim - 2) + self.shape
         """Whether every frame is stored as a piece of its own."""
-        self.codec = self._codec() if self.single and data.dtype.newbyteorder("<").str in DTYPES else "raw"
+        self.codec = (codec_of(data) if data.dtype.newbyteorder("<").str in DTYPES else None) or "raw"
         """As which frames are handed on: as they are stored where the codec is known."""
         self._there: NDArray[np.bool_] | None = None
         """Of a virtual dataset, which of its rows have their sources."""
-
-    def _codec(self) -> str:
-        filters = self.dataset.id.get_create_plist()
-        if filters.get_nfilters() != 1 or self.dataset.dtype.byteorder == ">":
-            return "raw"
-        number, _, values, _ = filters.get_filter(0)
-        if number == FILTER_ID["bslz4"] and len(values) > 4 and values[4] == _BITSHUFFLE_LZ4:
-            return "bslz4"
-        return "lz4" if number == FILTER_ID["lz4"] else "raw"
 
     def written(self, known: int, final: bool) -> int:
         """How many frames are there, `known` of which were there before; `final`: the writer adds nothing any more."""
@@ -103,19 +94,14 @@ class FrameDataset:
         return rows, [np.ascontiguousarray(_in_wire_type(frames, self.dtype)).reshape(-1).view(np.uint8).data]
 
     def _direct(self, first: int, stop: int) -> tuple[list[int], list[Buffer]]:
-        rows, encoded = [], []
+        rows, encoded = list[int](), list[Buffer]()
         for row in range(first, stop):
             where = self._coordinates(row)
-            info = self.dataset.id.get_chunk_info_by_coord(where)
-            if info.byte_offset is None:
-                continue
-            if info.size > 2 * self.frame_bytes + 4096:
-                raise H5Error(f"{self.dataset.file.filename}: {self.dataset.name}: frame {row} is stored in {info.size} bytes")
-            mask, chunk = self.dataset.id.read_direct_chunk(where)
-            if mask:  # the writer has left the filter out for this one; frames of one message have one codec
-                chunk = encode(self.dataset[where[:-2]], self.codec)
-            rows.append(row)
-            encoded.append(chunk)
+            stored = piece(self.dataset, where, self.frame_bytes)
+            if stored is not None:
+                rows.append(row)
+                # Frames of one message have one codec.
+                encoded.append(stored[0] if stored[1] else encode(self.dataset[where[:-2]], self.codec))
         return rows, encoded
 
 
