@@ -87,7 +87,7 @@ class Follow:
         self._frames, self._samples, self._told = frames, samples, told
         self._total = 0
         self._seen: tuple[Any, ...] | None = None
-        self._elsewhere = self._marked = self._closed = False
+        self._elsewhere = self._marked = self._closed = self._growing = False
         self._number: int | None = None
         self._grew = clock()
 
@@ -98,7 +98,7 @@ class Follow:
         silent = self._idle_s is not None and self._clock() - self._grew > self._idle_s
         state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, closed)
         if state != self._seen or self._elsewhere or silent:
-            with Opened(self.path, self._wanted.folders, self._idle_s) as file:
+            with Opened(self.path, self._wanted.folders, self._idle_s, self._growing) as file:
                 yield from self._news(file, silent)
             self._seen = state
         complete = self._number is not None and min(self._counts()) >= self._number
@@ -128,6 +128,7 @@ class Follow:
         self._elsewhere = self._elsewhere or not file.alone
         # A master file is soon closed; what it leads to may grow long after that, or not be there yet.
         self._closed = file.closed(every=True) and not file.missing
+        self._growing = not file.closed(every=True)  # where it was not so before, what cannot be read yet is tried again
         final = self._closed or silent or self._marked
         there = frames.written(self._frames, final) if frames is not None else 0
         if wanted.expected is not None and (count := number(file, wanted.expected)) is not None:

@@ -53,9 +53,13 @@ def parse(text: str) -> Place:
 class Opened:
     """A file with those that its links lead to: a context manager, read only."""
 
-    def __init__(self, path: Path, folders: Sequence[str | Path] = (), idle_s: float | None = None) -> None:
-        """`idle_s`: a file whose format does not tell whether it is closed is so when nobody has touched it for so long."""
+    def __init__(
+        self, path: Path, folders: Sequence[str | Path] = (), idle_s: float | None = None, growing: bool = False
+    ) -> None:
+        """`idle_s`: a file whose format does not tell whether it is closed is so when nobody has touched it for so long.
+        `growing`: a file that it leads to is still being written."""
         self._path, self._folders, self._idle_s = path, [Path(folder).resolve() for folder in folders], idle_s
+        self._growing = growing
         self._files: dict[Path, Any] = {}
         self._closed: dict[Path, bool] = {}
         self.missing: set[Path] = set()
@@ -92,7 +96,7 @@ class Opened:
 
     def beside(self, path: Path) -> Opened:
         """Another one, of which this one knows what was opened and what is missing."""
-        other = Opened(path, self._folders, self._idle_s)
+        other = Opened(path, self._folders, self._idle_s, self._growing)
         other._closed, other.missing = self._closed, self.missing
         return other
 
@@ -113,7 +117,7 @@ class Opened:
     def _open(self, path: Path) -> Any:
         if path not in self._files:
             self.note(path)  # before anything is read: what is read afterwards is then all there is
-            self._files[path] = open_growing(path)
+            self._files[path] = open_growing(path, self._growing)
         return self._files[path]
 
     def _follow(self, group: Any, path: str, links: int) -> Any:
@@ -151,15 +155,18 @@ class Opened:
         return node
 
 
-def open_growing(path: Path) -> Any:
-    """An HDF5 file that another program may be writing. Raises `OSError` where it cannot be read (yet)."""
+def open_growing(path: Path, growing: bool = False) -> Any:
+    """An HDF5 file that another program may be writing. Raises `OSError` where it cannot be read (yet).
+
+    `growing`: a source of its virtual datasets is being written: the library opens it as it opened this one.
+    """
     import h5py
     import hdf5plugin  # noqa: F401  (its filters are registered by the import)
 
     # Only a file that is not being written is held against its announced length.
     ways: list[dict[str, Any]] = [{}, {"libver": "latest", "swmr": True}]
     failure = None
-    for way in ways if is_closed(path) is not False else ways[::-1]:
+    for way in ways[::-1] if growing or is_closed(path) is False else ways:
         try:
             return h5py.File(path, "r", locking=False, **way)
         except OSError as error:

@@ -474,6 +474,38 @@ def test_readings_alone_wait_for_the_files_behind_them(tmp_path: Path) -> None:
     assert channels_of(events)["y"].tolist() == [1, 2, 3, 4]
 
 
+def test_a_closed_master_is_read_while_another_process_writes_the_file_behind_it(tmp_path: Path) -> None:
+    """The writer's flags in a file do not keep the library from reading it through the master."""
+    with h5py.File(tmp_path / "v.h5", "w", libver="v110") as f:
+        frames, numbers = h5py.VirtualLayout((BEAM.frames, 32, 32), "u2"), h5py.VirtualLayout((BEAM.frames,), "f8")
+        frames[:] = h5py.VirtualSource("part.h5", FRAMES, (BEAM.frames, 32, 32))
+        numbers[:] = h5py.VirtualSource("part.h5", "/entry/stage/y", (BEAM.frames,))
+        f.create_virtual_dataset("v", frames)
+        f.create_virtual_dataset("y", numbers)
+    transport, decoder = source(file=str(tmp_path / "v.h5"), frames="/v", samples={"y": "/y in um"}, idle_s=None)
+    transport.open()
+    events: list[Any] = []
+    come(transport, decoder, events, lambda: not pixels_of(events))
+    arguments = ["--frames", str(BEAM.frames), "--side", "32", "--photons", "2e5", "--step-px", "3", "--rate", "40"]
+    command = [sys.executable, "-P", "-m", "ptystream.detectors.hdf5.simulator", str(tmp_path / "part.h5"), *arguments]
+    child = subprocess.Popen(command)
+    early = False
+
+    def ended() -> bool:
+        nonlocal early
+        early |= child.poll() is None and bool(pixels_of(events))
+        return isinstance(events[-1], ScanEnded)
+
+    come(transport, decoder, events, ended, 60.0)
+    transport.close()
+    assert child.wait(30) == 0
+    assert early, "nothing came before the writer was done"
+    assert events[-1] == ScanEnded("v.h5", BEAM.frames, "completed")
+    got = pixels_of(events)
+    assert len(got) == BEAM.frames and all(frame.any() for frame in got.values())
+    np.testing.assert_allclose(channels_of(events)["y"], PLACES[:, 0], rtol=1e-12)
+
+
 def test_a_closed_master_with_a_link_to_a_file_that_grows_is_not_at_its_end(tmp_path: Path) -> None:
     master_of(tmp_path / "v.h5", 1, 4)
     part = part_of(tmp_path, 0, 1, 4)
