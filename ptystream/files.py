@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.codecs import FILTER_ID, MAX_FRAME_BYTES
+from ptystream.codecs import MAX_FRAME_BYTES, CodecError
 from ptystream.events import Event, FileRows, Frames, Payload, Rejected, Rows, SampleRows, Samples
+from ptystream.pieces import codec_of, piece
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class Reader:
                 raise FileError(f"{name}: {path!r} has {dataset.ndim} axes of {dataset.dtype}")
             if dataset.external:
                 raise FileError(f"{name}: {path!r}: its values lie in a file that is no HDF5 file: not opened")
-            held = self._datasets[name, path] = dataset, _codec(dataset) if axes > 1 else None
+            held = self._datasets[name, path] = dataset, codec_of(dataset) if axes > 1 else None
         dataset = held[0]
         if row >= _rows(dataset.shape, axes):
             dataset.refresh()
@@ -163,15 +164,14 @@ class Reader:
             raise FileError(f"{where.file}: {where.dataset!r}: frames of {y} × {x} {dataset.dtype}")
         at = tuple(int(k) for k in np.unravel_index(where.row, dataset.shape[:-2])) if dataset.ndim > 2 else ()
         if codec is not None:
-            where_chunk = (*at, 0, 0)
-            info = dataset.id.get_chunk_info_by_coord(where_chunk)
-            if info.byte_offset is None:
+            try:
+                stored = piece(dataset, (*at, 0, 0), wanted)
+            except CodecError as error:
+                raise FileError(str(error)) from error
+            if stored is None:
                 raise IndexError(f"{where.dataset!r}: row {where.row} is not written yet")
-            if info.size > 2 * wanted + 4096:
-                raise FileError(f"{where.file}: {where.dataset!r}: a chunk of {info.size} bytes for a frame of {wanted}")
-            mask, chunk = dataset.id.read_direct_chunk(where_chunk)
-            if not mask:
-                return Payload(chunk, codec, dataset.dtype, (y, x))
+            if stored[1]:
+                return Payload(stored[0], codec, dataset.dtype, (y, x))
         pixels = np.empty((y, x), dataset.dtype.newbyteorder("="))
         dataset.read_direct(pixels, np.s_[(*at, slice(None), slice(None))])
         if pixels.dtype.kind == "b":
@@ -194,23 +194,6 @@ def _rows(shape: tuple[int, ...], axes: int) -> int:
     if axes <= 1:
         return shape[0] if shape else 0
     return math.prod(shape[:-2])
-
-
-def _codec(dataset: Any) -> str | None:
-    """Name of the codec of chunks that hold one whole frame each; None where they have to be read through the library."""
-    one = dataset.chunks is not None and dataset.chunks == (*[1] * (dataset.ndim - 2), *dataset.shape[-2:])
-    little = dataset.dtype.byteorder in "<|=" and dataset.dtype == dataset.dtype.newbyteorder("<")
-    if not one or not little or dataset.dtype.kind not in "uif":
-        return None
-    filters = dataset.id.get_create_plist()
-    if filters.get_nfilters() == 0:
-        return "raw"
-    if filters.get_nfilters() > 1:
-        return None
-    number, _, options, _ = filters.get_filter(0)
-    if number == FILTER_ID["bslz4"] and len(options) > 4 and options[4] == 2:
-        return "bslz4"
-    return "lz4" if number == FILTER_ID["lz4"] else None
 
 
 def _numpy_frame(where: FileRows) -> Payload:

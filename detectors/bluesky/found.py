@@ -11,10 +11,16 @@ from ptystream.transport import TransportClosed
 from .protocol import BlueskyDecoder
 
 MAX_LISTED = 20
+READING_S = 20.0
+"""How long a file is read."""
 
 
 def listen(parameters: Any, transport: Any, decoder: BlueskyDecoder, seconds: float) -> list[str]:
-    """Lines for a person about what came within `seconds`; a file is read as far as it goes within them. Raises `OSError`."""
+    """Lines for a person about what came within `seconds`; a file is read as far as it goes, at once. Raises `OSError`."""
+    if parameters.via == "file":
+        seconds = READING_S
+    elif not seconds or parameters.via == "process":  # the plan is another process's
+        return []
     said, counts, rejected = [], {"frames": 0, "samples": 0}, dict[str, tuple[int, str]]()
     deadline = time.monotonic() + seconds
     transport.open()

@@ -16,7 +16,7 @@ from ptystream.events import Buffer
 from ptystream.storage.h5 import H5Error
 
 from ..zmq.protocol import MAX_FRAMES, frames_parts, header, samples_parts
-from .paths import Opened, Place, is_closed
+from .paths import Opened, Place, is_over
 from .protocol import start_parts
 from .reading import FrameDataset, NumberDataset, marks, number
 
@@ -87,24 +87,22 @@ class Follow:
         self._frames, self._samples, self._told = frames, samples, told
         self._total = 0
         self._seen: tuple[Any, ...] | None = None
-        self._elsewhere = self._marked = False
+        self._elsewhere = self._marked = self._closed = self._growing = False
         self._number: int | None = None
         self._grew = clock()
 
     def look(self) -> Iterator[list[Buffer]]:
         """Messages of what is new. Raises `OSError` or `H5Error` where the file cannot be read (yet)."""
         stat = self.path.stat()
-        closed = is_closed(self.path)  # asked first: what is read afterwards is then all there is
-        if closed is None and self._idle_s is not None and time.time() - stat.st_mtime > max(self._idle_s, 1.0):
-            closed = True  # of an old format, and nobody has touched it for long
+        closed = is_over(self.path, self._idle_s)
         silent = self._idle_s is not None and self._clock() - self._grew > self._idle_s
         state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, closed)
         if state != self._seen or self._elsewhere or silent:
-            with Opened(self.path, self._wanted.folders) as file:
-                yield from self._news(file, closed is True or silent)
+            with Opened(self.path, self._wanted.folders, self._idle_s, self._growing) as file:
+                yield from self._news(file, silent)
             self._seen = state
         complete = self._number is not None and min(self._counts()) >= self._number
-        reason = "completed" if closed or self._marked or complete else None
+        reason = "completed" if self._closed or self._marked or complete else None
         if reason is None and silent:
             reason = f"nothing was added to the file for {self._idle_s:g} s"
         if reason is not None:
@@ -116,23 +114,29 @@ class Follow:
         read = [self._frames] if self._wanted.frames is not None else []
         return read + ([self._samples] if self._wanted.samples else [])
 
-    def _news(self, file: Opened, final: bool) -> Iterator[list[Buffer]]:
+    def _news(self, file: Opened, silent: bool) -> Iterator[list[Buffer]]:
         wanted = self._wanted
         self._marked = wanted.finished is not None and marks(file, wanted.finished)
-        final = final or self._marked
         frames = FrameDataset(file, wanted.frames) if wanted.frames is not None else None
         channels = {name: NumberDataset(file, place) for name, place in wanted.samples.items()}
         times = NumberDataset(file, wanted.times) if wanted.times is not None else None
-        several = [d.dataset for d in (frames, times, *channels.values()) if d is not None]
-        self._elsewhere = any(d.is_virtual or d.file.filename != str(self.path) for d in several)
+        told = None if self._told else (known(file, wanted), mask_of(file, wanted))
+        for data in (frames, times, *channels.values()):
+            if data is not None and data.dataset.is_virtual:  # so that its sources are among the files that were opened
+                data.written(self._samples if frames is None or data in channels.values() else self._frames, False)
+                self._elsewhere = True
+        self._elsewhere = self._elsewhere or not file.alone
+        # A master file is soon closed; what it leads to may grow long after that, or not be there yet.
+        self._closed = file.closed(every=True) and not file.missing
+        self._growing = not file.closed(every=True)  # where it was not so before, what cannot be read yet is tried again
+        final = self._closed or silent or self._marked
         there = frames.written(self._frames, final) if frames is not None else 0
         if wanted.expected is not None and (count := number(file, wanted.expected)) is not None:
             self._number = int(count)
-        if not self._told:
-            told = known(file, wanted)
+        if told is not None:
             if final and frames is not None:
-                told.setdefault("num_frames", there)
-            yield start_parts(self.scan, told, mask_of(file, wanted), final)
+                told[0].setdefault("num_frames", there)
+            yield start_parts(self.scan, *told, final)
             self._told = True
         if channels:
             yield from self._of_channels(
@@ -161,7 +165,7 @@ class Follow:
     ) -> Iterator[list[Buffer]]:
         """Samples of all channels, as far as every one of them is written; up to `limit`: no reading before its frame."""
         every = [*channels.values(), *([] if times is None else [times])]
-        there = min(c.total if limit is not None else c.written(self._samples, final) for c in every)
+        there = min(c.total if limit is not None and not c.dataset.is_virtual else c.written(self._samples, final) for c in every)
         there = there if limit is None else min(there, limit)
         while self._samples < there:
             stop = min(self._samples + MESSAGE_SAMPLES, there)

@@ -7,6 +7,7 @@ a virtual dataset may lead to files in the folder of its own file, or below it, 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +53,17 @@ def parse(text: str) -> Place:
 class Opened:
     """A file with those that its links lead to: a context manager, read only."""
 
-    def __init__(self, path: Path, folders: Sequence[str] = ()) -> None:
-        self._path, self._folders = path, [Path(folder).resolve() for folder in folders]
+    def __init__(
+        self, path: Path, folders: Sequence[str | Path] = (), idle_s: float | None = None, growing: bool = False
+    ) -> None:
+        """`idle_s`: a file whose format does not tell whether it is closed is so when nobody has touched it for so long.
+        `growing`: a file that it leads to is still being written."""
+        self._path, self._folders, self._idle_s = path, [Path(folder).resolve() for folder in folders], idle_s
+        self._growing = growing
         self._files: dict[Path, Any] = {}
+        self._closed: dict[Path, bool] = {}
+        self.missing: set[Path] = set()
+        """Sources of virtual datasets that could not be opened."""
 
     def __enter__(self) -> Self:
         self._open(self._path)
@@ -85,9 +94,30 @@ class Opened:
             raise H5Error(f"{beside}: a link leads to {path}: only files below {allowed[0]} are opened; name others in `folders`")
         return path
 
+    def beside(self, path: Path) -> Opened:
+        """Another one, of which this one knows what was opened and what is missing."""
+        other = Opened(path, self._folders, self._idle_s, self._growing)
+        other._closed, other.missing = self._closed, self.missing
+        return other
+
+    def note(self, path: Path) -> None:
+        """Find out whether a file is closed, once. Raises `OSError` where it cannot be read."""
+        if path.resolve() not in self._closed:
+            self._closed[path.resolve()] = is_over(path, self._idle_s)
+
+    def closed(self, every: bool = False) -> bool:
+        """Whether the file had been closed by its writer when it was opened; `every`: it and all that it led to."""
+        return all(self._closed.values()) if every else self._closed[self._path.resolve()]
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other file was opened, or missed."""
+        return len(self._closed) == 1 and not self.missing
+
     def _open(self, path: Path) -> Any:
         if path not in self._files:
-            self._files[path] = open_growing(path)
+            self.note(path)  # before anything is read: what is read afterwards is then all there is
+            self._files[path] = open_growing(path, self._growing)
         return self._files[path]
 
     def _follow(self, group: Any, path: str, links: int) -> Any:
@@ -125,15 +155,18 @@ class Opened:
         return node
 
 
-def open_growing(path: Path) -> Any:
-    """An HDF5 file that another program may be writing. Raises `OSError` where it cannot be read (yet)."""
+def open_growing(path: Path, growing: bool = False) -> Any:
+    """An HDF5 file that another program may be writing. Raises `OSError` where it cannot be read (yet).
+
+    `growing`: a source of its virtual datasets is being written: the library opens it as it opened this one.
+    """
     import h5py
     import hdf5plugin  # noqa: F401  (its filters are registered by the import)
 
     # Only a file that is not being written is held against its announced length.
     ways: list[dict[str, Any]] = [{}, {"libver": "latest", "swmr": True}]
     failure = None
-    for way in ways if is_closed(path) is not False else ways[::-1]:
+    for way in ways[::-1] if growing or is_closed(path) is False else ways:
         try:
             return h5py.File(path, "r", locking=False, **way)
         except OSError as error:
@@ -155,3 +188,11 @@ def is_closed(path: Path) -> bool | None:
             if len(head) == 12 and head[:8] == b"\x89HDF\r\n\x1a\n":
                 return not head[11] & 5 if head[8] >= 3 else None
     return None
+
+
+def is_over(path: Path, idle_s: float | None) -> bool:
+    """Whether the writer has closed the file, or, where its format does not tell, has left it alone for `idle_s`."""
+    closed = is_closed(path)
+    if closed is None and idle_s is not None:
+        return time.time() - path.stat().st_mtime > max(idle_s, 1.0)
+    return closed is True

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.codecs import FILTER_ID, MAX_FRAME_BYTES
+from ptystream.codecs import MAX_FRAME_BYTES, encode
 from ptystream.events import Buffer
+from ptystream.pieces import codec_of, piece
 from ptystream.storage.h5 import MAX_NODE_BYTES, H5Error
 
 from ..ptyd.protocol import wire_dtype
 from ..units import factor
 from ..zmq.protocol import DTYPES, MAX_INDEX, MAX_SIDE
 from .paths import Opened, Place
+from .virtual import grows, leading, rows_there
 
 MAX_VALUES = 1 << 26
 """Numbers that one read of a slow channel takes at most."""
-_BITSHUFFLE_LZ4 = 2
 
 
 class FrameDataset:
@@ -46,27 +46,23 @@ class FrameDataset:
             raise H5Error(f"{name}: shape {data.shape} of {data.dtype} in pieces of {piece} bytes is not read: it is too large")
         self.single = data.chunks is not None and tuple(data.chunks) == (1,) * (data.ndim - 2) + self.shape
         """Whether every frame is stored as a piece of its own."""
-        self.codec = self._codec() if self.single and data.dtype.newbyteorder("<").str in DTYPES else "raw"
+        self.codec = (codec_of(data) if data.dtype.newbyteorder("<").str in DTYPES else None) or "raw"
         """As which frames are handed on: as they are stored where the codec is known."""
-
-    def _codec(self) -> str:
-        filters = self.dataset.id.get_create_plist()
-        if filters.get_nfilters() != 1 or self.dataset.dtype.byteorder == ">":
-            return "raw"
-        number, _, values, _ = filters.get_filter(0)
-        if number == FILTER_ID["bslz4"] and len(values) > 4 and values[4] == _BITSHUFFLE_LZ4:
-            return "bslz4"
-        return "lz4" if number == FILTER_ID["lz4"] else "raw"
+        self._there: NDArray[np.bool_] | None = None
+        """Of a virtual dataset, which of its rows have their sources."""
 
     def written(self, known: int, final: bool) -> int:
         """How many frames are there, `known` of which were there before; `final`: the writer adds nothing any more."""
         data = self.dataset
         if data.is_virtual:
-            return self.total if final else max(known, self._virtual())
+            per = math.prod(self._per)
+            if not final or self._there is None:
+                self._there = rows_there(self._file, data, 0, known // per)
+            return self.total if final else max(known, leading(self._there) * per)
         if final:
             return self.total
         if not self.single:
-            return max(known, self.total) if _grows(data) else known
+            return max(known, self.total) if grows(data) else known
         while known < self.total and self._is_stored(known):
             known += 1
         return known
@@ -78,38 +74,6 @@ class FrameDataset:
     def _is_stored(self, row: int) -> bool:
         return self.dataset.id.get_chunk_info_by_coord(self._coordinates(row)).byte_offset is not None
 
-    def _virtual(self) -> int:
-        """Frames whose sources are there. HDF5 itself gives zeros where a source is missing."""
-        begins: list[tuple[int, int, int]] = []
-        for source in self.dataset.virtual_sources():
-            first, last = (int(corner[0]) for corner in source.vspace.get_select_bounds())
-            begins.append((first, last, self._of_source(source, last - first + 1)))
-        rows = 0
-        for first, last, there in sorted(begins):
-            if first > rows:
-                break
-            rows = max(rows, min(first + there, last + 1))
-            if rows <= last:
-                break
-        return min(rows, int(self.dataset.shape[0])) * math.prod(self._per)
-
-    def _of_source(self, source: Any, wanted: int) -> int:
-        path = self._file.other(source.file_name, self.dataset.file.filename) if source.file_name != "." else None
-        if path is not None and not path.exists():
-            return 0
-        try:
-            with Opened(path or Path(self.dataset.file.filename)) as other:
-                inner = other.dataset("/" + source.dset_name.strip("/"))
-                if inner.is_virtual:
-                    raise H5Error(f"{inner.file.filename}: {inner.name}: a virtual dataset of virtual datasets is not read")
-                try:
-                    begin = int(source.src_space.get_select_bounds()[0][0])
-                except ValueError:  # all of it is taken
-                    begin = 0
-                return max(0, min(wanted, int(inner.shape[0]) - begin))
-        except OSError:
-            return 0
-
     def read(self, first: int, stop: int) -> tuple[list[int], list[Buffer]]:
         """(rows, encoded frames) of the rows [first, stop) that are stored; for 'raw' one buffer of all of them."""
         if self.codec != "raw":
@@ -117,6 +81,9 @@ class FrameDataset:
         rows = list(range(first, stop))
         if self.single:
             rows = [row for row in rows if self._is_stored(row)]
+        elif self._there is not None:
+            there, every = self._there, math.prod(self._per)
+            rows = [row for row in rows if there[row // every]]
         if not rows:
             return [], []
         per = math.prod(self._per)
@@ -127,19 +94,14 @@ class FrameDataset:
         return rows, [np.ascontiguousarray(_in_wire_type(frames, self.dtype)).reshape(-1).view(np.uint8).data]
 
     def _direct(self, first: int, stop: int) -> tuple[list[int], list[Buffer]]:
-        rows, encoded = [], []
+        rows, encoded = list[int](), list[Buffer]()
         for row in range(first, stop):
             where = self._coordinates(row)
-            info = self.dataset.id.get_chunk_info_by_coord(where)
-            if info.byte_offset is None:
-                continue
-            if info.size > 2 * self.frame_bytes + 4096:
-                raise H5Error(f"{self.dataset.file.filename}: {self.dataset.name}: frame {row} is stored in {info.size} bytes")
-            mask, chunk = self.dataset.id.read_direct_chunk(where)
-            if mask:  # the writer has left the filter out for this one
-                raise H5Error(f"{self.dataset.file.filename}: {self.dataset.name}: frame {row} is stored without its filter")
-            rows.append(row)
-            encoded.append(chunk)
+            stored = piece(self.dataset, where, self.frame_bytes)
+            if stored is not None:
+                rows.append(row)
+                # Frames of one message have one codec.
+                encoded.append(stored[0] if stored[1] else encode(self.dataset[where[:-2]], self.codec))
         return rows, encoded
 
 
@@ -157,14 +119,18 @@ class NumberDataset:
         self._factor = place.factor if place.factor is not None else factor(unit_of(data))
         per = 1 if place.component is not None else math.prod(int(n) for n in data.shape[1:])
         self._per = max(1, per)
-        self.total = int(data.shape[1 - place.axis if place.component is not None else 0] if data.ndim else 1) * self._per
+        self._axis = 1 - place.axis if place.component is not None else 0
+        self.total = int(data.shape[self._axis] if data.ndim else 1) * self._per
         """Numbers that there is room for."""
+        self._leading: int | None = None
 
     def written(self, known: int, final: bool) -> int:
-        """How many numbers are there."""
-        if final or self.dataset.is_virtual:
-            return self.total
-        return self.total if _grows(self.dataset) else known
+        """How many numbers are there; of a virtual dataset no further than the first whose source is missing, `final` or not."""
+        if self.dataset.is_virtual:
+            if not final or self._leading is None:
+                self._leading = leading(rows_there(self._file, self.dataset, self._axis, known // self._per)) * self._per
+            return max(known, self._leading)
+        return self.total if final or grows(self.dataset) else known
 
     def read(self, first: int, stop: int) -> NDArray[np.float64]:
         """Numbers [first, stop), in our unit."""
@@ -218,10 +184,6 @@ def marks(file: Opened, place: Place) -> bool:
     single = getattr(node, "size", 0) == 1
     told = node.attrs.get(place.attribute) if place.attribute is not None else node[()] if single else None
     return told is not None and bool(np.asarray(told).any() if not isinstance(told, (str, bytes)) else told)
-
-
-def _grows(data: Any) -> bool:
-    return data.maxshape is not None and data.maxshape[0] != data.shape[0]
 
 
 def _in_wire_type(frames: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

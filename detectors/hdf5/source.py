@@ -23,6 +23,7 @@ from ptystream.transport import Message, TransportClosed
 
 from ..zmq.protocol import header
 from .follow import Follow, Wanted, known, mask_of
+from .found import look
 from .paths import Opened, Place, parse
 from .protocol import Hdf5Decoder
 from .reading import FrameDataset, NumberDataset
@@ -272,6 +273,11 @@ class Hdf5Scan:
     def transport(parameters: Any, channel: str, decoder: Hdf5Decoder) -> Hdf5Transport:
         """Where they come from."""
         return Hdf5Transport(parameters, channel, decoder)
+
+    @staticmethod
+    def found(parameters: Any, transport: Any, decoder: Any, seconds: float) -> Iterator[str]:
+        """Lines for a person: the file, and every place in it. Raises `OSError` with what is wrong, and what to do."""
+        return look(parameters, wanted_of(parameters))
 
     @staticmethod
     def complete(parameters: Any, home: Path) -> Any:

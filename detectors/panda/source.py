@@ -6,6 +6,7 @@ import logging
 import select
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any, Self
 
 from pydantic import field_validator, model_validator
@@ -17,10 +18,13 @@ from ptystream.transport import Message
 from ..units import factor
 from ..zmq.plain import PlainParameters, PlainTransport
 from .protocol import CONNECTED, PandaDecoder, PandaJsonDecoder
+from .stream import PandaStream, Start
 
 log = logging.getLogger(__name__)
 
 CONNECT_S = 5.0
+ANSWER_S = 2.0
+"""How long the box may take to answer a request."""
 AGAIN_S = 1.0
 """A lost connection is tried again so often."""
 PIECE_BYTES = 1 << 18
@@ -137,10 +141,43 @@ class PandaTransport:
             self._socket = None
 
 
+def found(parameters: Any, transport: PandaTransport, decoder: Any, seconds: float) -> Iterator[str]:
+    """Whether a data port answers, and what the header says that comes within `seconds`. Raises `OSError` with what to do."""
+    where = f"{parameters.host}:{parameters.port}"
+    try:
+        transport.open()
+    except OSError as error:
+        raise OSError(f"{error}; switch the box on, or correct `host` and `port`") from error
+    try:
+        stream, answer = PandaStream(), b""
+        deadline, ends = time.monotonic() + ANSWER_S, time.monotonic() + seconds
+        while b"\n" not in answer and (left := deadline - time.monotonic()) > 0:
+            message = transport.receive(left)
+            if message is not None and len(message.parts) == 1:
+                answer += message.parts[0]
+        if not answer.startswith(b"OK"):
+            said = f"answers {answer[:40]!r}" if answer else f"says nothing for {ANSWER_S:g} s"
+            raise OSError(f"{where}: {said}: no data port of a PandABox; correct `port` (8889; 8888 is for commands)")
+        yield f"{where}: answers"
+        items = stream.feed(answer)
+        while not any(isinstance(item, Start) for item in items) and (left := ends - time.monotonic()) > 0:
+            message = transport.receive(left)
+            items = stream.feed(message.parts[0]) if message is not None and len(message.parts) == 1 else []
+        for item in items:
+            if isinstance(item, Start):
+                yield f"{where}: captures {', '.join(f'{c.name} {c.units}'.strip() for c in item.columns)}"
+                return
+        if seconds:
+            yield f"{where}: nothing was captured within {seconds:g} s; is PCAP armed?"
+    finally:
+        transport.close()
+
+
 class PandaScan:
     """Readings from the TCP data port of a PandABox."""
 
     Parameters = PandaParameters
+    found = staticmethod(found)
 
     @staticmethod
     def decoder(parameters: Any, channel: str) -> PandaDecoder:

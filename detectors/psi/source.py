@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import zmq
@@ -33,6 +32,12 @@ class SlsParameters(PlainParameters):
     """What becomes of incomplete frames: 'mask' uses them without the pixels that did not come, 'reject' leaves them out.
     Frames in which a receiver lost packets count as incomplete too; both are counted."""
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Every port's."""
+        host, _, port = self.address.rpartition(":")
+        return (self.address, *(f"{host}:{int(port) + number}" for number in range(1, self.ports)))
+
 
 class SlsTransport(TickingTransport):
     """One socket that all ports of the detector are connected to."""
@@ -42,18 +47,13 @@ class SlsTransport(TickingTransport):
         super().open()
         assert self._socket is not None
         try:
-            for address in self._others():
+            for address in self.p.addresses[1:]:
                 (self._socket.bind if self.p.bind else self._socket.connect)(address)
         except (zmq.ZMQError, ValueError) as error:
             self.close()
             raise OSError(
                 f"{self.channel}: address {self.p.address!r} and {self.p.ports - 1} ports behind it: {error}"
             ) from error
-
-    def _others(self) -> Iterator[str]:
-        host, _, port = self.p.address.rpartition(":")
-        for number in range(1, self.p.ports):
-            yield f"{host}:{int(port) + number}"
 
 
 class SlsScan:

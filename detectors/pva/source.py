@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import queue
 import time
 from typing import Any, ClassVar
@@ -15,6 +16,9 @@ from ptystream.transport import Message
 
 from ..areadetector.source import IdsParameters
 from .protocol import PvaDecoder, parts_of
+
+ANSWER_S = 2.0
+"""How long a PV is searched for by a check."""
 
 
 class PvaParameters(IdsParameters):
@@ -42,6 +46,42 @@ class PvaParameters(IdsParameters):
         return value
 
 
+def context_of(p: PvaParameters) -> Any:
+    """A client's context that searches where the parameters say; to be closed."""
+    from p4p.client.thread import Context
+
+    conf = None
+    if p.addresses is not None:
+        conf = {
+            "EPICS_PVA_ADDR_LIST": p.addresses,
+            "EPICS_PVA_AUTO_ADDR_LIST": "NO",
+            "EPICS_PVA_BROADCAST_PORT": str(p.search_port),
+        }
+    return Context("pva", conf=conf, useenv=conf is None, nt=False)
+
+
+def found(parameters: Any, transport: Any, decoder: Any, seconds: float) -> list[str]:
+    """Whether the PV is there, and what it holds. Raises `OSError` with what to do."""
+    pv, context = parameters.pv, context_of(parameters)
+    try:
+        value = context.get(pv, timeout=ANSWER_S)
+    except TimeoutError as error:
+        text = f"pv: {pv}: is not found within {ANSWER_S:g} s; start its IOC, or correct `pv`, `addresses` or `search_port`"
+        raise OSError(text) from error
+    except Exception as error:  # what the other end says is wrong
+        raise OSError(f"pv: {pv}: {error}; correct `pv`, or ask who runs its IOC") from error
+    finally:
+        context.close()
+    try:
+        header = json.loads(bytes(parts_of(value)[0]))
+    except Exception as error:  # a structure of any other type
+        raise OSError(
+            f"pv: {pv}: is there, but holds no NTNDArray; name the PV of the plug-in, such as '…:Pva1:Image'"
+        ) from error
+    shape = "×".join(str(n) for n in header["shape"][::-1])
+    return [f"pv: {pv}: is there; holds {shape} of {header['type']}, codec {header['codec'] or 'none'}"]
+
+
 class PvaTransport:
     """Receives the updates of one PV. See `ptystream.transport.Transport`."""
 
@@ -54,16 +94,8 @@ class PvaTransport:
 
     def open(self) -> None:
         """Subscribe. The PV may come later."""
-        from p4p.client.thread import Context
-
-        p, conf = self.p, None
-        if p.addresses is not None:
-            conf = {
-                "EPICS_PVA_ADDR_LIST": p.addresses,
-                "EPICS_PVA_AUTO_ADDR_LIST": "NO",
-                "EPICS_PVA_BROADCAST_PORT": str(p.search_port),
-            }
-        self._context = Context("pva", conf=conf, useenv=conf is None, nt=False)
+        p = self.p
+        self._context = context_of(p)
         request = f"field()record[queueSize={min(p.queue, 10000)}]"
         self._subscription = self._context.monitor(p.pv, self._updated, request=request)
 
@@ -104,6 +136,7 @@ class PvaScan:
     """Frames of an EPICS PV (NTNDArray over PVAccess)."""
 
     Parameters = PvaParameters
+    found = staticmethod(found)
     gives_positions: ClassVar[bool] = False
 
     @staticmethod

@@ -12,9 +12,6 @@ from ptystream.params.load import SourceConfiguration, load
 from ptystream.plan import geometry_of, told_later
 from ptystream.security import handshake
 
-READING_S = 20.0
-"""How long a file that documents come from is read."""
-
 
 def check(config: str, listen: float = 0.0) -> int:
     """Body of the command: one line per finding; exit status 1 where a source does not answer.
@@ -36,14 +33,14 @@ def check(config: str, listen: float = 0.0) -> int:
                 continue
             via = getattr(source.parameters, "via", "zmq")
             address = getattr(source.parameters, "address", None) if via == "zmq" else None
-            if hasattr(source.plugin, "found") and (via == "file" or (listen > 0 and via != "process")):
-                bad += _found(source, f"{scan.label}/{channel}", f"scans.{scan.label}.{kind}", via, listen)
+            if hasattr(source.plugin, "found"):
+                bad += _found(source, f"{scan.label}/{channel}", f"scans.{scan.label}.{kind}", listen)
             if address is None:
                 continue
-            if getattr(source.parameters, "bind", False):
-                print(f"scans.{scan.label}.{kind}.address: {address}: will listen; senders connect")
-                continue
-            for one in (address,) if isinstance(address, str) else address:
+            for one in dict.fromkeys(getattr(source.parameters, "addresses", (address,))):
+                if getattr(source.parameters, "bind", False):
+                    print(f"scans.{scan.label}.{kind}.address: {one}: will listen; senders connect")
+                    continue
                 wrong = _wrong(one, source.parameters)
                 bad += wrong is not None
                 print(f"scans.{scan.label}.{kind}.address: {one}: {wrong or 'answers'}")
@@ -65,12 +62,13 @@ def _wrong(address: str, parameters: Any) -> str | None:
     return None if kind is None else handshake(address, kind, parameters.keys, parameters.peer_keys)
 
 
-def _found(source: SourceConfiguration, channel: str, path: str, via: str, listen: float) -> int:
-    """What a source says is in its stream; 1 where it cannot be opened."""
+def _found(source: SourceConfiguration, channel: str, path: str, listen: float) -> int:
+    """What a source itself finds out, and of its stream within `listen` seconds (0: nothing is listened to): the lines of
+    `plugin.found(parameters, transport, decoder, listen)`; 1 where it raises `OSError`."""
     decoder = source.plugin.decoder(source.parameters, channel)
     transport = source.plugin.transport(source.parameters, channel, decoder)
     try:
-        for line in source.plugin.found(source.parameters, transport, decoder, READING_S if via == "file" else listen):
+        for line in source.plugin.found(source.parameters, transport, decoder, listen):
             print(f"{path}: {line}")
     except OSError as error:
         print(f"{path}: {error}")

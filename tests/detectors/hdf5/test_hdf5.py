@@ -381,6 +381,166 @@ def test_a_virtual_dataset_waits_for_the_sources_that_are_missing(tmp_path: Path
         assert frames.written(half, False) == 2 * half
 
 
+def master_of(path: Path, parts: int, rows: int) -> None:
+    """A closed file whose frames '/v' and readings '/y' lie in `parts` others of so many rows: every `parts`-th is of one."""
+    with h5py.File(path, "w", libver="v110") as f:
+        frames, numbers = h5py.VirtualLayout((parts * rows, 32, 32), "u2"), h5py.VirtualLayout((parts * rows,), "f8")
+        for number in range(parts):
+            frames[number::parts] = h5py.VirtualSource(f"part{number}.h5", "d", (rows, 32, 32))
+            numbers[number::parts] = h5py.VirtualSource(f"part{number}.h5", "y", (rows,))
+        f.create_virtual_dataset("v", frames)
+        f.create_virtual_dataset("y", numbers)
+        f["d"] = h5py.ExternalLink("part0.h5", "d")
+
+
+def part_of(path: Path, number: int, parts: int, rows: int) -> Any:
+    """A file in which room was made and which is still open."""
+    f = h5py.File(path / f"part{number}.h5", "w", libver="v110", locking=False)
+    f.create_dataset("d", (rows, 32, 32), "u2", chunks=(1, 32, 32))
+    f.create_dataset("y", (rows,), "f8", chunks=(1,))
+    f.swmr_mode = True
+    return f
+
+
+def fill(f: Any, number: int, parts: int, rows: range) -> None:
+    for row in rows:
+        f["d"][row] = PATTERNS[number + parts * row]
+        f["y"][row] = 1.0 + number + parts * row
+    f.flush()
+
+
+def come(transport: Any, decoder: Any, events: list[Any], until: Any, limit_s: float = 20.0) -> None:
+    """Receive until `until()`, then for some looks more."""
+    deadline, more = time.monotonic() + limit_s, 6
+    while more:
+        assert time.monotonic() < deadline, events[-2:]
+        try:
+            message = transport.receive(0.06)
+        except TransportClosed:
+            return
+        if message is not None:
+            events += decoder.feed(message)
+        more -= until()
+
+
+@pytest.mark.parametrize("readings", [False, True])
+def test_a_closed_master_waits_for_the_files_behind_it(tmp_path: Path, readings: bool) -> None:
+    """Sources that are missing, begun, half full and closed at last, interleaved row by row."""
+    master_of(tmp_path / "v.h5", 2, 4)
+    given = {"frames": "/v", "samples": {"y": "/y in m"}} if readings else {"frames": "/v"}
+    transport, decoder = source(file=str(tmp_path / "v.h5"), **given, idle_s=None)
+    transport.open()
+    events: list[Any] = []
+
+    def there() -> int:
+        assert not any(isinstance(e, (ScanEnded, Rejected)) for e in events), events[-1]
+        return len(pixels_of(events))
+
+    come(transport, decoder, events, lambda: there() == 0)
+    first = part_of(tmp_path, 0, 2, 4)
+    fill(first, 0, 2, range(4))
+    first.close()
+    come(transport, decoder, events, lambda: there() == 1)  # the second row is the other file's
+    second = part_of(tmp_path, 1, 2, 4)
+    come(transport, decoder, events, lambda: there() == 1)
+    fill(second, 1, 2, range(2))
+    come(transport, decoder, events, lambda: there() == 5)
+    fill(second, 1, 2, range(2, 4))
+    come(transport, decoder, events, lambda: there() == 8)
+    second.close()
+    come(transport, decoder, events, lambda: isinstance(events[-1], ScanEnded))
+    transport.close()
+    assert events[-1] == ScanEnded("v.h5", 8, "completed")
+    got = pixels_of(events)
+    np.testing.assert_array_equal([got[k] for k in range(8)], PATTERNS[:8])
+    if readings:
+        assert channels_of(events)["y"].tolist() == list(range(1, 9))
+
+
+def test_readings_alone_wait_for_the_files_behind_them(tmp_path: Path) -> None:
+    master_of(tmp_path / "v.h5", 1, 4)
+    transport, decoder = source(PositionsParameters, file=str(tmp_path / "v.h5"), samples={"y": "/y in m"}, idle_s=None)
+    transport.open()
+    events: list[Any] = []
+    come(transport, decoder, events, lambda: not any(isinstance(e, (Samples, ScanEnded)) for e in events))
+    part = part_of(tmp_path, 0, 1, 4)
+    fill(part, 0, 1, range(3))
+    come(transport, decoder, events, lambda: len(channels_of(events).get("y", ())) == 3)
+    assert not isinstance(events[-1], ScanEnded)
+    fill(part, 0, 1, range(3, 4))
+    part.close()
+    come(transport, decoder, events, lambda: isinstance(events[-1], ScanEnded))
+    transport.close()
+    assert channels_of(events)["y"].tolist() == [1, 2, 3, 4]
+
+
+WRITER = """
+import sys, h5py
+f = h5py.File(sys.argv[1], "w", libver="v110")
+d = f.create_dataset("d", (0, 32, 32), "u2", chunks=(1, 32, 32), maxshape=(None, 32, 32))
+y = f.create_dataset("y", (0,), "f8", chunks=(64,), maxshape=(None,))
+f.swmr_mode = True
+for row, _ in enumerate(sys.stdin, 1):
+    d.resize(row, axis=0)
+    y.resize(row, axis=0)
+    d[-1] = y[-1] = row
+    f.flush()
+f.close()
+"""
+"""Writes one row for every line that it is sent."""
+
+
+def test_a_closed_master_is_read_while_another_process_writes_the_file_behind_it(tmp_path: Path) -> None:
+    """The writer's flags in a file do not keep the library from reading it through the master."""
+    master_of(tmp_path / "v.h5", 1, 4)
+    transport, decoder = source(file=str(tmp_path / "v.h5"), frames="/v", samples={"y": "/y in m"}, idle_s=None)
+    transport.open()
+    events: list[Any] = []
+    command = [sys.executable, "-P", "-c", WRITER, str(tmp_path / "part0.h5")]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+    assert child.stdin is not None
+    try:
+        for count in range(1, 5):
+            child.stdin.write("\n")
+            child.stdin.flush()
+            come(transport, decoder, events, lambda count=count: len(pixels_of(events)) == count)  # type: ignore[misc]
+            assert child.poll() is None and not isinstance(events[-1], ScanEnded)
+    finally:
+        child.stdin.close()
+        assert child.wait(30) == 0
+    come(transport, decoder, events, lambda: isinstance(events[-1], ScanEnded))
+    transport.close()
+    assert events[-1] == ScanEnded("v.h5", 4, "completed")
+    assert [int(pixels_of(events)[k].min()) for k in range(4)] == [1, 2, 3, 4]
+    assert channels_of(events)["y"].tolist() == [1, 2, 3, 4]
+
+
+def test_a_closed_master_with_a_link_to_a_file_that_grows_is_not_at_its_end(tmp_path: Path) -> None:
+    master_of(tmp_path / "v.h5", 1, 4)
+    part = part_of(tmp_path, 0, 1, 4)
+    fill(part, 0, 1, range(1))
+    transport, decoder = source(file=str(tmp_path / "v.h5"), frames="/d", idle_s=None)
+    transport.open()
+    events: list[Any] = []
+    come(transport, decoder, events, lambda: len(pixels_of(events)) == 1)
+    assert not any(isinstance(e, ScanEnded) for e in events)
+    fill(part, 0, 1, range(1, 4))
+    part.close()
+    come(transport, decoder, events, lambda: isinstance(events[-1], ScanEnded))
+    transport.close()
+    assert events[-1] == ScanEnded("v.h5", 4, "completed") and sorted(pixels_of(events)) == [0, 1, 2, 3]
+
+
+def test_frames_whose_source_never_comes_are_left_out_when_nothing_is_added_any_more(tmp_path: Path) -> None:
+    master_of(tmp_path / "v.h5", 2, 4)
+    second = part_of(tmp_path, 1, 2, 4)
+    fill(second, 1, 2, range(4))
+    second.close()
+    events = events_of(*source(file=str(tmp_path / "v.h5"), frames="/v", idle_s=0.4))
+    assert sorted(pixels_of(events)) == [1, 3, 5, 7], "zeros stand for what is missing"
+    assert events[-1].reason == "nothing was added to the file for 0.4 s"
+
+
 def make(path: Path, **options: Any) -> None:
     with h5py.File(path, "w", libver="v110") as f:
         f.create_dataset("d", **options)
@@ -528,6 +688,20 @@ def test_a_mask_that_does_not_fit_is_rejected(part: bytes) -> None:
         told = header("start", scan="s", meta={"mask_shape": shape})
         (event,) = Hdf5Scan.decoder(None, "s/data").feed(Message(0, "s/data", (told, part)))
         assert isinstance(event, Rejected) and event.reason == "malformed_mask"
+
+
+@pytest.mark.parametrize("filters", [hdf5plugin.Bitshuffle(cname="lz4"), hdf5plugin.LZ4()])
+def test_frames_that_are_stored_without_their_filter_are_read_among_the_others(tmp_path: Path, filters: Any) -> None:
+    """A writer may leave a filter out for a frame that it does not make smaller; the piece's mask says so."""
+    file = tmp_path / "mixed.h5"
+    with h5py.File(file, "w", libver="v110") as f:
+        data = f.create_dataset("d", data=PATTERNS[:5], chunks=(1, 32, 32), **filters)
+        for row in (1, 4):
+            data.id.write_direct_chunk((row, 0, 0), PATTERNS[row].tobytes(), filter_mask=1)
+    events = events_of(*source(file=str(file), frames="/d"))
+    got = pixels_of(events)
+    np.testing.assert_array_equal([got[k] for k in range(5)], PATTERNS[:5])
+    assert events[-1] == ScanEnded("mixed.h5", 5, "completed")
 
 
 def test_filters_that_a_file_asks_for_are_those_of_the_plug_in(tmp_path: Path) -> None:
