@@ -57,6 +57,10 @@ class RecordingParameters(Branch):
     file: str = parameter("recordings/%(run)s.ptyrec", ours=True)
     """Path pattern below `io.home`."""
 
+    files: bool = parameter(False, ours=True)
+    """Record too what messages only refer to: frames and readings that lie in files (BlueskyScan), as they were read there,
+    compressed chunks as they are. What continues from the recording, or is repeated from it, then needs the files no more."""
+
     fsync: bool = parameter(False, ours=True)
     """Wait for the disk as well: the record then survives the machine, not only the process."""
 
