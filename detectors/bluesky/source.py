@@ -17,6 +17,7 @@ from .lines import LinesTransport
 from .locators import LocatorsParameters
 from .process import ProcessTransport
 from .protocol import BlueskyDecoder
+from .restamping import restamped
 
 
 class BlueskyParameters(Branch):
@@ -115,6 +116,7 @@ class BlueskyScan:
 
     Parameters = BlueskyParameters
     found = staticmethod(listen)
+    restamped = staticmethod(restamped)
 
     @staticmethod
     def decoder(parameters: Any, channel: str) -> BlueskyDecoder:
