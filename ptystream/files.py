@@ -17,7 +17,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,14 +37,34 @@ MAX_WAITING = 4096
 """Events of one source that wait to be read; then the source waits."""
 
 
+Where = TypeVar("Where", FileRows, Rows)
+
+
 class FileError(OSError):
     """Rows that cannot be read, with file, dataset and reason."""
 
 
-class Reader:
-    """Reads what events refer to. One thread uses it."""
+class Copies(Protocol):
+    """Copies of what was read: a `ptystream.kept.Kept`."""
 
-    def __init__(self, patience_s: float | None = None, stopped: threading.Event | None = None) -> None:
+    @property
+    def lacking(self) -> str:
+        """What an error says where there is no copy either."""
+
+    def find(self, where: FileRows | Rows) -> Payload | None:
+        """The copy; None where there is none."""
+
+    def keep(self, where: FileRows | Rows, payload: Payload) -> None:
+        """Keep one."""
+
+
+class Reader:
+    """Reads what events refer to, from `copies` where those have it. One thread uses it."""
+
+    def __init__(
+        self, patience_s: float | None = None, stopped: threading.Event | None = None, copies: Copies | None = None
+    ) -> None:
+        self._copies = copies
         self._patience_s = PATIENCE_S if patience_s is None else patience_s
         self._stopped = stopped or threading.Event()
         self._open: OrderedDict[str, Any] = OrderedDict()
@@ -59,7 +79,7 @@ class Reader:
             for payload in event.payloads:
                 if isinstance(payload, FileRows):
                     try:
-                        payload = self._patiently(payload.file, lambda p=payload: self._frame(p))  # type: ignore[misc]
+                        payload = self._copied(payload, self._frame)
                     except FileError as error:
                         reason = error
                 payloads.append(payload)
@@ -69,7 +89,7 @@ class Reader:
         if isinstance(event, SampleRows):
             try:
                 read = {
-                    name: self._patiently(c.file, lambda c=c: self._readings(c)) if isinstance(c, Rows) else c  # type: ignore[misc]
+                    name: _means(self._copied(c, self._readings), c) if isinstance(c, Rows) else c
                     for name, c in event.channels.items()
                 }
             except FileError as error:
@@ -82,7 +102,20 @@ class Reader:
         for name in list(self._open):
             self._forget(name)
 
-    def _patiently(self, name: str, read: Callable[[], Any]) -> Any:
+    def _copied(self, where: Where, read: Callable[[Where], Payload]) -> Payload:
+        """The copy of these rows, or the rows, of which a copy is kept then."""
+        if self._copies is None:
+            return self._patiently(where.file, lambda: read(where))
+        found = self._copies.find(where)
+        if found is None:
+            try:
+                found = self._patiently(where.file, lambda: read(where))
+            except FileError as error:
+                raise FileError(f"{error}{self._copies.lacking}") from error
+            self._copies.keep(where, found)
+        return found
+
+    def _patiently(self, name: str, read: Callable[[], Payload]) -> Payload:
         deadline = time.monotonic() + (0.0 if name in self._hopeless else self._patience_s)
         pause = FIRST_PAUSE_S
         while True:
@@ -178,16 +211,22 @@ class Reader:
             pixels = pixels.astype(np.uint8)
         return Payload(pixels.data.cast("B"), "raw", pixels.dtype, (y, x))
 
-    def _readings(self, where: Rows) -> NDArray[np.float64]:
+    def _readings(self, where: Rows) -> Payload:
+        """The rows as they are in the file."""
         count = where.stop - where.first
         if not 0 <= count <= MAX_ROWS:
             raise FileError(f"{where.file}: {where.dataset!r}: rows {where.first} to {where.stop}; {MAX_ROWS} at most")
         dataset, _ = self._dataset(where.file, where.dataset, 1, where.stop - 1)
         if dataset.ndim != 1:
             raise FileError(f"{where.file}: {where.dataset!r} has {dataset.ndim} axes; readings have one")
-        rows = np.asarray(dataset[where.first : where.stop], np.float64)
-        means = rows.reshape(-1, where.average).mean(axis=1)
-        return np.asarray(means * where.scale + where.offset)
+        rows = np.asarray(dataset[where.first : where.stop])
+        rows = rows.astype(np.uint8) if rows.dtype.kind == "b" else rows
+        return Payload(rows.tobytes(), "raw", rows.dtype, rows.shape)
+
+
+def _means(rows: Payload, where: Rows) -> NDArray[np.float64]:
+    values = np.frombuffer(rows.buffer, rows.dtype).astype(np.float64)
+    return np.asarray(values.reshape(-1, where.average).mean(axis=1) * where.scale + where.offset)
 
 
 def _rows(shape: tuple[int, ...], axes: int) -> int:
@@ -223,8 +262,15 @@ def refers(event: Event) -> bool:
 class ReadingThread(threading.Thread):
     """Reads for one source of a scan, in the order in which its events came, so that its end stays behind its frames."""
 
-    def __init__(self, name: str, deliver: Callable[[Event, int], None], failed: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        deliver: Callable[[Event, int], None],
+        failed: Callable[[BaseException], None],
+        copies: Copies | None = None,
+    ) -> None:
         super().__init__(name=f"files {name}", daemon=True)
+        self._copies = copies
         self._deliver, self._failed = deliver, failed
         self._events: queue.Queue[tuple[Event, int]] = queue.Queue(MAX_WAITING)
         self._stopped = threading.Event()
@@ -246,7 +292,7 @@ class ReadingThread(threading.Thread):
 
     def run(self) -> None:
         """Thread body."""
-        reader = Reader(stopped=self._stopped)
+        reader = Reader(stopped=self._stopped, copies=self._copies)
         try:
             while not self._stopped.is_set():
                 try:

@@ -80,18 +80,20 @@ def launch(
             url, close = metrics.serve(root.io.metrics.address, root.io.metrics.port)
             stack.callback(close)
         recorder, before = (None, None) if replay else recorder_of(configuration)
+        held = replay.file if isinstance(replay, Playback) else replay or before
+        recording = None if held is None else Recording(held)
         finished = False
         if recorder is not None:
             stack.callback(lambda: recorder.close(finished=finished))
         given = dict(transports or {})
         if replay:
             given |= (Playback(replay) if isinstance(replay, str) else replay).transports(configuration)
-        plan = make_plan(configuration, recorder=recorder, transports=given, interrupted=before is not None)
+        plan = make_plan(configuration, recorder=recorder, transports=given, interrupted=before is not None, recording=recording)
         say(plan.device)
         plotter = plotter_of(configuration)
         if plotter is not None:
             stack.callback(plotter.close)
-        recorded = Recording(before) if before is not None else ()
+        recorded = () if before is None or recording is None else recording
         session = Session(
             plan, metrics=metrics, publisher=publisher, plotter=plotter, tap=recorder, recorded=recorded, on_ready=on_ready
         )

@@ -21,6 +21,7 @@ from ptystream.dumping import Dumping
 from ptystream.engine import Context
 from ptystream.epochs import EpochMap
 from ptystream.ingest import Tap
+from ptystream.kept import Kept
 from ptystream.loop import LoopSettings
 from ptystream.model import sharing
 from ptystream.model.bragg_model import Bragg3d
@@ -61,10 +62,12 @@ def make_plan(
     recorder: Recorder | None = None,
     transports: Mapping[str, Transport] | None = None,
     interrupted: bool = False,
+    recording: Recording | None = None,
 ) -> Plan:
     """Everything a `Session` needs. `transports`, by channel, stand in for the configured ones (a replay).
 
     `interrupted`: the recorder continues the record of a session that was cut off; its runs go on from their dumps.
+    `recording`: what is given back, where something is; rows of files that it has copies of are taken from it.
     """
     root = configuration.root
     ranks = team()
@@ -82,6 +85,7 @@ def make_plan(
         restart_probe=root.live.restart_probe,
     )
     models = models_of(configuration)
+    copies = Kept(recording, recorder if root.io.recording.files else None)
     for scan in configuration.scans:
         for kind, source in scan.sources.items():
             name = f"{scan.label}/{kind}"
@@ -89,7 +93,7 @@ def make_plan(
             given = (transports or {}).get(name)
             channels.append(Channel(name, given or transport_of(source, name, decoder, root), decoder))
         epochs = EpochMap(root.live.epochs, list(scan.sources) or ["data"])
-        made = _maker(scan, models[scan.label], settings, pool, root, savers)
+        made = _maker(scan, models[scan.label], settings, pool, root, savers, copies)
         entries.append(ScanEntry(scan.label, made, epochs, scan.data.parameters.follows))
     _warn(configuration)
     _warn_of_transforms(configuration)
@@ -288,6 +292,7 @@ def _maker(
     pool: ThreadPoolExecutor,
     root: RootParameters,
     savers: dict[str, Saver],
+    copies: Kept,
 ) -> Any:
     """Makes buffer and model of a scan. The savers, the newest of each label, are left in `savers`."""
 
@@ -312,6 +317,7 @@ def _maker(
             seed=model.seed,
             saver=saver,
             settle=partial(_settle, scan, own),
+            copies=copies,
         )
         if isinstance(model, Bragg3d):
             p = scan.parameters.rocking

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ptystream.faults import Damaged, Faults, Restamp, damage
 from ptystream.params.errors import ConfigurationError, Fault
-from ptystream.params.load import Configuration, plugins
+from ptystream.params.load import Configuration
 from ptystream.recording import Recording
 from ptystream.replay import Replay
 from ptystream.transport import Message, Transport
@@ -59,25 +58,6 @@ class Playback:
         self.total = len(self.damaged.messages)
         self.pace = Replay(recording, channels, self.speed, self.damaged.messages)
         return self.pace
-
-
-def sources_of(recording: Recording) -> dict[str, Any]:
-    """Channel → the plug-in that read it when it was recorded; None where that is not known any more."""
-    for _ in recording:
-        pass
-    try:
-        scans = json.loads(recording.metadata.get("configuration") or "{}").get("scans") or {}
-    except (ValueError, AttributeError, TypeError):
-        scans = {}
-    known, found = plugins("detectors"), {}
-    for channel in recording.channels.values():
-        label, _, kind = channel.partition("/")
-        branch = scans.get(label) if isinstance(scans, dict) else None
-        for key in ("data", *(() if kind == "data" else kind.split("."))):
-            branch = branch.get(key) if isinstance(branch, dict) else None
-        if kind:
-            found[channel] = known.get(str(branch.get("name"))) if isinstance(branch, dict) else None
-    return found
 
 
 def _bare(messages: Iterable[Message], sources: Mapping[str, Any]) -> Iterator[Message]:

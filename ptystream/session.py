@@ -17,6 +17,7 @@ from typing import Any
 
 from ptystream.bell import Bell
 from ptystream.ingest import Source, Tap
+from ptystream.kept import FILES
 from ptystream.loop import Loop, Step
 from ptystream.metrics import Metrics
 from ptystream.publish.plotting import Plotter
@@ -202,7 +203,7 @@ class Session:
                 self._router.checkpoints.append((number, checkpoint))
         sources = {source.transport.channel: source for source in self._sources}
         for message in self._recorded:
-            if message.channel != SESSION:
+            if message.channel not in (SESSION, FILES):
                 sources[message.channel].deliver(message)
         self._router.recovered()
         for pending in self._router.pending:

@@ -204,7 +204,9 @@ def fed(
     decisions: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[Run, Plan]:
     """A run that has its frames from a recording and has done nothing, with its plan; arguments as of `Session.again`."""
-    plan = make_plan(configuration, transports={channel: _Silent(channel) for channel in _channels(configuration)})
+    plan = make_plan(
+        configuration, transports={channel: _Silent(channel) for channel in _channels(configuration)}, recording=recording
+    )
     run = Session(plan, metrics=Metrics()).again(recording, acquisitions, decisions)
     run.decisions = {label: copy.deepcopy(dict(held)) for label, held in (decisions or {}).items()}
     return run, plan

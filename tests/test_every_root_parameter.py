@@ -73,6 +73,7 @@ ELSEWHERE = {
     "live.aborted": "test_overlap.py",
     "io.autosave.keep": "test_dumps.py",
     "io.autoplot.threaded": "test_ptycho.py",
+    "io.recording.files": "detectors/bluesky/test_recorded_files.py",
     "io.publish.keys": "params/test_rules.py",
     "io.publish.peer_keys": "params/test_rules.py",
 }

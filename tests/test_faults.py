@@ -17,9 +17,10 @@ from ptystream.detectors.zmq import ZmqScan
 from ptystream.detectors.zmq.link import envelope
 from ptystream.detectors.zmq.protocol import NativeDecoder, bare, frames_parts, header, restamped, samples_parts
 from ptystream.faults import REACH, Faults, damage, declarations
+from ptystream.giving import sources_of
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
-from ptystream.playback import Playback, sources_of
+from ptystream.playback import Playback
 from ptystream.recording import Recorder, Recording
 from ptystream.results import as_json
 from ptystream.storage import ptyr

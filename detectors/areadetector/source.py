@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from ptystream.giving import GIVE_S
 from ptystream.params.base import Branch, parameter
 
-from ..zmq.plain import PlainParameters, PlainTransport
+from ..zmq.plain import PlainParameters, PlainSender, PlainTransport
 from .protocol import AdZmqDecoder
 
 
@@ -41,3 +42,8 @@ class AdZmqScan:
     def transport(parameters: Any, channel: str, decoder: AdZmqDecoder) -> PlainTransport:
         """Where they come from."""
         return PlainTransport(parameters, channel)
+
+    @staticmethod
+    def giver(parameters: Any, address: str) -> PlainSender:
+        """Gives recorded messages back."""
+        return PlainSender(parameters.link, address, timeout_s=GIVE_S)

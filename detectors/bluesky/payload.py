@@ -48,7 +48,7 @@ def on_the_wire(raw: Buffer, prefix: bytes = b"") -> tuple[str, dict[str, Any]]:
     if end < 0:
         raise WireError("malformed", f"{len(view)} bytes {head[:40]!r} that are not 'prefix name body'")
     name = _known(head[begin:end].decode("ascii", "replace"))
-    return name, _document(name, body(view[end + 1 :]))
+    return name, document_of(name, body(view[end + 1 :]))
 
 
 def line(raw: Buffer) -> tuple[str, dict[str, Any]]:
@@ -67,7 +67,7 @@ def _pair(content: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(content, list) or len(content) != 2 or not isinstance(content[0], str):
         raise WireError("malformed", f"{content!r:.60} is no pair of a name and a document")
     name = _known(content[0])
-    return name, _document(name, content[1])
+    return name, document_of(name, content[1])
 
 
 def _known(name: str) -> str:
@@ -76,7 +76,8 @@ def _known(name: str) -> str:
     return name
 
 
-def _document(name: str, content: Any) -> dict[str, Any]:
+def document_of(name: str, content: Any) -> dict[str, Any]:
+    """The document that a body holds. Raises `WireError`."""
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise WireError("malformed", f"the {name} document is {content!r:.60} and no mapping of names")
     return content
@@ -137,11 +138,12 @@ def _refuse(code: int, data: bytes) -> Any:
 
 def packed(name: str, document: Mapping[str, Any], prefix: bytes = b"") -> bytes:
     """The same message with a msgpack body, which `on_the_wire` takes. Raises `TypeError` for what no document holds."""
-    content: bytes = msgpack.packb(document, default=_plain)
+    content: bytes = msgpack.packb(document, default=plain)
     return prefix + b" " + name.encode() + b" " + content
 
 
-def _plain(item: Any) -> Any:
+def plain(item: Any) -> Any:
+    """What msgpack and JSON do not hold, as something that they do."""
     if isinstance(item, np.ndarray) and item.dtype.kind in "biufUS":
         return {b"nd": True, b"type": item.dtype.str, b"kind": b"", b"shape": list(item.shape), b"data": item.tobytes()}
     if isinstance(item, np.generic):

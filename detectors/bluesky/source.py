@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ptystream.giving import GIVE_S
 from ptystream.params.base import Branch, parameter
 from ptystream.params.home import located
 
@@ -16,6 +17,7 @@ from .lines import LinesTransport
 from .locators import LocatorsParameters
 from .process import ProcessTransport
 from .protocol import BlueskyDecoder
+from .restamping import restamped
 
 
 class BlueskyParameters(Branch):
@@ -116,6 +118,7 @@ class BlueskyScan:
     tells_geometry: ClassVar[bool] = True
     """What the configuration leaves out of it is found in the documents."""
     found = staticmethod(listen)
+    restamped = staticmethod(restamped)
 
     @staticmethod
     def decoder(parameters: Any, channel: str) -> BlueskyDecoder:
@@ -142,3 +145,12 @@ class BlueskyScan:
         from ..zmq.source import ZmqTransport
 
         return ZmqTransport(p, channel, topic=p.prefix.encode() + b" ")
+
+    @staticmethod
+    def giver(parameters: Any, address: str) -> Any:
+        """Publishes recorded documents, those of a process without a prefix."""
+        if parameters.via not in ("zmq", "process"):
+            raise ValueError(f"its documents came 'via: {parameters.via}', which is no socket: replay --into a session instead")
+        from ..zmq.plain import PlainSender
+
+        return PlainSender("pub", address, timeout_s=GIVE_S)

@@ -9,9 +9,11 @@ from urllib.parse import urlparse
 import zmq
 from pydantic import field_validator
 
+from ptystream.giving import GIVE_S
 from ptystream.params.base import Branch, parameter
 from ptystream.transport import Message
 
+from ..zmq.plain import PlainSender
 from .protocol import TICK, DectrisDecoder
 
 
@@ -153,3 +155,8 @@ class DectrisScan:
     def transport(parameters: Any, channel: str, decoder: DectrisDecoder) -> DectrisTransport:
         """Where they come from."""
         return DectrisTransport(parameters, channel, decoder)
+
+    @staticmethod
+    def giver(parameters: Any, address: str) -> PlainSender:
+        """Gives recorded messages back, dealt out to all that pull."""
+        return PlainSender("push", address, timeout_s=GIVE_S, unsent=(TICK,))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from ptystream.giving import GIVE_S
 from ptystream.params.base import parameter
 
-from ..zmq.plain import PlainParameters, TickingTransport
+from ..zmq.plain import PlainParameters, PlainSender, TickingTransport
 from .protocol import MaxivDecoder
 
 
@@ -38,3 +39,8 @@ class MaxivScan:
     def transport(parameters: Any, channel: str, decoder: MaxivDecoder) -> TickingTransport:
         """Where they come from."""
         return TickingTransport(parameters, channel, decoder)
+
+    @staticmethod
+    def giver(parameters: Any, address: str) -> PlainSender:
+        """Gives recorded messages back."""
+        return PlainSender(parameters.link, address, timeout_s=GIVE_S)

@@ -11,12 +11,14 @@ from typing import Any, Self
 
 from pydantic import field_validator, model_validator
 
+from ptystream.giving import GIVE_S
 from ptystream.params.base import Branch, parameter
 from ptystream.scan.parameters import PtyScanParameters
 from ptystream.transport import Message
 
 from ..units import factor
-from ..zmq.plain import PlainParameters, PlainTransport
+from ..zmq.plain import PlainParameters, PlainSender, PlainTransport
+from .giving import DataPort
 from .protocol import CONNECTED, PandaDecoder, PandaJsonDecoder
 from .stream import PandaStream, Start
 
@@ -189,6 +191,11 @@ class PandaScan:
         """Where they come from."""
         return PandaTransport(parameters, channel)
 
+    @staticmethod
+    def giver(parameters: Any, address: str) -> DataPort:
+        """Gives recorded pieces of the stream back."""
+        return DataPort(address, GIVE_S)
+
 
 class PandaJsonParameters(ReadingParameters, PlainParameters):
     """A re-publisher of a PandABox's readings: JSON documents over ZeroMQ. Its channels are datasets, such as
@@ -209,3 +216,8 @@ class PandaJsonScan:
     def transport(parameters: Any, channel: str, decoder: PandaJsonDecoder) -> PlainTransport:
         """Where they come from."""
         return PlainTransport(parameters, channel)
+
+    @staticmethod
+    def giver(parameters: Any, address: str) -> PlainSender:
+        """Gives recorded messages back."""
+        return PlainSender(parameters.link, address, timeout_s=GIVE_S)

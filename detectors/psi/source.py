@@ -6,9 +6,10 @@ from typing import Any, ClassVar, Literal
 
 import zmq
 
+from ptystream.giving import GIVE_S
 from ptystream.params.base import parameter
 
-from ..zmq.plain import PlainParameters, TickingTransport
+from ..zmq.plain import PlainParameters, PlainSender, TickingTransport
 from .protocol import SlsDecoder
 
 
@@ -71,3 +72,8 @@ class SlsScan:
     def transport(parameters: Any, channel: str, decoder: SlsDecoder) -> SlsTransport:
         """Where they come from."""
         return SlsTransport(parameters, channel, decoder)
+
+    @staticmethod
+    def giver(parameters: Any, address: str) -> PlainSender:
+        """Gives recorded messages back."""
+        return PlainSender(parameters.link, address, timeout_s=GIVE_S)

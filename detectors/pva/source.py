@@ -148,3 +148,8 @@ class PvaScan:
     def transport(parameters: Any, channel: str, decoder: PvaDecoder) -> PvaTransport:
         """Where they come from."""
         return PvaTransport(parameters, channel)
+
+    @staticmethod
+    def giver(parameters: Any, address: str) -> Any:
+        """Updates of a PV came over no socket of ours."""
+        raise ValueError("updates of a PV are not given back over PVAccess: replay --into a session instead")

@@ -148,15 +148,30 @@ class TickingTransport(PlainTransport):
 
 
 class PlainSender:
-    """The other end, for simulators: a PUSH or PUB socket on loopback. A context manager."""
+    """The other end, for simulators and recordings: a PUSH or PUB socket on loopback. A context manager."""
 
-    def __init__(self, link: Literal["push", "pub"] = "push", address: str = "tcp://127.0.0.1:*") -> None:
+    def __init__(
+        self,
+        link: Literal["push", "pub"] = "push",
+        address: str = "tcp://127.0.0.1:*",
+        *,
+        timeout_s: float = 30.0,
+        unsent: Sequence[bytes] = (TICK,),
+    ) -> None:
+        """`unsent`: messages of one part that `again` leaves out, because receivers make them. Raises `ValueError` for an address
+        beyond loopback, `OSError` for one that cannot be had."""
         check_listening(address, None, False)
+        self._unsent = unsent
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PUSH if link == "push" else zmq.XPUB)
         self._socket.linger = 2000
-        self._socket.sndtimeo = 30_000
-        self._socket.bind(address)
+        self._socket.sndtimeo = self._socket.rcvtimeo = int(timeout_s * 1000)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            self._socket.close(0)
+            self._context.term()
+            raise OSError(f"{address}: {error.strerror}") from error
         self._subscribers = link == "pub"
         self.address = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
         """Where it listens."""
@@ -167,6 +182,24 @@ class PlainSender:
             self._socket.recv()
             self._subscribers = False
         self._socket.send_multipart(list(parts))
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until somebody has connected, or subscribed. Raises `TimeoutError`."""
+        if not self._socket.poll(int(timeout_s * 1000), zmq.POLLIN if self._subscribers else zmq.POLLOUT):
+            raise TimeoutError(f"{self.address}: nobody came within {timeout_s:g} s")
+
+    def again(self, parts: Sequence[Buffer]) -> None:
+        """Send a message as it was recorded. Raises `TimeoutError` where nobody takes it."""
+        if len(parts) == 1 and bytes(memoryview(parts[0])[:64]) in self._unsent:
+            return
+        try:
+            self.send(parts)
+        except zmq.Again as error:
+            raise TimeoutError(f"{self.address}: nobody took a message") from error
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        """Let what is queued so much time to go, on closing: nobody tells that it was taken."""
+        self._socket.linger = int(timeout_s * 1000)
 
     def __enter__(self) -> Self:
         return self

@@ -56,7 +56,7 @@ class Sender:
             raise ValueError(f"link: {link!r}: must be one of {', '.join(kinds)}")
         if bind:
             check_listening(address, keys, insecure)
-        self._timeout_s = timeout_s
+        self._timeout_s, self._plain_push = timeout_s, link == "push"
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(kinds[link])
         self._socket.linger = 2000
@@ -152,6 +152,11 @@ class Sender:
     def end(self, count: int | None = None, reason: str = "completed") -> None:
         """The scan is over, after `count` frames (or samples)."""
         self._send([header("end", scan=self._scan, count=count, reason=reason, q=self._sent)])
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until somebody pulls from a 'push' link; the other links need not, or cannot know. Raises `TimeoutError`."""
+        if self._plain_push and not self._socket.poll(int(timeout_s * 1000), zmq.POLLOUT):
+            raise TimeoutError(f"{self.address}: nobody came within {timeout_s:g} s")
 
     def again(self, parts: Sequence[Buffer]) -> None:
         """Send recorded parts as they are, in a new envelope where they had one."""

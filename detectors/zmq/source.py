@@ -11,11 +11,12 @@ from typing import Any, ClassVar, Literal
 
 import zmq
 
+from ptystream.giving import GIVE_S
 from ptystream.params.base import parameter
 from ptystream.transport import Message
 
 from .link import NO_STREAM, control, is_envelope, opened
-from .plain import PlainTransport, SocketParameters
+from .plain import PlainSender, PlainTransport, SocketParameters
 from .protocol import NativeDecoder, bare, restamped
 from .sender import Sender
 
@@ -155,3 +156,10 @@ class ZmqScan:
     def transport(parameters: Any, channel: str, decoder: NativeDecoder) -> ZmqTransport:
         """Where they come from; resumes where `decoder` stands when it is opened."""
         return ZmqTransport(parameters, channel, lambda: (decoder.link.stream, decoder.link.next))
+
+    @staticmethod
+    def giver(parameters: Any, address: str) -> Any:
+        """Gives recorded messages back; over 'pub' it waits for the first subscriber."""
+        if parameters.link == "pub":
+            return PlainSender("pub", address, timeout_s=GIVE_S)
+        return Sender(address, parameters.link, timeout_s=GIVE_S)

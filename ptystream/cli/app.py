@@ -95,7 +95,12 @@ def replay(
         str | None, typer.Option(metavar="CONFIG", help="Straight into a session of this configuration, without sockets.")
     ] = None,
     to: Annotated[list[str] | None, typer.Option(help="Address for a channel: scan/data=tcp://127.0.0.1:5570.")] = None,
-    link: Annotated[str, typer.Option(help="Socket of the sender: acknowledged, push or pub.")] = "acknowledged",
+    link: Annotated[
+        str | None,
+        typer.Option(
+            help="Socket of the sender: acknowledged, push or pub. Not given: as each channel came when it was recorded."
+        ),
+    ] = None,
     device: Device = None,
     **faults: Any,
 ) -> None:

@@ -12,17 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ptystream.cli.live import run_session
 from ptystream.faults import Faults
-from ptystream.params.load import load, plugins
-from ptystream.playback import Playback, sources_of
+from ptystream.giving import ANYWHERE, GIVE_S, LINKS, branches_of, giver_of, sources_of
+from ptystream.params.load import load
+from ptystream.playback import Playback
 from ptystream.recording import Recording
 from ptystream.replay import Replay
 from ptystream.transport import TransportClosed
 
-LINKS = ("acknowledged", "push", "pub")
-
 
 def replay(
-    file: str, speed: float, into: str | None, to: list[str], link: str, device: str | None, faults: Mapping[str, Any]
+    file: str, speed: float, into: str | None, to: list[str], link: str | None, device: str | None, faults: Mapping[str, Any]
 ) -> int:
     """Body of the command. Channels without an address get free ports, which are printed."""
     console = Console(stderr=True)
@@ -30,7 +29,7 @@ def replay(
         playback = Playback(file, speed, Faults(**faults))
         if into is not None and to:
             raise ValueError("--to: an address is of no use with --into, which needs no sockets")
-        if link not in LINKS:
+        if link is not None and link not in LINKS:
             raise ValueError(f"--link: {link!r}: must be one of {', '.join(LINKS)}")
         if into is None:
             _on_the_wire(playback, to, link, console)
@@ -48,13 +47,12 @@ def _say(playback: Playback, console: Console) -> None:
     console.print(f"{playback.file}: {told}", highlight=False)
 
 
-def _on_the_wire(playback: Playback, to: list[str], link: str, console: Console) -> None:
+def _on_the_wire(playback: Playback, to: list[str], link: str | None, console: Console) -> None:
     recording = Recording(playback.file)
-    sources = sources_of(recording)
+    sources, branches = sources_of(recording), branches_of(recording)
     addresses = dict(item.split("=", 1) for item in to if "=" in item)
     if set(addresses) - set(sources) or len(addresses) != len(to):
         raise ValueError(f"--to {to}: must be CHANNEL=ADDRESS with a channel of {', '.join(sorted(sources))}")
-    sender = plugins("detectors")["ZmqScan"].Sender
     pace = playback.replay(recording, sources)
     _say(playback, console)
     if recording.torn:
@@ -64,8 +62,9 @@ def _on_the_wire(playback: Playback, to: list[str], link: str, console: Console)
     def give(channel: str) -> None:
         transport = pace.transport(channel)
         try:
-            with sender(addresses.get(channel, "tcp://127.0.0.1:*"), link, timeout_s=600.0) as out:
+            with giver_of(channel, branches[channel], addresses.get(channel, ANYWHERE), link) as out:
                 console.print(f"{channel} on {out.address}", highlight=False)
+                out.wait(GIVE_S)
                 transport.open()
                 try:
                     while True:
@@ -73,7 +72,7 @@ def _on_the_wire(playback: Playback, to: list[str], link: str, console: Console)
                         if message is not None:
                             out.again(message.parts)
                 except TransportClosed:
-                    out.flush(600.0)
+                    out.flush(GIVE_S)
         except BaseException as error:
             failures.append(error)
         finally:

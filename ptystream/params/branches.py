@@ -8,7 +8,7 @@ from pydantic import field_validator
 
 from ptystream.params.autoplot import AutoplotParameters
 from ptystream.params.base import Branch, parameter
-from ptystream.params.patterns import checked
+from ptystream.params.patterns import checked, checked_beforehand
 from ptystream.verbosity import level
 
 
@@ -55,7 +55,11 @@ class RecordingParameters(Branch):
     """Whether messages are recorded, and acknowledged only then. A session that was killed continues from the record."""
 
     file: str = parameter("recordings/%(run)s.ptyrec", ours=True)
-    """Path pattern below `io.home`."""
+    """Path pattern below `io.home`; its only key is %(run)s."""
+
+    files: bool = parameter(False, ours=True)
+    """Record too what messages only refer to: frames and readings that lie in files (BlueskyScan), as they were read there,
+    compressed chunks as they are. What continues from the recording, or is repeated from it, then needs the files no more."""
 
     fsync: bool = parameter(False, ours=True)
     """Wait for the disk as well: the record then survives the machine, not only the process."""
@@ -67,8 +71,7 @@ class RecordingParameters(Branch):
     @field_validator("file")
     @classmethod
     def _pattern(cls, value: str) -> str:
-        checked(value)
-        return value
+        return checked_beforehand(value)
 
 
 class AutosaveParameters(Branch):

@@ -47,3 +47,12 @@ def checked(pattern: str | None) -> str | None:
     if pattern is not None:
         fill(pattern, "run")
     return pattern
+
+
+def checked_beforehand(pattern: str) -> str:
+    """The same for a file that is opened before the first scan begins, when nothing but the run's name is known."""
+    for key in re.findall(r"%\((\w+)\)", pattern):
+        if key != "run":
+            raise ValueError(f"%({key})s: of a scan nothing is known when this file is opened: %(run)s is the only key")
+    fill(pattern, "run")
+    return pattern

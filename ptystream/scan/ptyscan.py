@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.events import Event, FileRows, Frames, Payload, Rejected, Samples, ScanEnded, ScanStarted, is_abort
-from ptystream.files import Reader, ReadingThread, refers
+from ptystream.files import Copies, Reader, ReadingThread, refers
 from ptystream.scan.block import EOS, WAIT, Block, FrameStore, Revision, Signal
 from ptystream.scan.header import header_of
 from ptystream.scan.intake import Intake, Job, Outcome
@@ -70,8 +70,10 @@ class PtyScan:
         saver: Saver | None = None,
         settle: Callable[[PtyScanParameters], tuple[float, float] | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        copies: Copies | None = None,
     ) -> None:
         self.label = label
+        self._copies = copies
         self.ledger = Ledger(label)
         """Its `counts`, `reason_counts` and `notes` may be read at any time; `PtyScan.map` copies its map."""
         self.ended: str | None = None
@@ -142,13 +144,15 @@ class PtyScan:
         reader = self._readers.get(source)
         if reader is None and refers(event):
             if self._pool is None:
-                files = self._files.setdefault(source, Reader())  # it remembers what has disappointed
+                files = self._files.get(source)  # it remembers what has disappointed
+                if files is None:
+                    files = self._files[source] = Reader(copies=self._copies)
                 for read in files.resolve(event):
                     self._enter(source, read, arrival_ns)
                 return
             if not self._released:
                 told = f"{self.label}/{source}"
-                reader = ReadingThread(told, lambda read, arrived: self._enter(source, read, arrived), self._break)
+                reader = ReadingThread(told, lambda read, arrived: self._enter(source, read, arrived), self._break, self._copies)
                 self._readers[source] = reader
         if reader is not None:
             reader.add(event, arrival_ns)

@@ -108,6 +108,13 @@ def test_everything_else_is_an_error(root: dict[str, Any]) -> None:
     assert len(caught.value.faults) == 1
 
 
+@pytest.mark.parametrize("key", ["series", "angle", "engine", "iterations", "nonsense"])
+def test_a_recording_cannot_be_named_by_what_is_known_later(key: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"recording\.file.*{key}\)s.*%\(run\)s is the only key"):
+        configured(io={"recording": {"file": f"r/%(run)s_%({key})s.ptyrec"}})
+    configured(io={"recording": {"file": "r/%(run)s_100%%.ptyrec"}})
+
+
 def test_the_layouts_that_are_named_are_those_that_are_drawn() -> None:
     from ptystream.viewers.layouts import LAYOUTS
 

@@ -15,6 +15,7 @@ import pytest
 from problems import BEAM, GEOMETRY, PATTERNS, PLACES
 
 from ptystream.cli.check import check
+from ptystream.cli.replay import replay
 from ptystream.detectors.dectris.simulator import Camera, Detector, series_of
 from ptystream.dryrun import dry_run
 from ptystream.events import Frames, Payload, ScanStarted
@@ -381,3 +382,22 @@ def test_scans_that_share_an_object_must_see_the_same_pixel(tmp_path: Path) -> N
         second.start(made, block, store)
     second.stand(first.geometry)
     second.start(made, block, store)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_recording_given_back_on_the_wire_gives_the_same_bits(tmp_path: Path, format: str) -> None:
+    with Detector() as detector:
+        tree = given(tmp_path, detector.address, numiter=5)
+        recorder, _ = recorder_of(load(tree))
+        assert recorder is not None
+        series = series_of(Camera(format, **SET_UP), 1, RAW)  # type: ignore[arg-type]
+        run(tree, lambda: detector.send(series), tap=recorder)
+        recorder.close(finished=True)
+    before = ptyr.read(tmp_path / "t.ptyr")
+    address = f"ipc://{tmp_path}/d"
+    again = given(tmp_path, address, numiter=5) | {"run": "again"}
+    run(again, lambda: replay(str(recorder.path), float("inf"), None, [f"s/data={address}"], None, None, {}))
+    result = ptyr.read(tmp_path / "again.ptyr")
+    assert result.ledger["used"] == BEAM.frames
+    for name, storage in before.object.items():
+        np.testing.assert_array_equal(result.object[name].data, storage.data)

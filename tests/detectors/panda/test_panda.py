@@ -20,9 +20,11 @@ from memory import Memory, messages
 from problems import BEAM, GEOMETRY, PLACES
 
 from ptystream.detectors.panda import PandaJsonScan, PandaScan
+from ptystream.detectors.panda.protocol import CONNECTED
 from ptystream.detectors.panda.simulator import PandaServer, documents, readings, stream
 from ptystream.detectors.simulated.simulator import Beamline
 from ptystream.events import Rejected, Samples, ScanEnded, ScanStarted
+from ptystream.giving import giver_of
 from ptystream.metrics import Metrics
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load, source_parameters
@@ -376,3 +378,46 @@ def test_a_box_that_is_away_is_tried_again_without_burning_time(tmp_path: Path) 
         assert message is None or message.parts[0] == b"OK\n"
     assert time.process_time() - cpu < 0.5
     transport.close()
+
+
+def received(port: int) -> list[Message]:
+    """What comes from a data port until the first acquisition has ended."""
+    p = source_parameters(PandaScan, PositionsParameters)(channels=CHANNELS, port=port)
+    transport, listening = PandaScan.transport(p, "s/positions", decoder()), decoder(samples_per_frame=10)
+    found: list[Message] = []
+    deadline = time.monotonic() + 20
+    transport.open()
+    try:
+        while not any(isinstance(e, ScanEnded) for message in found[-1:] for e in listening.feed(message)):
+            message = transport.receive(0.2)
+            found += [] if message is None else [message]
+            assert time.monotonic() < deadline
+    finally:
+        transport.close()
+    return found
+
+
+def test_what_a_data_port_sent_is_given_back_on_one_with_its_lost_connection() -> None:
+    first, again = list(stream(TABLE, scaled=True, arm_time="a")), list(stream(TABLE, scaled=True, arm_time="a", missed=300))
+    server = PandaServer([(first, first), (again, again)], drop_after=4)
+    server.start()
+    try:
+        before = received(server.port)
+    finally:
+        server.stop()
+    giver: Any = giver_of("s/positions", {"name": "PandaScan", "channels": CHANNELS, "port": server.port})
+    thread = threading.Thread(target=give, args=(giver, before))
+    thread.start()
+    after = received(int(giver.address.rpartition(":")[2]))
+    thread.join(20)
+    assert not thread.is_alive()
+    one, other = (b"".join(bytes(part) for m in messages for part in m.parts) for messages in (before, after))
+    assert one == other and one.count(CONNECTED) == 2
+
+
+def give(giver: Any, messages: list[Message]) -> None:
+    with giver:
+        giver.wait(20.0)
+        for message in messages:
+            giver.again(message.parts)
+        giver.flush(20.0)
