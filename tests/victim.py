@@ -93,7 +93,7 @@ def doom(moment: str, count: int) -> None:
     if moment == "received":
         before(Source, "take", lambda *_: due())
     elif moment == "recorded":
-        behind(Recorder, "_write_group", lambda self, group: [due() for entry in group if len(entry) == 2])
+        behind(Recorder, "_write_group", lambda self, group, *_: [due() for entry in group if len(entry) == 2])
     elif moment == "torn":
 
         def tear(self: Recorder, buffers: list[Any]) -> None:
