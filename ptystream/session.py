@@ -68,6 +68,8 @@ class Session:
         self.plan, self.metrics = plan, metrics
         self.results: list[Path] = []
         self.current: Run | None = None
+        self.fruitless: Run | None = None
+        """The newest run that is over, for which frames came and none could be used."""
         self.finished = 0
         """Runs that left a result."""
         self.ended: float | None = None
@@ -334,6 +336,8 @@ class Session:
             self.finished += number is not None or silent  # another scan may follow one that is empty, hardly a silent one
             if number is None:
                 self._numbers.give_back(turn.number)
+            if not run.frames and run.ledger().get("received"):
+                self.fruitless = run
             self._newest = max(self._newest, run.started if run.frames else 0.0)
             self._turns.remove(turn)
             self.current = self._turns[-1].run if self._turns else self.current
