@@ -75,39 +75,49 @@ class Gaps:
 
         Linear in the frames' time stamps where samples are joined by time, otherwise in their numbers.
         """
-        found, values = [], []
-        for record in records.tolist():
-            index = int(self._ledger.index[record])
-            low, high = (self._neighbour(index, step) for step in (-1, 1))
-            if low is None or high is None or abs(int(self._ledger.index[high]) - int(self._ledger.index[low])) - 1 > self._over:
-                continue
-            at = self._ledger.time_ns if self._by_time else self._ledger.index
-            first, own, last = (int(at[r]) for r in (low, record, high))
-            if not first < own < last:
-                continue
-            part = (own - first) / (last - first)
-            before, behind = self._reading(low), self._reading(high)
-            found.append(record)
-            values.append(before + part * (behind - before))
-        return np.array(found, np.int64), np.array(values, np.float64).reshape(len(found), len(self._roles))
+        none = np.zeros(0, np.int64), np.zeros((0, len(self._roles)))
+        if self._newest < 0 or not len(records):
+            return none
+        index = self._ledger.index
+        low, high = (self._neighbours(index[records], step) for step in (-1, 1))
+        between = (low >= 0) & (high >= 0)
+        records, low, high = records[between], low[between], high[between]
+        at = self._ledger.time_ns if self._by_time else index
+        first, own, last = at[low], at[records], at[high]
+        near = (index[high] - index[low] - 1 <= self._over) & (first < own) & (own < last)
+        records, low, high, first, own, last = (v[near] for v in (records, low, high, first, own, last))
+        if not len(records):
+            return none
+        part = ((own - first) / (last - first))[:, None]
+        before, behind = self._readings(low), self._readings(high)
+        return records, before + part * (behind - before)
 
     def _has(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
         return np.asarray(self._ledger.flags[records] & self._flag == self._flag)
 
-    def _neighbour(self, index: int, step: int) -> int | None:
-        """Record of the next frame with a believed reading of its own."""
+    def _neighbours(self, index: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+        """Records of the next frames with a believed reading of their own, -1 where there is none near enough. Shape (frame,)."""
+        found, left = np.full(len(index), -1), np.arange(len(index))
         for k in range(1, self._over + 1):
-            record = self._ledger.find(index + k * step)
-            if record is None or record in self.guessed or not self._has(np.array([record]))[0]:
-                continue
-            if not self._judge.is_refused(record) and np.isfinite(self._reading(record)).all():
-                return record
-        return None
+            if not len(left):
+                break
+            records = self._ledger.records(index[left] + k * step, 0)
+            good = records >= 0
+            good[good] = self._are_believed(records[good])
+            found[left[good]] = records[good]
+            left = left[~good]
+        return found
 
-    def _reading(self, record: int) -> NDArray[np.float64]:
-        values = []
-        for role in self._roles:
+    def _are_believed(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
+        own = np.array([record not in self.guessed for record in records.tolist()], np.bool_)
+        finite = np.isfinite(self._readings(records)).all(axis=1)
+        return np.asarray(own & self._has(records) & ~self._judge.are_refused(records) & finite)
+
+    def _readings(self, records: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What is known of frames. Shape (frame, role)."""
+        values = np.empty((len(records), len(self._roles)))
+        for k, role in enumerate(self._roles):
             name, column = COLUMNS.get(role, (role, None))
-            held = getattr(self._ledger, name)[record]
-            values.append(float(held if column is None else held[column]))
-        return np.array(values)
+            held = getattr(self._ledger, name)[records]
+            values[:, k] = held if column is None else held[:, column]
+        return values

@@ -96,10 +96,10 @@ class Judge:
         """For which of `records` the shutter was closed."""
         self._dark(records, CLOSED, closed)
 
-    def is_refused(self, record: int) -> bool:
-        """Whether its position is not believed."""
-        self._extend(record + 1)
-        return bool(self._bad[record] & REFUSED)
+    def are_refused(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """For each of these whether its position is not believed."""
+        self._extend(int(records.max(initial=-1)) + 1)
+        return np.asarray(self._bad[records] & REFUSED != 0)
 
     def _dark(self, records: NDArray[np.int64], bit: np.uint8, dark: NDArray[np.bool_]) -> None:
         if len(records):

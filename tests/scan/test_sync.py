@@ -326,8 +326,8 @@ def test_a_source_that_is_silent_costs_no_look_at_every_frame_that_waits() -> No
     scan.feed("data", frames(range(2000)), 1)
     looked: list[int] = []
     gaps = scan._pairing._gaps["positions"]
-    neighbour = gaps._neighbour
-    gaps._neighbour = lambda index, step: looked.append(index) or neighbour(index, step)  # type: ignore[method-assign]
+    neighbours = gaps._neighbours
+    gaps._neighbours = lambda index, step: looked.extend(index) or neighbours(index, step)  # type: ignore[method-assign]
     for k in range(20):
         clock.now += 0.5
         scan.look()
