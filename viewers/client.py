@@ -9,10 +9,9 @@ from typing import Any, Self
 
 import zmq
 
-from ptystream.publish.publisher import topic_of
-from ptystream.publish.schema import FORMS, MAX_MESSAGE_BYTES, SchemaError, decode, decode_display
+from ptystream.publish.schema import FORMS, SchemaError, decode, decode_display
 from ptystream.publish.snapshot import Snapshot
-from ptystream.security import secure
+from ptystream.publish.subscribing import subscriber
 
 OVER = ("finished", "failed")
 SETTLE_MS, LONGEST_SETTLE_S = 5, 0.1
@@ -47,22 +46,7 @@ class Client:
         self._number: tuple[str, int] | None = None
         self._waiting: dict[bytes, list[zmq.Frame]] = {}
         """The newest message of each run, by topic, that was not given yet."""
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.RCVHWM, 2)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-        self._socket.subscribe(topic_of(form, run))
-        try:
-            secure(zmq.Context.instance(), self._socket, False, keys, peer_keys)
-        except ValueError:
-            self._socket.close()
-            raise
-        try:
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            self._socket.close()
-            raise ValueError(f"endpoint: {endpoint!r}: {error.strerror}; it looks like tcp://127.0.0.1:5580") from error
+        self._socket = subscriber(endpoint, form, run, keys=keys, peer_keys=peer_keys)
 
     def latest(self, timeout_s: float | None = None) -> Snapshot | None:
         """The newest snapshot that was not given yet, or None after `timeout_s`."""

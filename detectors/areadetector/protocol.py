@@ -10,8 +10,8 @@ import numpy as np
 from ptystream.events import Event, Frames, Payload, Rejected, ScanEnded, ScanStarted
 from ptystream.transport import Message
 
+from ..wire import WireError
 from ..zmq.jsonframes import dtype_of, header_of, payload_of, shape_of, whole
-from ..zmq.protocol import WireError
 
 HTYPES = ("array-1.0", "chunk-1.0")
 RAW = ("", "raw", "none", "None", "<")

@@ -11,7 +11,7 @@ import numpy as np
 from ptystream.codecs import MAX_FRAME_BYTES
 from ptystream.events import Frames, Payload, Rows
 
-from .payload import WireError
+from ..wire import WireError
 
 MAX_RANGE = 1 << 20
 """Events of one stream_datum or event_page."""

@@ -15,6 +15,8 @@ import numpy as np
 
 from ptystream.events import Buffer
 
+from ..wire import WireError
+
 NAMES = frozenset(
     (
         *("start", "stop", "descriptor", "event", "event_page", "datum", "datum_page", "resource"),
@@ -27,14 +29,6 @@ SWITCH = (
     "the publisher sends pickles, which are never opened: give it another serializer, "
     "Publisher(address, serializer=msgpack.dumps) after `import msgpack_numpy; msgpack_numpy.patch()`, or orjson.dumps"
 )
-
-
-class WireError(ValueError):
-    """A message that cannot be understood; `reason` names it for the counters."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 def on_the_wire(raw: Buffer, prefix: bytes = b"") -> tuple[str, dict[str, Any]]:

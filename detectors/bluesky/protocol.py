@@ -16,10 +16,11 @@ import numpy as np
 from ptystream.events import Event, FileRows, Rejected, Rows, ScanEnded, ScanStarted
 from ptystream.transport import Message
 
+from ..wire import WireError
 from .columns import Columns, Piece
 from .contents import MAX_RANGE, MAX_SEQUENCE, frames_of, inline, is_number, length, nanoseconds, number_range, text_id
 from .locators import CHANNELS, QUANTITIES, UnitError
-from .payload import WireError, line, on_the_wire, value
+from .payload import line, on_the_wire, value
 from .resources import Files
 from .run import MAX_DESCRIPTORS, Descriptor, Run, unit_of
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlparse
 
 from ptystream.events import FileRows
 
-from .payload import WireError
+from ..wire import WireError
 
 MAX_RESOURCES = 1 << 16
 MAX_DATUMS = 1 << 20

@@ -11,7 +11,8 @@ import numpy as np
 
 from ptystream.events import Buffer
 
-from .payload import MAX_NAME_BYTES, NAMES, WireError, body, document_of, packed, plain, value
+from ..wire import WireError
+from .payload import MAX_NAME_BYTES, NAMES, body, document_of, packed, plain, value
 
 
 def restamped(parts: Sequence[Buffer], shift_ns: int) -> Sequence[Buffer]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ..wire import WireError
 from .columns import Columns
 from .locators import QUANTITIES, Locator, LocatorsParameters, UnitError
-from .payload import WireError
 
 MAX_DESCRIPTORS = 256
 MAX_PER_EVENT = 1 << 16

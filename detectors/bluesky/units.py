@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-KEV_M = 1.23984193e-9
-"""Photon energy times wavelength."""
+from ptystream.model.geometry import KEV_METRES
 
 _LENGTH = {"m": 1.0, "cm": 1e-2, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "micron": 1e-6, "microns": 1e-6}
 _LENGTH |= {"micrometer": 1e-6, "millimeter": 1e-3, "meter": 1.0, "nanometer": 1e-9, "nm": 1e-9, "pm": 1e-12}
@@ -43,5 +42,5 @@ def converted(values: NDArray[Any], unit: str | None, dimension: str) -> NDArray
     numbers = np.asarray(values, np.float64)
     if dimension == "energy" and unit is not None and unit.strip() in _LENGTH:
         with np.errstate(divide="ignore"):
-            return np.asarray(KEV_M / (numbers * _LENGTH[unit.strip()]))
+            return np.asarray(KEV_METRES / (numbers * _LENGTH[unit.strip()]))
     return numbers * factor(unit, dimension)

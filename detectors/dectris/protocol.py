@@ -5,10 +5,10 @@ from __future__ import annotations
 from ptystream.events import Event, Frames, Rejected
 from ptystream.transport import Message
 
+from ..wire import WireError
 from . import stream2, version1
 from .header import SET_UP
 from .series import SeriesBook
-from .wire import WireError
 
 TICK = b"PTYSTREAM TICK"
 """The only part of a message that a transport makes itself, when something is due though nothing came."""

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from ptystream.codecs import CodecError, decode
 from ptystream.events import Buffer, Frames, Payload
 
+from ..wire import WireError
 from .header import appended, response, told_v2, usable
 from .version1 import End, Start
-from .wire import WireError, index, payload, sides
+from .wire import index, payload, sides
 
 ROW_MAJOR, COLUMN_MAJOR, COMPRESSED = 40, 1040, 56500
 TYPES = {

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from ptystream.codecs import MAX_FRAME_BYTES
 from ptystream.events import Buffer, Frames
 
+from ..wire import WireError, json_object
 from .header import appended, response, told_v1, usable
-from .wire import DTYPES, WireError, index, payload, sides
+from .wire import DTYPES, index, payload, sides
 
 MAX_JSON_BYTES = 1 << 20
 ARRAYS = {"flatfield": ("flatfield", "float32"), "pixelmask": ("pixelmask", "uint32"), "countrate_table": ("table", "float32")}
@@ -151,13 +152,4 @@ def _kind(part: Mapping[str, Any]) -> str:
 def _json(parts: Sequence[Buffer], number: int) -> dict[str, Any]:
     if number >= len(parts):
         raise WireError("truncated", f"part {number + 1} is missing")
-    raw = memoryview(parts[number]).cast("B")
-    if raw.nbytes > MAX_JSON_BYTES:
-        raise WireError("oversized", f"part {number + 1}: JSON of {raw.nbytes} bytes; {MAX_JSON_BYTES} are allowed")
-    try:
-        content = json.loads(bytes(raw))
-    except (ValueError, RecursionError) as error:
-        raise WireError("malformed_header", f"part {number + 1} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise WireError("malformed_header", f"part {number + 1} is no JSON object")
-    return content
+    return json_object(parts[number], MAX_JSON_BYTES, f"part {number + 1}")

@@ -11,6 +11,8 @@ import numpy as np
 from ptystream.codecs import MAX_FRAME_BYTES
 from ptystream.events import Buffer, Payload
 
+from ..wire import WireError
+
 MAX_SIDE = 1 << 15
 MAX_INDEX = 1 << 48
 DTYPES = {name: np.dtype(name) for name in ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")}
@@ -18,14 +20,6 @@ DTYPES = {name: np.dtype(name) for name in ("uint8", "uint16", "uint32", "int8",
 
 _ENCODING = re.compile(r"(?:bs(8|16|32)-?)?(lz4)?([<>|])")
 _SIZE = struct.Struct(">QI")
-
-
-class WireError(ValueError):
-    """A message that cannot be understood; `reason` names it for the counters."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 def sides(shape: Any) -> tuple[int, int]:

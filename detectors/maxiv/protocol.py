@@ -14,9 +14,9 @@ import numpy as np
 from ptystream.events import Event, Frames, Rejected, ScanEnded, ScanStarted
 from ptystream.transport import Message
 
+from ..wire import WireError
 from ..zmq.jsonframes import dtype_of, header_of, payload_of, shape_of, whole
 from ..zmq.plain import TICK
-from ..zmq.protocol import WireError
 
 CODEC = {"none": "raw", "bslz4": "bslz4", "lz4": "lz4"}
 

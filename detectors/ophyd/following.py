@@ -8,12 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import zmq
 
-from ptystream.publish.publisher import topic_of
-from ptystream.publish.schema import MAX_MESSAGE_BYTES, SchemaError, decode_display
+from ptystream.publish.schema import SchemaError, decode_display
 from ptystream.publish.snapshot import Snapshot
-from ptystream.security import secure
+from ptystream.publish.subscribing import subscriber
 
 log = logging.getLogger(__name__)
 
@@ -72,21 +70,7 @@ class Follower(threading.Thread):
     ) -> None:
         super().__init__(name=f"following {endpoint}", daemon=True)
         self._told, self._over = told, threading.Event()
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.RCVHWM, 2)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-        self._socket.subscribe(topic_of("uint8", run))
-        try:
-            secure(zmq.Context.instance(), self._socket, False, keys, peer_keys)
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            self._socket.close()
-            raise ValueError(f"endpoint: {endpoint!r}: {error.strerror}; it looks like tcp://127.0.0.1:5580") from error
-        except ValueError:
-            self._socket.close()
-            raise
+        self._socket = subscriber(endpoint, "uint8", run, keys=keys, peer_keys=peer_keys)
 
     def run(self) -> None:
         """Thread body."""

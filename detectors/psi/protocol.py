@@ -17,9 +17,10 @@ from ptystream.codecs import MAX_FRAME_BYTES
 from ptystream.events import Event, Frames, Payload, Rejected, ScanEnded, ScanStarted
 from ptystream.transport import Message
 
+from ..wire import WireError
 from ..zmq.jsonframes import header_of, shape_of, whole
 from ..zmq.plain import TICK
-from ..zmq.protocol import MAX_SIDE, WireError
+from ..zmq.protocol import MAX_SIDE
 
 BITS = {8: "|u1", 16: "<u2", 32: "<u4"}
 MAX_PORTS = 4096

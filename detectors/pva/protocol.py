@@ -17,8 +17,8 @@ from ptystream.events import Buffer, Event, Payload, Rejected
 from ptystream.transport import Message
 
 from ..areadetector.protocol import AdZmqDecoder
+from ..wire import WireError
 from ..zmq.jsonframes import dtype_of, header_of, payload_of, shape_of, whole
-from ..zmq.protocol import WireError
 
 SCALARS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
 """Names of the scalar types by their number in `codec.parameters`."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.chance import of_drawing
+from ptystream.model.geometry import KEV_METRES
 from ptystream.scan.positions import fermat_scan
 
 from ..zmq.sender import Sender
@@ -73,7 +74,7 @@ class Beamline:
         return {
             "energy": energy,
             "distance": distance,
-            "psize": 1.23984193e-9 / energy * distance / (self.side * self.pixel_m),
+            "psize": KEV_METRES / energy * distance / (self.side * self.pixel_m),
         }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,8 @@ import numpy as np
 from ptystream.codecs import CODECS, FILTER_ID, MAX_FRAME_BYTES
 from ptystream.events import Buffer, Payload
 
-from .protocol import MAX_HEADER_BYTES, MAX_INDEX, MAX_SIDE, WireError
+from ..wire import WireError, json_object
+from .protocol import MAX_HEADER_BYTES, MAX_INDEX, MAX_SIDE
 
 DTYPES = {
     "uint8": "|u1",
@@ -29,16 +29,7 @@ def header_of(parts: Sequence[Buffer]) -> dict[str, Any]:
     """The JSON object in the first part. Raises `WireError`."""
     if not parts:
         raise WireError("truncated", "a message without parts")
-    raw = memoryview(parts[0]).cast("B")
-    if raw.nbytes > MAX_HEADER_BYTES:
-        raise WireError("oversized", f"a header of {raw.nbytes} bytes; {MAX_HEADER_BYTES} are allowed")
-    try:
-        header = json.loads(bytes(raw))
-    except (ValueError, RecursionError) as error:
-        raise WireError("malformed_header", f"the header is no JSON: {str(error)[:120]}") from error
-    if not isinstance(header, dict):
-        raise WireError("malformed_header", f"the header is no mapping but {header!r:.60}")
-    return header
+    return json_object(parts[0], MAX_HEADER_BYTES, "a header")
 
 
 def whole(header: Mapping[str, Any], key: str) -> int:

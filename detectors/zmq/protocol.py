@@ -29,6 +29,7 @@ from ptystream.codecs import CODECS, MAX_FRAME_BYTES
 from ptystream.events import Buffer, Event, Frames, Payload, Rejected, Samples, ScanEnded, ScanStarted
 from ptystream.transport import Message
 
+from ..wire import WireError
 from .link import LinkReceiver, is_envelope
 
 MAGIC = b"PTYS"
@@ -38,14 +39,6 @@ MAX_FRAMES = 1 << 16
 MAX_SIDE = 1 << 15
 MAX_INDEX = 1 << 48
 DTYPES = frozenset({"|u1", "<u2", "<u4", "<i4", "<f4"})
-
-
-class WireError(ValueError):
-    """A message that cannot be understood; `reason` names it for the counters."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 def header(kind: str, **content: Any) -> bytes:
