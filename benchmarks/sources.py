@@ -43,8 +43,8 @@ def native(frames: Any) -> Iterator[list[Any]]:
     yield [header("end", scan="a", count=len(frames), reason="completed")]
 
 
-def dectris(frames: Any, kind: str, codec: str) -> Iterator[list[Any]]:
-    camera = Camera(kind, codec, detail="basic", energy_kev=8.0, distance_m=3.0, psize_m=(75e-6, 75e-6))
+def dectris(frames: Any, kind: str, codec: str, detail: str = "basic") -> Iterator[list[Any]]:
+    camera = Camera(kind, codec, detail=detail, energy_kev=8.0, distance_m=3.0, psize_m=(75e-6, 75e-6))
     yield list(camera.header(1, len(frames), frames[0].shape, frames.dtype))
     for k, frame in enumerate(frames):
         yield list(camera.image(1, k, frame))
@@ -54,6 +54,7 @@ def dectris(frames: Any, kind: str, codec: str) -> Iterator[list[Any]]:
 CASES: dict[str, tuple[str, Callable[[Any], Iterator[list[Any]]]]] = {
     "native wire, raw": ("ZmqScan", native),
     "DECTRIS v1, raw": ("DectrisScan", partial(dectris, kind="v1", codec="none")),
+    "DECTRIS v1, flat field": ("DectrisScan", partial(dectris, kind="v1", codec="none", detail="all")),
     "DECTRIS v1, bslz4": ("DectrisScan", partial(dectris, kind="v1", codec="bslz4")),
     "DECTRIS stream2, raw": ("DectrisScan", partial(dectris, kind="stream2", codec="none")),
     "DECTRIS stream2, bslz4": ("DectrisScan", partial(dectris, kind="stream2", codec="bslz4")),
