@@ -150,6 +150,10 @@ class Session:
             for turn in list(self._turns):  # what went wrong in one run costs the others no result
                 turn.run.state = "failed"
                 self._conclude(turn)
+            for run in [pending.run for pending in self._router.pending]:  # those that had not begun
+                run.state = "failed"
+                if run is self.current:
+                    self._teller.of(run).tell(run, force=True)
             raise
         finally:
             for source in self._sources:

@@ -223,6 +223,23 @@ def test_a_failure_is_the_state_of_the_result(tmp_path: Path) -> None:
     assert running.current is None or running.current.state == "failed"
 
 
+def test_so_it_is_of_one_that_still_waits_for_its_frames(tmp_path: Path) -> None:
+    class Late(Memory):
+        """Fails when the run is known to wait."""
+
+        def receive(self, timeout_s: float) -> Message | None:
+            deadline = time.monotonic() + 30
+            while not self._left and running.current is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            return super().receive(timeout_s)
+
+    frames, places = messages()
+    running = session(tmp_path, Late("s/data", frames[:3], OSError("out")), Stalled("s/positions", places), Metrics())
+    with pytest.raises(SessionError, match="out"):
+        running.run()
+    assert running.current is not None and running.current.state == "failed"
+
+
 @pytest.mark.parametrize("disk", ["fine", "full"])
 def test_an_engine_that_cannot_start_is_what_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, disk: str

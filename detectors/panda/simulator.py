@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import socket
 import struct
@@ -107,7 +108,7 @@ class PandaServer(threading.Thread):
                     connection, _ = self._listening.accept()
                 except TimeoutError:
                     continue
-                with connection:
+                with connection, contextlib.suppress(OSError):  # a client that goes away costs the next one nothing
                     self._serve(connection)
 
     def _serve(self, connection: socket.socket) -> None:
