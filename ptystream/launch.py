@@ -21,7 +21,7 @@ from ptystream.dryrun import dry_run
 from ptystream.kernel import start_kernel
 from ptystream.metrics import Metrics
 from ptystream.notebook import display_in_notebook
-from ptystream.params.branches import PublishParameters
+from ptystream.params.branches import PublishParameters, SteeringParameters
 from ptystream.params.home import home, located
 from ptystream.params.load import Configuration, plugins
 from ptystream.plan import make_plan, recorder_of
@@ -29,9 +29,12 @@ from ptystream.playback import Playback
 from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
 from ptystream.publish.window import Window
-from ptystream.recording import Recording
+from ptystream.recording import Recorder, Recording
 from ptystream.results import file_name
 from ptystream.session import Session
+from ptystream.steering.desk import Desk
+from ptystream.steering.server import Server
+from ptystream.storage.frames import FrameFiles
 from ptystream.transport import Transport
 from ptystream.verbosity import INTERACTIVE, ToStderr, level
 
@@ -47,6 +50,7 @@ def launch(
     transports: Mapping[str, Transport] | None = None,
     on_session: Callable[[Session], None] | None = None,
     on_publish: Callable[[str], None] | None = None,
+    on_steering: Callable[[str], None] | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> bool:
     """Run a session to its end; ctrl-c saves what is there. Returns whether it was interrupted so.
@@ -95,8 +99,18 @@ def launch(
             stack.callback(plotter.close)
         recorded = () if before is None or recording is None else recording
         session = Session(
-            plan, metrics=metrics, publisher=publisher, plotter=plotter, tap=recorder, recorded=recorded, on_ready=on_ready
+            plan,
+            metrics=metrics,
+            publisher=publisher,
+            plotter=plotter,
+            tap=recorder,
+            frame_files=None if replay else frame_files_of(configuration, recorder),
+            recorded=recorded,
+            on_ready=on_ready,
         )
+        steering = _steering(session.desk, root.io.steering, root.io.home) if root.io.steering.active else None
+        if steering is not None:
+            stack.callback(steering.close)
         if on_session is not None:
             on_session(session)
         if root.ipython_kernel:
@@ -105,6 +119,10 @@ def launch(
             say(f"publishing on {publisher.endpoint}")
             if on_publish is not None:
                 on_publish(publisher.endpoint)
+        if steering is not None:
+            say(f"steering on {steering.endpoint}")
+            if on_steering is not None:
+                on_steering(steering.endpoint)
         if url:
             say(f"metrics on {url}")
         movies: list[Path] = []
@@ -144,6 +162,26 @@ def _publisher(p: PublishParameters, folder: str) -> Publisher:
     with home(folder):
         keys, peer_keys = (None if name is None else located(name) for name in (p.keys, p.peer_keys))
     return Publisher(p.address, keys=keys, peer_keys=peer_keys, insecure=p.insecure)
+
+
+def _steering(desk: Desk, p: SteeringParameters, folder: str) -> Server:
+    with home(folder):
+        found = {name: getattr(p, name) for name in ("keys", "peer_keys", "operators")}
+        keys = {name: None if file is None else located(file) for name, file in found.items()}
+    return Server(desk, p.address, **keys, insecure=p.insecure)
+
+
+def frame_files_of(configuration: Configuration, recorder: Recorder | None) -> FrameFiles | None:
+    """What writes frames to files, as `io.frames` says; a session that continues a recording makes its files anew."""
+    io, run = configuration.root.io, configuration.name
+    if not io.frames.active:
+        return None
+    session = "" if recorder is None else str(Recording(recorder.path).metadata.get("session", ""))
+
+    def path(scan: str, epoch: str) -> Path:
+        return Path(io.home) / (io.frames.file % {"run": run, "scan": scan, "epoch": epoch})
+
+    return FrameFiles(path, run, session)
 
 
 @contextmanager

@@ -38,13 +38,20 @@ def check_listening(address: str, keys: str | None, insecure: bool) -> None:
 
 
 def secure(
-    context: zmq.Context[Any], socket: zmq.Socket[Any], listens: bool, keys: str | None, peer_keys: str | None
+    context: zmq.Context[Any],
+    socket: zmq.Socket[Any],
+    listens: bool,
+    keys: str | None,
+    peer_keys: str | None,
+    *,
+    known: bool = False,
 ) -> ThreadAuthenticator | None:
     """Put CURVE on a socket that is not yet bound or connected; nothing is done where neither is given.
 
     `keys`: own certificate file with the secret key. `peer_keys`: when connecting the other end's public certificate file;
     when listening a folder of public certificates, the only ones that are let in: the authenticator returned serves the whole
-    `context` and is to be stopped with it. Raises `ValueError` with the file and a remedy.
+    `context` and is to be stopped with it. `known`: who listens is told with each message whose key it came with
+    ('User-Id'), also where everybody is let in. Raises `ValueError` with the file and a remedy.
     """
     if keys is None and peer_keys is None:
         return None
@@ -53,13 +60,13 @@ def secure(
             raise ValueError(f"peer_keys {peer_keys!r}: who listens needs keys of its own: give keys, a certificate file")
         _own(socket, keys)
         socket.curve_server = True
-        if peer_keys is None:
+        if peer_keys is None and not known:
             return None
-        if not Path(peer_keys).is_dir():
+        if peer_keys is not None and not Path(peer_keys).is_dir():
             raise ValueError(f"peer_keys {peer_keys!r}: not a folder; who listens needs a folder of public certificates")
         authenticator = ThreadAuthenticator(context)
         authenticator.start()
-        authenticator.configure_curve(domain="*", location=str(peer_keys))
+        authenticator.configure_curve(domain="*", location=zmq.auth.CURVE_ALLOW_ANY if peer_keys is None else str(peer_keys))
         return authenticator
     if peer_keys is None:
         raise ValueError(f"keys {keys!r}: who connects needs peer_keys too: the public certificate file of the other end")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ptystream.bell import Bell
+from ptystream.events import Event
 from ptystream.ingest import Source, Tap
 from ptystream.kept import FILES
 from ptystream.loop import Loop, Step
@@ -25,6 +26,9 @@ from ptystream.publish.publisher import Publisher
 from ptystream.routing import Router
 from ptystream.run import Run
 from ptystream.scan.ptyscan import PtyScan
+from ptystream.steering.actions import Actions
+from ptystream.steering.desk import Desk
+from ptystream.storage.frames import FrameFiles
 from ptystream.telling import Teller, status_of
 from ptystream.transport import Message
 from ptystream.turn import Numbers, Turn, aborted
@@ -61,10 +65,12 @@ class Session:
         publisher: Publisher | None = None,
         plotter: Plotter | None = None,
         tap: Tap | None = None,
+        frame_files: FrameFiles | None = None,
         recorded: Iterable[Message] = (),
         on_ready: Callable[[], None] | None = None,
     ) -> None:
-        """`recorded` are messages of an interrupted session: delivered before the sources open."""
+        """`recorded` are messages of an interrupted session: delivered before the sources open. `frame_files`: where frames
+        are written as they come, beside what is reconstructed of them."""
         self.plan, self.metrics = plan, metrics
         self.results: list[Path] = []
         self.current: Run | None = None
@@ -77,7 +83,10 @@ class Session:
         self.paused = False
         """Whether `pause` was called and `resume` was not yet."""
         self._tap, self._recorded, self._on_ready = tap, recorded, on_ready
+        self.frame_files = frame_files
         self._bell = Bell()
+        self.desk = Desk(Actions(self), self._bell.ring)
+        """Where the session is asked, and steered."""
         self._router = Router(plan.name, plan.scans, plan.engines, plan.context, metrics, self._bell)
         self._turns: list[Turn] = []
         """Runs that are being reconstructed, the newest last."""
@@ -92,7 +101,7 @@ class Session:
         """Run → why its result could not be written; with a recording, a restart makes it again."""
         self._stop_asked = threading.Event()
         self._sources = [
-            Source(c.transport, c.decoder, self._router.route, tap=tap, on_message=self._count, on_failure=self._fail)
+            Source(c.transport, c.decoder, self._route, tap=tap, on_message=self._count, on_failure=self._fail)
             for c in plan.channels
         ]
 
@@ -118,6 +127,11 @@ class Session:
             told = {"run": self.plan.name, "state": "waiting", "received": 0, "used": 0, "iteration": 0}
             return told | kept | {"frames_per_second": 0.0}
         return status_of(run) | kept | self._teller.rates(run)
+
+    def _route(self, channel: str, event: Event, message: Message) -> None:
+        self._router.route(channel, event, message)
+        if self.frame_files is not None:
+            self.frame_files.offer(channel, event)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error
@@ -156,8 +170,11 @@ class Session:
                     self._teller.of(run).tell(run, force=True)
             raise
         finally:
+            self.desk.close()
             for source in self._sources:
                 source.stop()
+            if self.frame_files is not None:
+                self.frame_files.close()
             for pending in self._router.pending:
                 came = pending.run.ledger().get("received", 0)
                 log.warning("%s: %d frames had come and are not reconstructed: the session ended", pending.names, came)
@@ -242,8 +259,8 @@ class Session:
                 self._end_where_due(pending.run, open_still)
         if not ending:
             self._begin(open_still)
+        worked = self.desk.serve()
         paused = self.paused and not ending
-        worked = False
         for turn in reversed(self._turns):
             worked |= self._rest(turn) if paused else self._step(turn)
         if not worked and not self._over and not self._stop_asked.is_set():
@@ -414,6 +431,10 @@ class Session:
         for scan in run.scans.values():
             if not scan.ended:
                 scan.buffer.end(reason)
+
+    def end_scan(self, run: Run, reason: str) -> None:
+        """A run gets no further frames, and comes to its end. Only in the engine's thread."""
+        self._end(run, reason)
 
     def _check(self) -> None:
         if self._failure is not None:

@@ -74,6 +74,51 @@ class RecordingParameters(Branch):
         return checked_beforehand(value)
 
 
+class SteeringParameters(Branch):
+    """Requests to the session, of `ptystream ctl` and other programs."""
+
+    active: bool = parameter(True, ours=True)
+    """Whether the session can be asked and steered while it runs."""
+
+    address: str = parameter("tcp://127.0.0.1:*", ours=True)
+    """Where to ask; '*' takes a free port and the log says which. On loopback everybody on this machine may steer; any other
+    interface needs `keys`, or `insecure`."""
+
+    keys: str | None = parameter(None, ours=True)
+    """The session's own CURVE certificate, a file that ends in .key_secret: requests and replies are then encrypted."""
+
+    peer_keys: str | None = parameter(None, ours=True)
+    """Folder of public certificates of those who are let in; None: whoever knows the session's own."""
+
+    operators: str | None = parameter(None, ours=True)
+    """Folder of public certificates of those who may change something; the others may only look. None: all who are let in."""
+
+    insecure: bool = parameter(False, ours=True)
+    """Listen beyond loopback without encryption: everybody on that network can steer."""
+
+
+class FramesParameters(Branch):
+    """Frames as files, for others who want them: HDF5 that can be read while it grows (SWMR), one file for each acquisition."""
+
+    active: bool = parameter(False, ours=True)
+    """Whether frames that come over a socket are written to files too, whole and compressed as they came."""
+
+    file: str = parameter("frames/%(run)s/%(scan)s_%(epoch)s.h5", ours=True)
+    """Path pattern below `io.home`. Keys are %(run)s, %(scan)s (its label) and %(epoch)s, the source's name of the acquisition. A
+    file that another session wrote is never replaced: a number is added to the name."""
+
+    @field_validator("file")
+    @classmethod
+    def _pattern(cls, value: str) -> str:
+        try:
+            made = value % {"run": "run", "scan": "scan", "epoch": "epoch"}
+        except (KeyError, ValueError, TypeError) as error:
+            raise ValueError(f"cannot be filled in ({error}); known are %(run)s, %(scan)s, %(epoch)s") from error
+        if "%(epoch)" not in value or not made.endswith((".h5", ".hdf5", ".nxs")):
+            raise ValueError("needs %(epoch)s, so that each acquisition has its own file, and must end in .h5, .hdf5 or .nxs")
+        return value
+
+
 class AutosaveParameters(Branch):
     """Auto-save options
 
@@ -149,6 +194,12 @@ class IoParameters(Branch):
 
     recording: RecordingParameters = RecordingParameters()
     """The append-only record of everything that arrived."""
+
+    steering: SteeringParameters = SteeringParameters()
+    """Requests to the session, of `ptystream ctl` and other programs."""
+
+    frames: FramesParameters = FramesParameters()
+    """Frames as files, for others who want them."""
 
     @field_validator("rfile")
     @classmethod

@@ -5,8 +5,6 @@ One XPUB socket in a thread of its own. Topics are '<form>/<run>\\0'; a form is 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import time
 from collections import Counter
@@ -17,6 +15,7 @@ from ptystream.publish.display import with_ramps
 from ptystream.publish.schema import FORMS, encode, topic
 from ptystream.publish.snapshot import Snapshot
 from ptystream.security import check_listening, secure, stop
+from ptystream.waker import Waker
 
 QUEUE = 2
 """Snapshots queued for one viewer; further ones are dropped for it alone."""
@@ -84,9 +83,7 @@ class Publisher:
         self._dropped = False
         self._lock = threading.Lock()
         self._newest: dict[str, Snapshot] = {}
-        self._closed = self._gone = False
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_write, False)
+        self._closed, self._waker = False, Waker()
         self._thread = threading.Thread(target=self._serve, name="publisher", daemon=True)
         self._thread.start()
 
@@ -96,26 +93,18 @@ class Publisher:
             raise PublisherError(f"{self.endpoint}: the publisher's thread died: {self.failure}") from self.failure
         with self._lock:
             self._newest[snapshot.run] = snapshot
-        self._wake()
+        self._waker.wake()
 
     def close(self) -> None:
         """Send what was offered last and close. May be called twice."""
         if self._closed:
             return
         self._closed = True
-        self._wake()
+        self._waker.wake()
         self._thread.join(5.0)
         stop(self._authenticator)
         self._context.term()
-        with self._lock:
-            self._gone = True
-            os.close(self._wake_read)
-            os.close(self._wake_write)
-
-    def _wake(self) -> None:
-        with self._lock, contextlib.suppress(BlockingIOError):  # a full pipe has woken it already
-            if not self._gone:
-                os.write(self._wake_write, b"x")
+        self._waker.close()
 
     def _serve(self) -> None:
         subscriptions: Counter[bytes] = Counter()
@@ -123,12 +112,12 @@ class Publisher:
         pause, due = RETRY_S, 0.0
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._wake_read, zmq.POLLIN)
+        poller.register(self._waker.fileno(), zmq.POLLIN)
         try:
             while True:
                 wait = max(0.0, due - time.monotonic()) if self._dropped else 1.0
-                if self._wake_read in dict(poller.poll(int(1000 * wait) + 1)):
-                    os.read(self._wake_read, 4096)
+                if self._waker.fileno() in dict(poller.poll(int(1000 * wait) + 1)):
+                    self._waker.clear()
                 asked = []
                 for _ in range(MAX_SUBSCRIPTIONS):
                     if not self._socket.poll(0):

@@ -1,0 +1,59 @@
+"""`ptystream ctl`: ask a running session, or steer it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+from ptystream.steering.client import Steering
+from ptystream.steering.desk import Refused
+
+
+def ctl(
+    endpoint: str, action: str, arguments: list[str], keys: str | None, peer_keys: str | None, timeout_s: float, as_json: bool
+) -> int:
+    """Body of the command; prints the answer. Raises `RuntimeError` where the session refuses or does not answer."""
+    given = dict(_argument(text) for text in arguments)
+    try:
+        with Steering(endpoint, keys=keys, peer_keys=peer_keys, timeout_s=timeout_s) as steering:
+            value = steering.ask(action, **given)
+    except Refused as error:
+        raise RuntimeError(f"refused: {error.fault}") from None
+    except (ValueError, TimeoutError) as error:
+        raise RuntimeError(str(error)) from None
+    print(json.dumps(value, indent=2) if as_json else told(action, value), end="\n" if value is not None or as_json else "")
+    return 0
+
+
+def told(action: str, value: Any) -> str:
+    """The answer for a person."""
+    if value is None:
+        return ""
+    if action == "actions":
+        lines = []
+        for entry in value:
+            takes = " ".join(name if of["needed"] else f"[{name}]" for name, of in entry["with"].items())
+            asked = f"{entry['action']} {takes}".strip()
+            lines.append(f"{asked:<24} {entry['role']:<9} {entry['doc'].splitlines()[0]}")
+        return "\n".join(lines)
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_short(entry)}" for key, entry in value.items())
+    if isinstance(value, list):
+        return "\n".join(told("", entry) + "\n" if isinstance(entry, dict) else _short(entry) for entry in value)
+    return _short(value)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else "-" if value is None else str(value)
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise RuntimeError(f"{text!r}: arguments look like name=value")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RuntimeError(f"{text!r}: {error}") from None

@@ -1,0 +1,75 @@
+"""What a session can be asked. Each method is an action of the steering socket, by its name, with its arguments."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from ptystream.steering.desk import Refused, action, actions_of
+
+if TYPE_CHECKING:
+    from ptystream.session import Session
+
+log = logging.getLogger(__name__)
+
+
+class Actions:
+    """The actions of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @action("viewer", at_once=True, changes=False)
+    def actions(self) -> list[dict[str, Any]]:
+        """What can be asked, with arguments and who may."""
+        return [found.described() for found in actions_of(self).values()]
+
+    @action("viewer", at_once=True, changes=False)
+    def status(self) -> dict[str, Any]:
+        """Numbers of the run that is reconstructed: state, frames, iteration, error, age; and the results so far."""
+        session = self._session
+        more = {"paused": session.paused, "finished": session.finished, "results": [str(path) for path in session.results]}
+        return session.status() | more
+
+    @action("viewer", at_once=True, changes=False)
+    def frames(self) -> list[dict[str, Any]]:
+        """Files into which frames are written (`io.frames`), the newest last: acquisition, path, dataset, how many."""
+        files = self._session.frame_files
+        if files is None:
+            raise Refused("io.frames.active", False, "frames are not written to files: set it to true")
+        return [file.told() for file in files.files()]
+
+    @action(at_once=True)
+    def pause(self) -> None:
+        """Iterate no further until `resume`; what arrives is recorded and joined all the same."""
+        self._session.pause()
+
+    @action(at_once=True)
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._session.resume()
+
+    @action(at_once=True)
+    def stop(self) -> None:
+        """End the session: what is there is saved."""
+        self._session.stop()
+
+    @action()
+    def end(self, reason: str = "ended on request") -> str:
+        """End the scan of the present run: its remaining iterations, its result, then the next one. Returns the run's name."""
+        run = self._session.current
+        if run is None or run.complete:
+            raise Refused("end", None, "no scan is under way")
+        self._session.end_scan(run, reason[:200])
+        return run.name
+
+    @action()
+    def save(self) -> str:
+        """Write the result of the present run as it is now; returns its path."""
+        run = self._session.current
+        if run is None or run.reconstruction is None or not run.frames:
+            raise Refused("save", None, "nothing is reconstructed yet")
+        path = self._session.plan.save(run)
+        if path is None:
+            raise Refused("io.rfile", None, "no file is written: give a pattern")
+        return str(path)

@@ -1,0 +1,92 @@
+"""Asks a running session, and steers it."""
+
+from __future__ import annotations
+
+import getpass
+import socket as sockets
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+import zmq
+
+from ptystream.security import secure
+from ptystream.steering.desk import Refused
+from ptystream.steering.wire import MAX_REPLY_BYTES, Request, WireError, decode_reply, encode_request
+
+TIMEOUT_S = 30.0
+
+
+class Steering:
+    """A connection to `io.steering.address` of a session. `ask` may be called from any thread."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        keys: str | None = None,
+        peer_keys: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        who: str | None = None,
+    ) -> None:
+        """`keys`, `peer_keys`: CURVE certificates as of `ptystream.security.secure`; `who`: for the session's audit, None: user
+        and machine. Raises `ValueError` for an endpoint or keys that cannot be right."""
+        self.endpoint, self.timeout_s = endpoint, timeout_s
+        self.who = whoami() if who is None else who
+        self._lock, self._number = threading.Lock(), 0
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+        self._socket.linger = 0
+        self._socket.maxmsgsize = MAX_REPLY_BYTES
+        try:
+            secure(context, self._socket, False, keys, peer_keys)
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self._socket.close()
+            raise ValueError(f"endpoint: {endpoint!r}: {error.strerror}; it looks like tcp://127.0.0.1:5582") from error
+        except ValueError:
+            self._socket.close()
+            raise
+
+    def ask(self, action: str, **arguments: Any) -> Any:
+        """The value of an action. Raises `Refused` where the session refuses it, with why and what to do; `TimeoutError` where
+        nothing answers within `timeout_s`."""
+        with self._lock:
+            self._number += 1
+            self._socket.send(encode_request(Request(self._number, action, arguments, self.who)))
+            deadline = time.monotonic() + self.timeout_s
+            while (left := deadline - time.monotonic()) > 0 and self._socket.poll(int(1000 * left) + 1):
+                try:
+                    reply = decode_reply(self._socket.recv())
+                except WireError as error:
+                    raise Refused(
+                        self.endpoint, None, f"answers what is no reply ({error}): a session of another version?"
+                    ) from error
+                if reply.id not in (self._number, 0):
+                    continue  # to a request that was given up
+                if reply.fault is not None:
+                    raise Refused(reply.fault.path, reply.fault.given or None, reply.fault.remedy)
+                return reply.value
+        raise TimeoutError(
+            f"{self.endpoint}: no answer to {action!r} within {self.timeout_s:g} s: is that the steering address which the "
+            "session said at its start, and are the keys right?"
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def __enter__(self) -> Steering:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def whoami() -> str:
+    """User and machine."""
+    try:
+        return f"{getpass.getuser()}@{sockets.gethostname()}"[:100]
+    except (OSError, KeyError):
+        return sockets.gethostname()[:100]

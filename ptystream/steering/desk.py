@@ -1,0 +1,158 @@
+"""Where requests wait for their turn: what only looks is answered at once, what changes something between two passes."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from pydantic import ConfigDict, ValidationError, validate_call
+
+from ptystream.steering.wire import Fault, Reply, Request
+
+log = logging.getLogger(__name__)
+audit = logging.getLogger("ptystream.audit")
+
+MAX_WAITING = 100
+"""Requests that wait for the engine; further ones are refused."""
+
+Role: TypeAlias = Literal["viewer", "operator"]
+Answer: TypeAlias = Callable[[Reply], None]
+Body = TypeVar("Body", bound=Callable[..., Any])
+
+
+class Refused(Exception):
+    """A request cannot be met: path, what was given, and a remedy."""
+
+    def __init__(self, path: str, given: object, remedy: str) -> None:
+        super().__init__(f"{path}: {remedy}")
+        self.fault = Fault(path, "" if given is None else str(given)[:200], remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How an action is done, as `action` declares it."""
+
+    role: Role
+    at_once: bool
+    changes: bool
+
+
+@dataclass(frozen=True)
+class Action:
+    """What may be asked."""
+
+    name: str
+    kind: Kind
+    do: Callable[..., Any]
+
+    @cached_property
+    def checked(self) -> Callable[..., Any]:
+        """The body, which raises `ValidationError` for arguments that it does not take."""
+        return validate_call(config=ConfigDict(strict=True))(self.do)
+
+    def described(self) -> dict[str, Any]:
+        """For who asks what there is."""
+        parameters = inspect.signature(self.do).parameters.values()
+        takes = {p.name: {"type": str(p.annotation), "needed": p.default is p.empty} for p in parameters}
+        return {"action": self.name, "role": self.kind.role, "with": takes, "doc": inspect.getdoc(self.do) or ""}
+
+
+def action(role: Role = "operator", *, at_once: bool = False, changes: bool = True) -> Callable[[Body], Body]:
+    """Declare a method as an action that those with this role may ask for.
+
+    `at_once`: it is thread-safe and short, and need not wait for the engine. `changes`: it leaves a line in the audit.
+    """
+
+    def declare(body: Body) -> Body:
+        body.kind = Kind(role, at_once, changes)  # type: ignore[attr-defined]
+        return body
+
+    return declare
+
+
+def actions_of(actor: object) -> dict[str, Action]:
+    """The methods of an object that are declared as actions."""
+    found = {}
+    for name, body in inspect.getmembers(actor, callable):
+        if isinstance(kind := getattr(body, "kind", None), Kind):
+            found[name] = Action(name, kind, body)
+    return found
+
+
+class Desk:
+    """Takes requests from any thread, and has them done in the engine's."""
+
+    def __init__(self, actor: object, ring: Callable[[], None] = lambda: None) -> None:
+        """`ring` wakes the engine's thread, where `serve` is then called."""
+        self.actions: Mapping[str, Action] = actions_of(actor)
+        self._ring, self._lock = ring, threading.Lock()
+        self._waiting: deque[tuple[Request, Action, str, Answer]] = deque()
+        self._closed = ""
+
+    def ask(self, request: Request, answer: Answer, *, who: str = "", role: Role = "operator") -> None:
+        """Have `answer` called once, in this thread or in the engine's; neither may be held up by it."""
+        asked = self.actions.get(request.action)
+        if asked is None:
+            known = ", ".join(sorted(self.actions))
+            answer(Reply(request.id, fault=Fault("action", request.action, f"is unknown; there are {known}")))
+            return
+        if asked.kind.role == "operator" and role != "operator":
+            remedy = "only operators may: ask with the keys of one (io.steering.operators)"
+            audit.warning("%s: %s refused: not an operator", who or "somebody", request.action)
+            answer(Reply(request.id, fault=Fault(request.action, "", remedy)))
+            return
+        if asked.kind.at_once:
+            answer(self._done(request, asked, who))
+            return
+        with self._lock:
+            why = self._closed or ("busy" if len(self._waiting) >= MAX_WAITING else "")
+            if not why:
+                self._waiting.append((request, asked, who, answer))
+        if why:
+            remedy = why if self._closed else f"{MAX_WAITING} requests wait for the engine already; ask again later"
+            answer(Reply(request.id, fault=Fault(request.action, "", remedy)))
+            return
+        self._ring()
+
+    def serve(self) -> bool:
+        """Do what waits; called by the engine's thread between two passes. Returns whether there was anything."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, deque()
+        for request, asked, who, answer in waiting:
+            answer(self._done(request, asked, who))
+        return bool(waiting)
+
+    def close(self, why: str = "the session has ended") -> None:
+        """Refuse what waits, and what still comes."""
+        with self._lock:
+            self._closed = why
+            waiting, self._waiting = self._waiting, deque()
+        for request, _, _, answer in waiting:
+            answer(Reply(request.id, fault=Fault(request.action, "", why)))
+
+    def _done(self, request: Request, asked: Action, who: str) -> Reply:
+        """The reply; whatever goes wrong is a fault in it, and ends nothing."""
+        try:
+            value = asked.checked(**request.arguments)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            reply = Reply(request.id, fault=Fault(f"{request.action}.{name}", str(first["input"])[:200], first["msg"]))
+        except Refused as error:
+            reply = Reply(request.id, fault=error.fault)
+        except Exception as error:
+            log.exception("%s: failed", request.action)
+            reply = Reply(request.id, fault=Fault(request.action, "", f"failed: {type(error).__name__}: {error}"[:500]))
+        else:
+            reply = Reply(request.id, value)
+        if asked.kind.changes:
+            told = ", ".join(f"{key}={value!r:.200}" for key, value in request.arguments.items())
+            outcome = "done" if reply.fault is None else f"refused: {reply.fault}"
+            audit.warning("%s: %s(%s): %s", who or "somebody", request.action, told, outcome)
+        return reply
