@@ -219,7 +219,8 @@ class FrameFiles:
 
     def _made(self, channel: str, epoch: str, first: Payload) -> FrameFile:
         scan = channel.partition("/")[0]
-        attributes = {"run": self._run, "scan": scan, "epoch": epoch, "session": self._session}
+        name = epoch.encode("utf-8", "replace").decode().replace("\0", "")  # HDF5 text holds no zero character
+        attributes = {"run": self._run, "scan": scan, "epoch": name, "session": self._session}
         wanted = self._path_of(scan, UNSAFE.sub("_", epoch)[:MAX_EPOCH].lstrip(".") or "_")
         path, number = wanted, 1
         while path in self._taken or (path.exists() and not self._is_ours(path)):

@@ -46,7 +46,7 @@ def wait_for(publisher: Publisher, viewers: int) -> None:
     deadline = time.monotonic() + 20
     while publisher.viewers != viewers:
         assert time.monotonic() < deadline, f"{publisher.viewers} viewers, not {viewers}"
-        publisher._wake()
+        publisher._waker.wake()
         time.sleep(0.005)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,8 @@ def test_what_is_too_large_is_refused_before_it_is_read() -> None:
 @given(raw=st.binary(max_size=60))
 def test_no_bytes_raise_anything_else(raw: bytes) -> None:
     for decode in (decode_request, decode_reply):
-        try:
+        with contextlib.suppress(WireError):
             decode(raw)
-        except WireError:
-            pass
 
 
 def test_the_hostile_corpus_is_refused() -> None:
