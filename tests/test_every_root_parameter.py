@@ -23,6 +23,8 @@ from ptystream import Ptycho, launch, plan
 from ptystream.params.branches import RootParameters
 from ptystream.publish.publisher import Publisher
 from ptystream.recording import Recorder
+from ptystream.steering.desk import Desk
+from ptystream.steering.server import Server
 
 PLOTTED = {"io": {"autoplot": {"dump": True, "threaded": False, "interval": 2, "layout": "minimal"}}}
 DUMPED = {"io": {"autosave": {"interval": 1}}}
@@ -52,6 +54,11 @@ CASES: Cases = {
     "io.publish.address": (["tcp://127.0.0.1:5561"], {}),
     "io.publish.insecure": ([True], {}),
     "io.publish.interval_s": ([0.5], {}),
+    "io.steering.active": ([False], {}),
+    "io.steering.address": (["tcp://127.0.0.1:5562"], {}),
+    "io.steering.insecure": ([True], {}),
+    "io.frames.active": ([True], {}),
+    "io.frames.file": (["f/%(epoch)s.h5"], {"io": {"frames": {"active": True}}}),
     "io.metrics.active": ([False], {}),
     "io.metrics.address": (["127.0.0.2"], {}),
     "io.metrics.port": ([9123], {}),
@@ -74,6 +81,9 @@ ELSEWHERE = {
     "io.autosave.keep": "test_dumps.py",
     "io.autoplot.threaded": "test_ptycho.py",
     "io.recording.files": "detectors/bluesky/test_recorded_files.py",
+    "io.steering.keys": "steering/test_launched.py",
+    "io.steering.peer_keys": "steering/test_launched.py",
+    "io.steering.operators": "steering/test_launched.py",
     "io.publish.keys": "params/test_rules.py",
     "io.publish.peer_keys": "params/test_rules.py",
 }
@@ -86,12 +96,17 @@ class Opened:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[Any] = []
         monkeypatch.setattr(launch, "Publisher", self._publisher)
+        monkeypatch.setattr(launch, "Server", self._server)
         monkeypatch.setattr(launch.Metrics, "serve", self._serve)
         monkeypatch.setattr(plan, "Recorder", self._recorder)
 
     def _publisher(self, address: str, **given: Any) -> Publisher:
         self.asked.append((address, given))
         return Publisher("tcp://127.0.0.1:*", **given)
+
+    def _server(self, desk: Desk, address: str, **given: Any) -> Server:
+        self.asked.append((address, given))
+        return Server(desk, "tcp://127.0.0.1:*", **given)
 
     def _serve(self, address: str, port: int) -> tuple[str, Any]:
         self.asked.append((address, port))

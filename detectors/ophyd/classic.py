@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ophyd import Component, Device, Signal
 from ophyd.status import Status
 
-from .following import Follower, Numbers
+from .documents import FrameDocuments
+from .following import Counted, Follower, Numbers
 
 FIELDS = ("state", "iteration", "error", "frames_received", "frames_used", "latency")
 
@@ -102,31 +103,93 @@ class Frames(Followed):
     """The frames that a session has received, beside a detector that sends them to it; one staging is one acquisition.
 
     `expose()` makes the detector send `frames_per_trigger` frames; `trigger` is done when they have arrived. Where a hardware
-    pulse triggers the detector, `expose` does nothing.
+    pulse triggers the detector, `expose` does nothing. In a fly scan `prepare(events)` says how many events come, `kickoff` calls
+    `expose` once, and `complete` is done when all have arrived.
     """
 
     frames_received = Component(Signal, value=0, kind="hinted")
 
     def __init__(
-        self, endpoint: str, *, expose: Callable[[], None] = lambda: None, frames_per_trigger: int = 1, **more: Any
+        self,
+        endpoint: str,
+        *,
+        steering: str | None = None,
+        shape: tuple[int, int] | None = None,
+        expose: Callable[[], None] = lambda: None,
+        frames_per_trigger: int = 1,
+        **more: Any,
     ) -> None:
+        """`steering`: `io.steering.address` of the session, which then writes the frames to a file (`io.frames.active`) to which
+        the run's documents refer. `shape` of a frame (y, x): needed where a plan declares its streams before the first frame."""
         super().__init__(endpoint, **more)
         self.expose, self.frames_per_trigger = expose, frames_per_trigger
+        self._steering, self._shape = steering, shape
+        self._documents: FrameDocuments | None = None
+        self._counted = Counted(frames_per_trigger)
 
     def stage(self) -> list[object]:
-        """Begin to follow and to count."""
-        self._wanted, self._staged_ns, self._begun = 0, time.time_ns(), False
+        """Begin to follow and to count. Raises where no session answers."""
+        self._counted.begin()
+        if self._steering is not None and self._documents is None:
+            keys = {name: self._asked[name] for name in ("keys", "peer_keys")}
+            self._documents = FrameDocuments(
+                self._steering,
+                f"{self.name}_image",
+                self.frames_per_trigger,
+                shape=self._shape,
+                timeout_s=self.timeout_s,
+                **keys,
+            )
         return super().stage()
+
+    def unstage(self) -> list[object]:
+        """Follow no longer."""
+        documents, self._documents = self._documents, None
+        if documents is not None:
+            documents.close()
+        return super().unstage()
 
     def trigger(self) -> Status:
         """Expose and wait for the frames."""
-        self._wanted += self.frames_per_trigger
-        wanted = self._wanted
-        arrived = self.when(lambda numbers: self._is_ours(numbers) and numbers.frames_received >= wanted)
+        self._counted.wanted += self.frames_per_trigger
+        arrived = self.when(self._counted.look)
         self.expose()
         return arrived
 
-    def _is_ours(self, numbers: Numbers) -> bool:
-        """Whether numbers are of an acquisition that goes on since we were staged, and not of one before it."""
-        self._begun |= numbers.created_ns >= self._staged_ns and numbers.state in ("waiting", "running")
-        return self._begun
+    def prepare(self, events: int) -> Status:
+        """Of a fly scan: so many events come."""
+        self._counted.wanted += events * self.frames_per_trigger
+        return _done()
+
+    def kickoff(self) -> Status:
+        """Of a fly scan: the detector begins."""
+        self.expose()
+        return _done()
+
+    def complete(self) -> Status:
+        """Of a fly scan: done when all frames have arrived."""
+        return self.when(self._counted.look)
+
+    def describe(self) -> dict[str, Any]:
+        """With the frames, where they are written to a file."""
+        own: dict[str, Any] = super().describe()
+        return own if self._documents is None else own | self._documents.described()
+
+    def describe_collect(self) -> dict[str, Any]:
+        """Of a fly scan: the frames alone."""
+        return {} if self._documents is None else self._documents.described()
+
+    def get_index(self) -> int:
+        """Events whose frames have all arrived."""
+        return self._counted.events
+
+    def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
+        """Documents that refer to the file, as far as the frames have arrived."""
+        if self._documents is not None:
+            yield from self._documents.documents(self.get_index() if index is None else index)
+
+
+def _done() -> Status:
+    status = Status()
+    status.set_finished()
+    return status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class Numbers:
 
     run: str
     state: str
-    """'waiting', 'running', 'finishing', 'finished', 'failed'."""
+    """'waiting', 'running', 'paused', 'finished', 'failed'."""
     iteration: int
     """Of all engines so far."""
     error: float
@@ -50,6 +51,30 @@ class Numbers:
             latency=float(snapshot.rates.get("latency_seconds", float("nan"))),
             created_ns=snapshot.created_ns,
         )
+
+
+class Counted:
+    """Counts the frames of one acquisition, which begins with a staging."""
+
+    def __init__(self, per_event: int) -> None:
+        self.per_event = per_event
+        self.begin()
+
+    def begin(self) -> None:
+        """What came before belongs to another acquisition."""
+        self.wanted = self.arrived = 0
+        self._since_ns, self._begun = time.time_ns(), False
+
+    def look(self, numbers: Numbers) -> bool:
+        """Whether all that is wanted has arrived."""
+        self._begun |= numbers.created_ns >= self._since_ns and numbers.state in ("waiting", "running", "paused")
+        self.arrived = numbers.frames_received if self._begun else 0
+        return self._begun and self.arrived >= self.wanted
+
+    @property
+    def events(self) -> int:
+        """Of those that are wanted, the ones of which every frame has arrived."""
+        return min(self.arrived, self.wanted) // self.per_event
 
 
 class Follower(threading.Thread):

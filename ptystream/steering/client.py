@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import socket as sockets
 import threading
@@ -13,9 +14,11 @@ import zmq
 
 from ptystream.security import secure
 from ptystream.steering.desk import Refused
-from ptystream.steering.wire import MAX_REPLY_BYTES, Request, WireError, decode_reply, encode_request
+from ptystream.steering.wire import MAX_REPLY_BYTES, Reply, Request, WireError, decode_reply, encode_request
 
 TIMEOUT_S = 30.0
+LOOK_S = 0.2
+"""How long a wait for an answer may hold up `close`."""
 
 
 class Steering:
@@ -34,10 +37,11 @@ class Steering:
         and machine. Raises `ValueError` for an endpoint or keys that cannot be right."""
         self.endpoint, self.timeout_s = endpoint, timeout_s
         self.who = whoami() if who is None else who
-        self._lock, self._number = threading.Lock(), 0
+        self._lock, self._number, self._closing = threading.Lock(), 0, False
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
         self._socket.linger = 0
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for a session that is not there
         self._socket.maxmsgsize = MAX_REPLY_BYTES
         try:
             secure(context, self._socket, False, keys, peer_keys)
@@ -54,28 +58,37 @@ class Steering:
         nothing answers within `timeout_s`."""
         with self._lock:
             self._number += 1
-            self._socket.send(encode_request(Request(self._number, action, arguments, self.who)))
+            request, sent = encode_request(Request(self._number, action, arguments, self.who)), False
             deadline = time.monotonic() + self.timeout_s
-            while (left := deadline - time.monotonic()) > 0 and self._socket.poll(int(1000 * left) + 1):
-                try:
-                    reply = decode_reply(self._socket.recv())
-                except WireError as error:
-                    raise Refused(
-                        self.endpoint, None, f"answers what is no reply ({error}): a session of another version?"
-                    ) from error
-                if reply.id not in (self._number, 0):
-                    continue  # to a request that was given up
-                if reply.fault is not None:
-                    raise Refused(reply.fault.path, reply.fault.given or None, reply.fault.remedy)
-                return reply.value
+            while (left := deadline - time.monotonic()) > 0:
+                if self._closing:
+                    raise RuntimeError(f"{self.endpoint}: closed before {action!r} was answered")
+                ready = self._socket.poll(int(1000 * min(left, LOOK_S)) + 1, zmq.POLLIN if sent else zmq.POLLIN | zmq.POLLOUT)
+                if not sent and ready & zmq.POLLOUT:
+                    with contextlib.suppress(zmq.Again):  # it has just gone
+                        self._socket.send(request, zmq.NOBLOCK)
+                        sent = True
+                if ready & zmq.POLLIN and (reply := self._reply()).id in (self._number, 0):  # others had been given up
+                    if reply.fault is not None:
+                        raise Refused(reply.fault.path, reply.fault.given or None, reply.fault.remedy)
+                    return reply.value
         raise TimeoutError(
             f"{self.endpoint}: no answer to {action!r} within {self.timeout_s:g} s: is that the steering address which the "
             "session said at its start, and are the keys right?"
         )
 
+    def _reply(self) -> Reply:
+        try:
+            return decode_reply(self._socket.recv(zmq.NOBLOCK))
+        except WireError as error:
+            remedy = f"answers what is no reply ({error}): is that a session of this version?"
+            raise Refused(self.endpoint, None, remedy) from error
+
     def close(self) -> None:
-        """Close the connection."""
-        self._socket.close()
+        """Close the connection; who waits for an answer is let go."""
+        self._closing = True
+        with self._lock:
+            self._socket.close()
 
     def __enter__(self) -> Steering:
         return self

@@ -1,0 +1,128 @@
+"""A session that is started as a user starts it is asked as a user asks it: `ptystream ctl`, keys below `io.home`."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq.auth
+from memory import Memory, messages
+from problems import BEAM, GEOMETRY
+from rich.console import Console
+
+from ptystream.cli.ctl import ctl
+from ptystream.launch import launch
+from ptystream.params.errors import ConfigurationError
+from ptystream.params.load import load
+from ptystream.transport import Message
+
+
+class Held(Memory):
+    """Gives what it has, and waits with its end until it is let go."""
+
+    def __init__(self, channel: str, messages: list[list[bytes]], go: threading.Event) -> None:
+        super().__init__(channel, messages)
+        self.go = go
+
+    def receive(self, timeout_s: float) -> Message | None:
+        if not self._left and not self.go.wait(timeout_s):
+            return None
+        return super().receive(timeout_s)
+
+
+class Launched:
+    """A session in a thread, up to its steering address."""
+
+    def __init__(self, folder: Path, io: dict[str, Any]) -> None:
+        frames, places = messages()
+        self.go, self.said, self.endpoint = threading.Event(), threading.Event(), ""
+        data = {"name": "ZmqScan", "shape": BEAM.side, **GEOMETRY, "positions": {"name": "ZmqScan"}}
+        given = {
+            "run": "t",
+            "io": {"home": str(folder), "rfile": "%(run)s.ptyr", "autoplot": {"active": False}, **io},
+            "scans": {"s": {"name": "Full", "data": data, "illumination": {"aperture": {"size": 4e-7}}}},
+            "engines": {"e": {"name": "DM", "numiter": 3}},
+        }
+        sources = {
+            "s/data": Held("s/data", frames[:-1], self.go),
+            "s/positions": Held("s/positions", places[:-1], self.go),
+        }
+        self.thread = threading.Thread(
+            target=lambda: launch(load(given), Console(quiet=True), transports=sources, on_steering=self._told), daemon=True
+        )
+        self.thread.start()
+        assert self.said.wait(60)
+
+    def _told(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.said.set()
+
+    def end(self) -> None:
+        self.go.set()
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+
+
+def test_ctl_asks_and_steers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    running = Launched(tmp_path, {"frames": {"active": True}})
+
+    def said(action: str, *arguments: str, as_json: bool = False) -> str:
+        assert ctl(running.endpoint, action, list(arguments), None, None, 30.0, as_json) == 0
+        return capsys.readouterr().out
+
+    try:
+        assert said("pause") == ""
+        assert "paused: True" in said("status")
+        said("resume")
+        assert json.loads(said("status", as_json=True))["paused"] is False
+        assert "end [reason]             operator  End the scan" in said("actions")
+        with pytest.raises(RuntimeError, match="refused: action: nonsense: is unknown; there are actions, end"):
+            said("nonsense")
+        with pytest.raises(RuntimeError, match=r"refused: end\.reason: 5: Input should be a valid string"):
+            said("end", "reason=5")
+        with pytest.raises(RuntimeError, match="look like name=value"):
+            said("end", "reason")
+    finally:
+        running.end()
+    assert (tmp_path / "frames" / "t" / "s_a.h5").exists()
+
+
+def test_keys_lie_below_home_and_only_operators_steer(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    for folder in ("operators", "let_in"):
+        (tmp_path / folder).mkdir()
+    for name in ("session", "anna", "bert"):
+        public, _ = zmq.auth.create_certificates(tmp_path / "private", name)
+        for folder in {"anna": ("operators", "let_in"), "bert": ("let_in",)}.get(name, ()):
+            (tmp_path / folder / f"{name}.key").write_text(Path(public).read_text())
+    steering = {"keys": "private/session.key_secret", "peer_keys": "let_in", "operators": "operators"}
+    running = Launched(tmp_path, {"steering": steering})
+    try:
+        for name, refused in (("anna", False), ("bert", True)):
+            keys = str(tmp_path / "private" / f"{name}.key_secret"), str(tmp_path / "private" / "session.key")
+            ctl(running.endpoint, "status", [], *keys, 30.0, False)
+            if refused:
+                with pytest.raises(RuntimeError, match="only operators may"):
+                    ctl(running.endpoint, "resume", [], *keys, 30.0, False)
+            else:
+                ctl(running.endpoint, "resume", [], *keys, 30.0, False)
+        with pytest.raises(RuntimeError, match="no answer"):
+            ctl(running.endpoint, "status", [], None, None, 0.5, False)
+    finally:
+        running.end()
+
+
+@pytest.mark.parametrize("pattern", ["frames/%(run)s.h5", "%(epoch)s.txt", "%(other)s_%(epoch)s.h5"])
+def test_a_pattern_that_cannot_name_the_files_is_refused_before_anything_is_opened(pattern: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"io\.frames\.file"):
+        load({"io": {"frames": {"file": pattern}}, "scans": {}, "engines": {}})
+
+
+def test_what_is_wrong_with_an_endpoint_or_keys_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="it looks like tcp://"):
+        ctl("nowhere", "status", [], None, None, 1.0, False)
+    with pytest.raises(RuntimeError, match="make certificates"):
+        ctl("tcp://127.0.0.1:9", "status", [], None, str(tmp_path / "no.key"), 1.0, False)
