@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ptystream.metrics import Metrics
 from ptystream.params.load import load
 from ptystream.plan import make_plan
 from ptystream.publish.publisher import Publisher
+from ptystream.publish.snapshot import Snapshot
 from ptystream.recording import Recording
 from ptystream.session import Session
 from ptystream.storage import ptyr
@@ -96,12 +97,22 @@ def test_a_simulator_that_is_killed(tmp_path: Path, addresses: tuple[str, str], 
 def test_viewers_that_are_killed_or_hang_change_nothing(tmp_path: Path) -> None:
     alone, _ = _watched(tmp_path / "alone", 0)
     watched, viewers = _watched(tmp_path / "watched", 2)
-    viewers[0].join(30)
+    viewers[0].join(60)
     assert viewers[0].exitcode == -signal.SIGKILL
     assert viewers[1].is_alive()
     viewers[1].kill()
-    viewers[1].join(30)
+    viewers[1].join(60)
     np.testing.assert_array_equal(watched, alone)
+
+
+class Watched(Publisher):
+    """Goes on when every viewer has seen the first picture."""
+
+    seen: Sequence[Any] = ()
+
+    def offer(self, snapshot: Snapshot) -> None:
+        super().offer(snapshot)
+        assert all(s.wait(60) for s in self.seen)
 
 
 def _watched(folder: Path, count: int) -> tuple[np.ndarray, list[Any]]:
@@ -110,14 +121,14 @@ def _watched(folder: Path, count: int) -> tuple[np.ndarray, list[Any]]:
     given = configuration(folder, ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2"), min_frames_for_recon=BEAM.frames + 1)
     given["engines"]["e"]["numiter"], given["io"]["publish"] = 60, {"interval_s": 0.001}
     inputs = {"s/data": Memory("s/data", frames), "s/positions": Memory("s/positions", places)}
-    publisher = Publisher()
+    publisher = Watched()
     seen = [multiprocessing.get_context("forkserver").Event() for _ in range(count)]
     viewers = [victim.process_of(victim.viewer, publisher.endpoint, s, k == 0) for k, s in enumerate(seen)]
     until(lambda: publisher.viewers >= count)
+    publisher.seen = seen
     (path,) = Session(make_plan(load(given), transports=inputs), metrics=Metrics(), publisher=publisher).run()
     assert publisher.failure is None
     publisher.close()
-    assert all(s.wait(30) for s in seen)
     return ptyr.read(path).object["SsG00"].data, viewers
 
 

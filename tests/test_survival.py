@@ -104,7 +104,7 @@ class Beamline:
 
     def __exit__(self, *_: Any) -> None:
         self._go.set()
-        self._thread.join(30)
+        self._thread.join(60)
         self._data.close()
         self._places.close()
 
@@ -198,6 +198,7 @@ def check(outcome: Outcome, reference: tuple[ptyr.Result, float]) -> None:
     assert difference(undisturbed, outcome.result) <= tolerance, outcome.moment
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("moment", "count"), QUICK)
 def test_a_killed_session_finishes_its_scan(
     tmp_path: Path, reference: tuple[ptyr.Result, float], moment: str, count: int

@@ -162,9 +162,13 @@ class Sender:
         """Send recorded parts as they are, in a new envelope where they had one."""
         self._deliver([bytes(part) for part in (parts[1:] if is_envelope(parts[0]) else parts)])
 
-    def flush(self, timeout_s: float = 30.0) -> None:
-        """Wait until everything is acknowledged. Raises `SenderError` with what is not. Plain links do not know."""
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Wait until everything is acknowledged; None: as long as any call may wait. Raises `SenderError` with what is not. Plain
+        links do not know: what a 'push' still has to send gets so much time to go, on closing."""
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         if self._link is None:
+            if self._plain_push:
+                self._socket.linger = int(timeout_s * 1000)
             return
         with self._changed:
             link = self._link

@@ -77,6 +77,7 @@ def oracle(per: int, events: list[tuple[str, Event]]) -> tuple[int, dict[int, in
     return arrivals, first, {i: np.mean(list(v.values()), axis=0) for i, v in value.items()}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(acquisitions(), st.data())
 def test_every_frame_is_handed_out_once_with_its_own_position_or_is_accounted_for(acquisition, data) -> None:
@@ -158,7 +159,7 @@ def test_sources_in_threads_of_their_own_lose_and_swap_nothing(pooled: bool) -> 
             frame = scan.frames.slab(slot // scan.frames.slab_frames)[slot % scan.frames.slab_frames]
             assert frame[0, 0] == index / 2.0
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     if pool is not None:
         pool.shutdown()
     assert sorted(got) == list(range(n))

@@ -35,7 +35,7 @@ def opened(address: Any, **given: Any) -> tuple[DectrisTransport, Any]:
 
 def take(transport: DectrisTransport, decoder: Any, until: Callable[[list[Event]], bool]) -> list[Event]:
     events: list[Event] = []
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + 60
     while not until(events):
         assert time.monotonic() < deadline, events[-3:]
         message = transport.receive(0.05)
@@ -71,12 +71,12 @@ def test_the_parameters_reach_the_decoder() -> None:
 
 def test_a_tick_ends_what_was_waited_for() -> None:
     with Detector() as detector:
-        transport, decoder = opened(detector.address, connections=2, late_s=0.3)
+        transport, decoder = opened(detector.address, connections=2, late_s=1.0)
         messages = list(series_of(Camera(), 1, FRAMES))
         detector.send([*messages[:4], *messages[5:]])
         began = time.monotonic()
         events = take(transport, decoder, ended)
-        assert time.monotonic() - began >= 0.3
+        assert time.monotonic() - began >= 1.0
         assert len(frames_of(events)) == 7
         assert transport.receive(0.0) is None  # it is asked for once
         transport.close()
@@ -97,7 +97,7 @@ def test_messages_of_all_connections_are_taken_in_turn() -> None:
         transport, _ = opened([one.address, two.address])
         one.send([[b"1"]] * 20)
         two.send([[b"2"]] * 20)
-        deadline, came = time.monotonic() + 10.0, []
+        deadline, came = time.monotonic() + 60, []
         while len(came) < 40:
             assert time.monotonic() < deadline
             message = transport.receive(0.05)
@@ -119,7 +119,7 @@ def test_as_many_messages_are_queued_as_was_said() -> None:
     def queued(mark: int) -> int:
         context: Any = zmq.Context.instance()
         socket = context.socket(zmq.PUSH)
-        socket.linger, socket.sndhwm, socket.sndtimeo = 0, 1, 300
+        socket.linger, socket.sndhwm, socket.sndtimeo = 0, 1, 2000
         port = socket.bind_to_random_port("tcp://127.0.0.1")
         transport, _ = opened(f"tcp://127.0.0.1:{port}", high_water_mark=mark)
         sent = 0
@@ -178,6 +178,7 @@ def test_messages_are_paced_and_can_be_stopped() -> None:
     assert [round(2 * seconds) for seconds in waits] == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["v1", "stream2"])
 def test_the_command_plays_a_file(tmp_path: Path, format: str) -> None:
     np.save(tmp_path / "f.npy", FRAMES)
@@ -190,7 +191,7 @@ def test_the_command_plays_a_file(tmp_path: Path, format: str) -> None:
         transport, decoder = opened(said["address"])
         events = take(transport, decoder, lambda events: sum(isinstance(e, ScanEnded) for e in events) == 2)
         transport.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert [e.epoch for e in events if isinstance(e, ScanStarted)] == ["5", "6"]
     np.testing.assert_array_equal(frames_of(events)[7], FRAMES[7])
 

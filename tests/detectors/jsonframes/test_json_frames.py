@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ports import beside
 from problems import BEAM, GEOMETRY, PATTERNS, PLACES
 
 from ptystream.codecs import decode
@@ -111,6 +113,7 @@ def test_an_ids_return_a_first_id_and_a_pause_begin_another_acquisition_of_an_io
     assert any(isinstance(e, ScanStarted) for e in fed(made, of_ioc(few, first_id=11), 10**18 + 4 * 10**9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
@@ -129,6 +132,7 @@ def test_lost_messages_are_counted_and_every_other_frame_keeps_its_number(name: 
     assert isinstance(events[-1], ScanEnded)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(order=st.permutations(range(14)), twice=st.integers(0, 13))
 def test_a_receivers_messages_in_any_order_come_out_in_theirs(order: list[int], twice: int) -> None:
@@ -217,6 +221,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 def test_damaged_messages_are_rejected_by_name_and_the_next_one_is_understood(name: str) -> None:
     good = list(SOURCES[name][1](SMALL))
@@ -245,6 +250,7 @@ def test_damaged_messages_are_rejected_by_name_and_the_next_one_is_understood(na
         assert len(pixels_of(after)) == len(SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
@@ -293,22 +299,23 @@ def test_a_session_over_a_socket_uses_every_frame(name: str, tmp_path: Path) -> 
 
 
 def test_every_port_of_a_detector_is_listened_to_and_a_silent_wait_ends(tmp_path: Path) -> None:
-    with PlainSender("push") as first:
-        port = int(first.address.rpartition(":")[2])
-        with PlainSender("push", f"tcp://127.0.0.1:{port + 1}") as second:
-            p = source_parameters(SlsScan, PtyScanParameters)(link="push", address=first.address, ports=2, late_s=0.2)
-            made = SlsScan.decoder(p, "s/data")
-            transport = SlsScan.transport(p, "s/data", made)
-            transport.open()
-            whole = list(of_sls(SMALL))
-            for number, parts in enumerate(whole[:9]):  # the last frame lacks a part
-                (first, second)[number % 2].send(parts)
-            events: list[Any] = []
-            deadline = time.monotonic() + 20
-            while len(pixels_of(events)) < 5 and time.monotonic() < deadline:
-                message = transport.receive(0.05)
-                events += made.feed(message) if message is not None else []
-            transport.close()
+    with ExitStack() as stack:
+        senders = beside(stack, lambda: PlainSender("push"), lambda port: PlainSender("push", f"tcp://127.0.0.1:{port}"))
+        p = source_parameters(SlsScan, PtyScanParameters)(link="push", address=senders[0].address, ports=2, late_s=1.0)
+        made = SlsScan.decoder(p, "s/data")
+        transport = SlsScan.transport(p, "s/data", made)
+        transport.open()
+        for sender in senders:
+            sender.wait(60)
+        whole = list(of_sls(SMALL))
+        for number, parts in enumerate(whole[:9]):  # the last frame lacks a part
+            senders[number % 2].send(parts)
+        events: list[Any] = []
+        deadline = time.monotonic() + 60
+        while len(pixels_of(events)) < 5 and time.monotonic() < deadline:
+            message = transport.receive(0.05)
+            events += made.feed(message) if message is not None else []
+        transport.close()
     assert sorted(pixels_of(events)) == [0, 1, 2, 3, 4]
     assert told(events).get("incomplete_frame") == 1
     wrong = source_parameters(SlsScan, PtyScanParameters)(address="ipc:///tmp/x", ports=2)

@@ -58,6 +58,7 @@ def table_of(events: list[Any]) -> dict[str, Any]:
     return {name: np.concatenate([e.channels[name] for e in found]) for name in found[0].channels}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaled", [True, False])
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(1, 3000), min_size=1, max_size=30), together=st.integers(1, 300))
@@ -162,6 +163,7 @@ def test_a_damaged_stream_is_told_and_the_next_acquisition_is_understood(name: s
     assert sum(len(e.channels[CHANNELS["y"]]) for e in after if isinstance(e, Samples) and e.epoch == "next") == 50
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_changed_bytes_never_raise(data: Any) -> None:
@@ -307,6 +309,7 @@ def session(folder: Path, positions: dict[str, Any], **data: Any) -> Session:
     return Session(make_plan(load(whole), transports={"s/data": Memory("s/data", frames)}), metrics=Metrics())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaled", [True, False])
 def test_a_session_takes_its_positions_from_a_data_port_that_drops_the_connection_once(tmp_path: Path, scaled: bool) -> None:
     first = [list(stream(TABLE, scaled=s, arm_time="a")) for s in (True, False)]
@@ -372,11 +375,11 @@ def test_a_box_that_is_away_is_tried_again_without_burning_time(tmp_path: Path) 
     transport.open()
     assert transport.receive(0.1).parts[0] == b"connected"
     server.stop()
-    began, cpu = time.monotonic(), time.process_time()
+    began, cpu = time.monotonic(), time.thread_time()
     while time.monotonic() - began < 1.5:
         message = transport.receive(0.1)
         assert message is None or message.parts[0] == b"OK\n"
-    assert time.process_time() - cpu < 0.5
+    assert time.thread_time() - cpu < 0.5
     transport.close()
 
 
@@ -385,7 +388,7 @@ def received(port: int) -> list[Message]:
     p = source_parameters(PandaScan, PositionsParameters)(channels=CHANNELS, port=port)
     transport, listening = PandaScan.transport(p, "s/positions", decoder()), decoder(samples_per_frame=10)
     found: list[Message] = []
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     transport.open()
     try:
         while not any(isinstance(e, ScanEnded) for message in found[-1:] for e in listening.feed(message)):
@@ -409,7 +412,7 @@ def test_what_a_data_port_sent_is_given_back_on_one_with_its_lost_connection() -
     thread = threading.Thread(target=give, args=(giver, before))
     thread.start()
     after = received(int(giver.address.rpartition(":")[2]))
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     one, other = (b"".join(bytes(part) for m in messages for part in m.parts) for messages in (before, after))
     assert one == other and one.count(CONNECTED) == 2
@@ -417,7 +420,7 @@ def test_what_a_data_port_sent_is_given_back_on_one_with_its_lost_connection() -
 
 def give(giver: Any, messages: list[Message]) -> None:
     with giver:
-        giver.wait(20.0)
+        giver.wait(60)
         for message in messages:
             giver.again(message.parts)
-        giver.flush(20.0)
+        giver.flush(60)
