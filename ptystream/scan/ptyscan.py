@@ -484,7 +484,8 @@ class PtyScan:
             if not 0 <= index < limit:
                 ledger.drop("beyond_num_frames" if limit <= index < MAX_INDEX else "bad_index", detail=f"frame {index}")
             elif not isinstance(payload, Payload):
-                ledger.drop("unreadable_file", detail=f"frame {index}: {payload.file}:{payload.dataset}, row {payload.row}")
+                named = payload.why or f"{payload.file}:{payload.dataset}, row {payload.row}"
+                ledger.drop("unreadable_file", detail=f"frame {index}: {named}")
             elif (reason := self._intake.refuse(payload)) is not None:
                 ledger.drop(reason, detail=self._intake.describe(payload))
             elif (record := ledger.record(index, room)) is None:

@@ -7,6 +7,7 @@ a virtual dataset may lead to files in the folder of its own file, or below it, 
 from __future__ import annotations
 
 import math
+import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,10 +31,8 @@ def permitted(path: Path, folders: Sequence[str | Path]) -> Path:
     """`path` with every link of the file system followed. Raises `RefusedError` where it then lies in none of `folders`."""
     found = path.resolve()
     if not any(found.is_relative_to(Path(folder).resolve()) for folder in folders):
-        listed = ", ".join(map(str, folders)) or "none so far"
-        raise RefusedError(
-            f"{path}: only files below the folders allowed are opened ({listed}): name {found.parent} in `folders`"
-        )
+        listed = ", ".join(map(str, folders)) or "allowed folders, of which there are none"
+        raise RefusedError(f"{path}: only files below {listed} are opened; name {found.parent} in `folders`")
     return found
 
 
@@ -59,7 +58,7 @@ class Opened:
         """Sources of virtual datasets that could not be opened."""
 
     def __enter__(self) -> Self:
-        self._open(self._path)
+        self.open()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,6 +67,10 @@ class Opened:
     def __len__(self) -> int:
         """Files that are open."""
         return len(self._files)
+
+    def open(self) -> None:
+        """Open the file itself. Raises `OSError` where it cannot be read (yet)."""
+        self._open(self._path)
 
     def close(self) -> None:
         """Close the file and those that it led to."""
@@ -103,8 +106,10 @@ class Opened:
         return other
 
     def note(self, path: Path) -> None:
-        """Find out whether a file is closed, once. Raises `OSError` where it cannot be read."""
+        """Find out whether a file is closed, once. Raises `OSError` where it cannot be read, `RefusedError` for no file."""
         if path.resolve() not in self._closed:
+            if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for ever
+                raise RefusedError(f"{path}: is no regular file")
             self._closed[path.resolve()] = is_over(path, self._idle_s)
 
     def closed(self, every: bool = False) -> bool:
