@@ -44,14 +44,14 @@ class PtyScan:
     """Frames of one scan. Thread-safe: source threads `feed`, the engine's thread takes.
 
     `decide_after`: frames that automatic decisions (raw shape, whole counts, centre, dose median) wait for; the run's
-    min_frames_for_recon. `decisions`, as an earlier run's `decisions` gave them, are used instead of deciding again.
-    Without `positions` they are taken from the samples that come with the frames, one per frame, in metres.
-    `also`: further sources of samples (channel 'also.0' is the first), such as a beam monitor. `budget`: memory for
-    frames (None: what all scans of the process share); `max_frames` bounds the records. `pixel_m`: pixel on the sample (y, x),
-    where it is not that of the far field. `pool` decodes; None: the feeding thread does. `seed`: key of the noise of `add_poisson_noise`.
-    `saver` saves what is handed out. `settle` is told the parameters with what the source's header fills, before the first
-    frame is prepared, and answers the pixel on the sample; it raises `ValueError` where nothing can be done with them.
-    Raises `ValueError` for arrays in `parameters` that cannot be read or do not fit.
+    min_frames_for_recon. `decisions`, as an earlier run's `decisions` gave them, are used instead of deciding again. Without
+    `positions` they are taken from the samples that come with the frames, one per frame, in metres. `also`: further sources of
+    samples (channel 'also.0' is the first), such as a beam monitor. `budget`: memory for frames (None: what all scans of the
+    process share); `max_frames` bounds the records. `pixel_m`: pixel on the sample (y, x), where it is not that of the far
+    field. `pool` decodes; None: the feeding thread does. `seed`: key of the noise of `add_poisson_noise`. `saver` saves what is
+    handed out. `settle` is told the parameters with what the source's header fills, before the first frame is prepared, and
+    answers the pixel on the sample; it raises `ValueError` where nothing can be done with them. Raises `ValueError` for arrays
+    in `parameters` that cannot be read or do not fit.
     """
 
     def __init__(
