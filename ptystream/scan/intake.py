@@ -103,7 +103,7 @@ class Intake:
     def memory_taken(self) -> str:
         """For the log, of a scan for whose frames there is no memory: where that is and what to do."""
         gibibytes = self.budget.limit / 2**30
-        share = f"the {gibibytes:.3g} GiB of memory that the frames of all scans of this process share"
+        share = f"the {gibibytes:.3f} GiB of memory that the frames of all scans of this process share"
         return (
             f"scans.{self.label}.data.shape: {share} are taken: crop or rebin more, or let fewer scans overlap (live.overlap: 1)"
         )
@@ -231,7 +231,7 @@ class Intake:
             wanted, left = max(expected or 0, self._slots), self.budget.left
             if slabs.reserve(wanted) < wanted:
                 slabs.release()
-                free = f"{left / 2**30:.3g} GiB of memory that are free of the {self.budget.limit / 2**30:.3g} GiB"
+                free = f"{left / 2**30:.3f} GiB of memory that are free of the {self.budget.limit / 2**30:.3f} GiB"
                 raise PrepareError(
                     "undecided",
                     f"data.shape: {wanted} frames of {slabs.frame_bytes} bytes do not fit into the {free} that the frames of all "

@@ -141,7 +141,7 @@ def test_all_scans_of_the_process_share_half_of_the_machines_memory() -> None:
 
 
 def test_a_run_without_memory_ends_and_the_session_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    monkeypatch.setattr("ptystream.scan.intake.FRAMES", Budget(SLAB_BYTES + 100))
+    monkeypatch.setattr("ptystream.plan.FRAMES", Budget(SLAB_BYTES + 100))
     monkeypatch.setattr("ptystream.session.SUPERSEDED_S", 1.0)
     scans = [messages("a"), messages("b"), messages("c")]
     for part in scans[0]:
