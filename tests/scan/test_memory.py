@@ -142,7 +142,7 @@ def test_all_scans_of_the_process_share_half_of_the_machines_memory() -> None:
 
 def test_a_run_without_memory_ends_and_the_session_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     monkeypatch.setattr("ptystream.plan.FRAMES", Budget(SLAB_BYTES + 100))
-    monkeypatch.setattr("ptystream.session.SUPERSEDED_S", 1.0)
+    monkeypatch.setattr("ptystream.session.SUPERSEDED_S", 3.0)
     scans = [messages("a"), messages("b"), messages("c")]
     for part in scans[0]:
         del part[-1]  # its end is lost: it holds its memory until the next ones have come
