@@ -11,6 +11,7 @@ import time
 import numpy as np
 
 from ptystream.events import Event, Frames, Payload, Samples
+from ptystream.scan.memory import Budget
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 from ptystream.scan.ptyscan import PtyScan
 
@@ -33,7 +34,7 @@ def events(first: int, count: int, per_message: int, pixels: np.ndarray) -> list
 def measure(present: int, per_message: int) -> float:
     """Median ms per frame to feed and take `GROUP` frames with `present` frames there."""
     pixels = np.random.default_rng(0).poisson(5.0, (SIDE, SIDE)).astype(np.uint16)
-    scan = PtyScan("bench", PtyScanParameters(shape=SIDE), PositionsParameters(), max_bytes=4 << 30)
+    scan = PtyScan("bench", PtyScanParameters(shape=SIDE), PositionsParameters(), budget=Budget(4 << 30))
     for source, event in events(0, present, GROUP, pixels) if present else ():
         scan.feed(source, event, 1)
     scan.take(1 << 40)

@@ -37,6 +37,10 @@ class FileRows:
     """Path within an HDF5 file; '' for a .npy file."""
     row: int
     """Number of the frame, all axes before (y, x) counted as one."""
+    folders: tuple[str, ...] | None = field(default=None, compare=False)
+    """Where the file must lie, and where it may lead to beside its own folder; None: anywhere, and nowhere else."""
+    why: str = field(default="", compare=False)
+    """Why it could not be read, with what to do, where that has been tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ class Rows:
     scale: float = 1.0
     offset: float = 0.0
     """Reading = row × scale + offset."""
+    folders: tuple[str, ...] | None = field(default=None, compare=False)
+    """As of `FileRows`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ is taken.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -17,6 +18,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -25,6 +28,8 @@ from numpy.typing import NDArray
 from ptystream.codecs import MAX_FRAME_BYTES, CodecError
 from ptystream.events import Event, FileRows, Frames, Payload, Rejected, Rows, SampleRows, Samples
 from ptystream.pieces import codec_of, piece
+from ptystream.storage.opened import Opened, RefusedError, permitted
+from ptystream.storage.virtual import leading, rows_there
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +37,8 @@ PATIENCE_S = 10.0
 """How long rows that were announced are waited for, per file."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5
 OPEN_FILES = 8
+IDLE_S = 1.0
+"""A source of a virtual dataset whose format does not tell whether it is closed is so when nobody has touched it for so long."""
 MAX_ROWS = 1 << 24
 MAX_WAITING = 4096
 """Events of one source that wait to be read; then the source waits."""
@@ -42,6 +49,17 @@ Where = TypeVar("Where", FileRows, Rows)
 
 class FileError(OSError):
     """Rows that cannot be read, with file, dataset and reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Dataset:
+    """A dataset that is open."""
+
+    data: Any
+    codec: str | None
+    """Of its chunks, where each is a frame."""
+    there: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    """Of a virtual dataset, rows whose sources are there."""
 
 
 class Copies(Protocol):
@@ -67,10 +85,11 @@ class Reader:
         self._copies = copies
         self._patience_s = PATIENCE_S if patience_s is None else patience_s
         self._stopped = stopped or threading.Event()
-        self._open: OrderedDict[str, Any] = OrderedDict()
-        self._datasets: dict[tuple[str, str], tuple[Any, str | None]] = {}
-        """(file, path) → (dataset, codec of its chunks), of the open files."""
+        self._open: OrderedDict[str, Opened] = OrderedDict()
+        self._datasets: dict[tuple[str, str], _Dataset] = {}
+        """(file, path) → dataset, of the open files."""
         self._hopeless: dict[str, None] = {}
+        self._said = ""
 
     def resolve(self, event: Event) -> list[Event]:
         """The same without references. Frames that cannot be read keep theirs; samples are left out; both are told."""
@@ -81,9 +100,11 @@ class Reader:
                     try:
                         payload = self._copied(payload, self._frame)
                     except FileError as error:
-                        reason = error
+                        reason = str(error)
+                        payload = replace(payload, why=reason)  # type: ignore[arg-type]  # still a FileRows
                 payloads.append(payload)
-            if reason is not None:
+            if reason is not None and reason != self._said:  # what is refused is so for every frame
+                self._said = reason
                 log.warning("%s", reason)
             return [Frames(event.epoch, event.indices, tuple(payloads), event.timestamps_ns)]
         if isinstance(event, SampleRows):
@@ -96,6 +117,11 @@ class Reader:
                 return [Rejected("unreadable_file", str(error))]
             return [Samples(event.epoch, event.first, read)]
         return [event]
+
+    def read(self, where: FileRows | Rows) -> Payload:
+        """One frame, or readings as they are in the file. Raises `FileError`, caused by a `RefusedError` where to wait for it is
+        of no use."""
+        return self._copied(where, self._frame) if isinstance(where, FileRows) else self._copied(where, self._readings)
 
     def close(self) -> None:
         """Close the files."""
@@ -125,6 +151,9 @@ class Reader:
                 return found
             except FileError:
                 raise
+            except RefusedError as error:
+                self._forget(name)
+                raise FileError(str(error)) from error
             except Exception as error:  # whatever is in a file, and however far it is written, must not end the scan
                 self._forget(name)
                 if time.monotonic() + pause > deadline or self._stopped.wait(pause):
@@ -141,56 +170,59 @@ class Reader:
                 del self._datasets[key]
             file.close()
 
-    def _file(self, name: str) -> Any:
-        import h5py
-        import hdf5plugin  # noqa: F401  (registers the filters)
-
+    def _file(self, where: FileRows | Rows) -> Opened:
+        name = where.file
         file = self._open.get(name)
         if file is None:
-            if not stat.S_ISREG(os.stat(name).st_mode):
-                raise FileError(f"{name}: is no regular file")
-            # Without locks, because network file systems have none; with, where this very process is writing the file. Last
-            # those that were not written for readers while they grow.
-            ways: list[dict[str, Any]] = [{"swmr": True, "locking": False}, {"swmr": True}, {"locking": False}, {}]
-            for number, way in enumerate(ways):
-                try:
-                    file = h5py.File(name, "r", libver="latest", **way)
-                    break
-                except OSError:
-                    if number == len(ways) - 1:
-                        raise
-            self._open[name] = file
+            _check(where)
+            file = self._open[name] = Opened(Path(name), where.folders or (), IDLE_S, opener=_opened)
+            file.open()
             while len(self._open) > OPEN_FILES:
                 self._forget(next(iter(self._open)))
         self._open.move_to_end(name)
         return file
 
-    def _dataset(self, name: str, path: str, axes: int, row: int) -> tuple[Any, str | None]:
-        """(dataset grown beyond `row`, codec of its chunks). `axes` are those of one row."""
-        import h5py
-
-        file = self._file(name)
+    def _dataset(self, where: FileRows | Rows, axes: int, row: int) -> _Dataset:
+        """The dataset, grown beyond `row`. `axes` are those of one row."""
+        name, path = where.file, where.dataset
+        file = self._file(where)
         held = self._datasets.get((name, path))
         if held is None:
-            dataset = file[path]
-            if not isinstance(dataset, h5py.Dataset):
-                raise FileError(f"{name}: {path!r} is no dataset")
-            if dataset.dtype.kind not in "uifb" or dataset.ndim < axes:
+            if len(file) > OPEN_FILES:  # its links lead to many others
+                self._forget(name)
+                file = self._file(where)
+            dataset = file.dataset(path)
+            if dataset.ndim < axes:
                 raise FileError(f"{name}: {path!r} has {dataset.ndim} axes of {dataset.dtype}")
-            if dataset.external:
-                raise FileError(f"{name}: {path!r}: its values lie in a file that is no HDF5 file: not opened")
-            held = self._datasets[name, path] = dataset, codec_of(dataset) if axes > 1 else None
-        dataset = held[0]
-        if row >= _rows(dataset.shape, axes):
-            dataset.refresh()
-            if row >= _rows(dataset.shape, axes):
-                raise IndexError(f"{path!r} has {_rows(dataset.shape, axes)} rows, row {row} was announced")
+            held = self._datasets[name, path] = _Dataset(dataset, codec_of(dataset) if axes > 1 else None)
+        if row >= _rows(held.data.shape, axes):
+            held.data.refresh()
+            if row >= _rows(held.data.shape, axes):
+                raise IndexError(f"{path!r} has {_rows(held.data.shape, axes)} rows, row {row} was announced")
+        if held.data.is_virtual:
+            per = math.prod(held.data.shape[1:-2]) if axes > 1 else 1
+            held = self._virtual(where, held, row // max(1, per))
+        return held
+
+    def _virtual(self, where: FileRows | Rows, held: _Dataset, row: int) -> _Dataset:
+        """The virtual dataset with the sources of `row`, each of which may be opened. Where they are not there the library
+        would give zeros."""
+        if row < len(held.there) and held.there[row]:
+            return held
+        with Opened(Path(where.file), where.folders or (), IDLE_S, opener=_opened) as fresh:
+            there = rows_there(fresh, fresh.dataset(where.dataset), 0, leading(held.there) if len(held.there) else 0)
+        if row >= len(there) or not there[row]:
+            raise IndexError(f"{where.dataset!r}: the source of row {row} is not there yet")
+        self._forget(where.file)  # the library looks for sources when it opens a file
+        held = _Dataset(self._file(where).dataset(where.dataset), None, there)
+        self._datasets[where.file, where.dataset] = held
         return held
 
     def _frame(self, where: FileRows) -> Payload:
         if not where.dataset:
             return _numpy_frame(where)
-        dataset, codec = self._dataset(where.file, where.dataset, 2, where.row)
+        held = self._dataset(where, 2, where.row)
+        dataset, codec = held.data, held.codec
         y, x = dataset.shape[-2:]
         wanted = y * x * dataset.dtype.itemsize
         if not 0 < wanted <= MAX_FRAME_BYTES:
@@ -216,7 +248,7 @@ class Reader:
         count = where.stop - where.first
         if not 0 <= count <= MAX_ROWS:
             raise FileError(f"{where.file}: {where.dataset!r}: rows {where.first} to {where.stop}; {MAX_ROWS} at most")
-        dataset, _ = self._dataset(where.file, where.dataset, 1, where.stop - 1)
+        dataset = self._dataset(where, 1, where.stop - 1).data
         if dataset.ndim != 1:
             raise FileError(f"{where.file}: {where.dataset!r} has {dataset.ndim} axes; readings have one")
         rows = np.asarray(dataset[where.first : where.stop])
@@ -235,9 +267,28 @@ def _rows(shape: tuple[int, ...], axes: int) -> int:
     return math.prod(shape[:-2])
 
 
-def _numpy_frame(where: FileRows) -> Payload:
+def _check(where: FileRows | Rows) -> None:
+    """Raises `RefusedError` for a file outside the folders allowed, `FileError` for what is no file."""
+    if where.folders is not None:
+        permitted(Path(where.file), where.folders)
     if not stat.S_ISREG(os.stat(where.file).st_mode):
         raise FileError(f"{where.file}: is no regular file")
+
+
+def _opened(path: Path) -> Any:
+    import h5py
+    import hdf5plugin  # noqa: F401  (registers the filters)
+
+    # Without locks, because network file systems have none; with, where this very process is writing the file. Last those that
+    # were not written for readers while they grow.
+    for way in ({"swmr": True, "locking": False}, {"swmr": True}, {"locking": False}):
+        with contextlib.suppress(OSError):
+            return h5py.File(path, "r", libver="latest", **way)
+    return h5py.File(path, "r", libver="latest")
+
+
+def _numpy_frame(where: FileRows) -> Payload:
+    _check(where)
     stack = np.lib.format.open_memmap(where.file, mode="r")  # objects and archives are refused
     if (
         stack.ndim < 2

@@ -38,7 +38,7 @@ from ptystream.results import as_json, effective, file_name, versions
 from ptystream.run import EngineEntry, Run
 from ptystream.scan.block import Block
 from ptystream.scan.header import left_out
-from ptystream.scan.memory import allowed_bytes
+from ptystream.scan.memory import FRAMES, Budget, allowed_bytes
 from ptystream.scan.parameters import PtyScanParameters
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.scan.rocking import RockingScan
@@ -86,6 +86,8 @@ def make_plan(
     )
     models = models_of(configuration)
     copies = Kept(recording, recorder if root.io.recording.files else None)
+    # The other ranks together hold the frames once more, on this machine as a rule.
+    memory = FRAMES if ranks is None else Budget(FRAMES.limit // 2)
     for scan in configuration.scans:
         for kind, source in scan.sources.items():
             name = f"{scan.label}/{kind}"
@@ -93,7 +95,7 @@ def make_plan(
             given = (transports or {}).get(name)
             channels.append(Channel(name, given or transport_of(source, name, decoder, root), decoder))
         epochs = EpochMap(root.live.epochs, list(scan.sources) or ["data"])
-        made = _maker(scan, models[scan.label], settings, pool, root, savers, copies)
+        made = _maker(scan, models[scan.label], settings, pool, root, savers, copies, memory)
         entries.append(ScanEntry(scan.label, made, epochs, scan.data.parameters.follows))
     _warn(configuration)
     _warn_of_transforms(configuration)
@@ -129,7 +131,13 @@ def make_plan(
 def _overlap(configuration: Configuration, alone: bool) -> int:
     """Runs that are reconstructed at a time: the other ranks follow one engine, and a .ptyd file holds one scan."""
     one_file = any(scan.data.parameters.save is not None for scan in configuration.scans)
-    return configuration.root.live.overlap if alone and not one_file else 1
+    live = configuration.root.live
+    if alone and not one_file:
+        return live.overlap
+    if live.overlap > 1 and "overlap" in live.model_fields_set:
+        why = "a .ptyd file holds one scan (data.save)" if alone else "other ranks follow one engine"
+        log.warning("live.overlap: %d: one scan after another: %s", live.overlap, why)
+    return 1
 
 
 def _warn_of_transforms(configuration: Configuration) -> None:
@@ -293,6 +301,7 @@ def _maker(
     root: RootParameters,
     savers: dict[str, Saver],
     copies: Kept,
+    memory: Budget,
 ) -> Any:
     """Makes buffer and model of a scan. The savers, the newest of each label, are left in `savers`."""
 
@@ -318,6 +327,7 @@ def _maker(
             saver=saver,
             settle=partial(_settle, scan, own),
             copies=copies,
+            budget=memory,
         )
         if isinstance(model, Bragg3d):
             p = scan.parameters.rocking

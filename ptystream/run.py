@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ptystream.checkpoint import Checkpoint
 from ptystream.engine import Context, Engine, Progress, headline
-from ptystream.model.scan_model import ScanModel
+from ptystream.model.scan_model import ScanModel, SharingError
 from ptystream.publish.snapshot import Image, Snapshot
 from ptystream.reconstruction import COLUMN, OBJECT, PROBE, ROW, PodTable, Reconstruction, Volume
 from ptystream.scan.block import Block, FrameStore, Revision
@@ -174,10 +174,16 @@ class Run:
         if self.reconstruction is None:
             self.reconstruction = Reconstruction({}, {}, PodTable(max(s.model.pods for s in self.scans.values())))
         if scan.number not in self._stores:
-            self._stores[scan.number] = scan.buffer.frames
             earlier = self.decisions.get(scan.label)
             others = {s.label: (s.taken[0], s.buffer.frames) for s in self.scans.values() if s.taken}
-            decided = scan.model.start(self.reconstruction, block, scan.buffer.frames, earlier, others)
+            try:
+                decided = scan.model.start(self.reconstruction, block, scan.buffer.frames, earlier, others)
+            except SharingError as error:
+                log.error("%s: %s: the scan ends here, without a frame in the picture: %s", self.name, scan.label, error)
+                scan.buffer.fail(str(error))
+                entry.clear()
+                return
+            self._stores[scan.number] = scan.buffer.frames
             if earlier != decided:
                 decided = {"hot_pixels": [], **scan.buffer.decisions, **decided}
                 if not decided["mean_photons"]:

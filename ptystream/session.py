@@ -364,9 +364,10 @@ class Session:
             self.finished += number is not None or silent  # another scan may follow one that is empty, hardly a silent one
             if number is None:
                 self._numbers.give_back(turn.number)
-            if not run.frames and run.ledger().get("received"):
+            came = bool(run.ledger().get("received"))
+            if came and not run.frames:
                 self.fruitless = run
-            self._newest = max(self._newest, run.started if run.frames else 0.0)
+            self._newest = max(self._newest, run.started if came else 0.0)
             self._turns.remove(turn)
             self.current = self._turns[-1].run if self._turns else self.current
             self._teller.forget(run)

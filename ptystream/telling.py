@@ -84,6 +84,7 @@ def status_of(run: Run) -> dict[str, Any]:
     return {
         "run": run.name,
         "state": run.state,
+        "failures": run.failures,
         "received": ledger.get("received", 0),
         "expected": ledger.get("expected", 0),
         "used": ledger.get("used", 0),

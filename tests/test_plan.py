@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
 from ptystream.plan import geometry_of, make_plan, models_of, warm_up
 from ptystream.run import EngineEntry
+from ptystream.scan.memory import FRAMES
 from ptystream.scan.parameters import PtyScanParameters
 from ptystream.scan.ptyscan import PtyScan
 
@@ -48,6 +50,14 @@ def test_the_geometry_is_that_of_the_parameters() -> None:
     rebinned = geometry_of(configuration(data={"rebin": 2}).scans[0])
     assert rebinned.shape == (16, 16)
     assert rebinned.pixel_size_m == pytest.approx((BEAM.pixel_m,) * 2)
+
+
+def test_frames_that_other_ranks_hold_too_may_take_half_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for ranks, limit in ((None, FRAMES.limit), (SimpleNamespace(size=2, cores=1), FRAMES.limit // 2)):
+        monkeypatch.setattr("ptystream.plan.team", lambda ranks=ranks: ranks)
+        plan = make_plan(configuration(t={"name": "Full", "data": {**SOURCE, "positions": SOURCE_OF_POSITIONS}}))
+        budgets = [entry.make(None)[0]._intake.budget for entry in plan.scans for _ in range(2)]
+        assert budgets[0].limit == limit and all(budget is budgets[0] for budget in budgets)
 
 
 def test_scans_with_another_transform_are_told_that_the_first_ones_counts(caplog: pytest.LogCaptureFixture) -> None:

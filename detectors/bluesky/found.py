@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from ptystream.events import Frames, Rejected, SampleRows, Samples, ScanStarted
+from ptystream.events import Event, FileRows, Frames, Rejected, Rows, SampleRows, Samples, ScanStarted
+from ptystream.files import FileError, Reader
+from ptystream.storage.opened import RefusedError
 from ptystream.transport import TransportClosed
 
 from .protocol import BlueskyDecoder
 
 MAX_LISTED = 20
+MAX_FILES = 100
+"""Files that are tried."""
 READING_S = 20.0
 """How long a file is read."""
 
 
-def listen(parameters: Any, transport: Any, decoder: BlueskyDecoder, seconds: float) -> list[str]:
-    """Lines for a person about what came within `seconds`; a file is read as far as it goes, at once. Raises `OSError`."""
+def listen(parameters: Any, transport: Any, decoder: BlueskyDecoder, seconds: float) -> Iterator[str]:
+    """Lines for a person about what came within `seconds`; a file is read as far as it goes, at once. Raises `OSError`, also
+    for files that documents name and that are not to be read."""
     if parameters.via == "file":
         seconds = READING_S
     elif not seconds or parameters.via == "process":  # the plan is another process's
-        return []
+        return
     said, counts, rejected = [], {"frames": 0, "samples": 0}, dict[str, tuple[int, str]]()
+    files: dict[str, FileRows | Rows] = {}
     deadline = time.monotonic() + seconds
     transport.open()
     try:
@@ -34,7 +41,9 @@ def listen(parameters: Any, transport: Any, decoder: BlueskyDecoder, seconds: fl
             for event in decoder.feed(message):
                 if isinstance(event, ScanStarted):
                     said += _of_run(decoder, event)
-                elif isinstance(event, Frames):
+                for where in _references(event) if len(files) < MAX_FILES else ():
+                    files.setdefault(where.file, where)
+                if isinstance(event, Frames):
                     counts["frames"] += len(event.payloads)
                 elif isinstance(event, (Samples, SampleRows)):
                     counts["samples"] += 1
@@ -47,10 +56,30 @@ def listen(parameters: Any, transport: Any, decoder: BlueskyDecoder, seconds: fl
         transport.close()
     if not decoder.documents:
         hint = "is a plan running, has the publisher this prefix, and does it connect to the proxy?"
-        return [f"no document came within {seconds:g} s; {hint}", *_rejections(rejected)]
+        yield f"no document came within {seconds:g} s; {hint}"
+        yield from _rejections(rejected)
+        return
     kinds = ", ".join(f"{count} {name}" for name, count in sorted(decoder.documents.items()))
     head = [f"{kinds}; {counts['frames']} frames, {'no ' if not counts['samples'] else ''}positions"]
-    return head + said + _rejections(rejected)
+    yield from head + said + _rejections(rejected)
+    refused, reader = [], Reader(0.0)
+    for where in files.values():
+        try:
+            reader.read(where)
+            yield f"  file {where.file}: can be read"
+        except FileError as error:
+            if isinstance(error.__cause__, RefusedError):
+                refused.append(str(error))
+            else:
+                yield f"  file {where.file}: cannot be read (yet): {error}"
+    reader.close()
+    if refused:
+        raise OSError("; ".join(refused))
+
+
+def _references(event: Event) -> Iterator[FileRows | Rows]:
+    held = event.payloads if isinstance(event, Frames) else event.channels.values() if isinstance(event, SampleRows) else ()
+    return (where for where in held if isinstance(where, (FileRows, Rows)))
 
 
 def _of_run(decoder: BlueskyDecoder, event: ScanStarted) -> list[str]:

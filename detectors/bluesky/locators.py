@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 from ptystream.params.base import Branch, parameter
 
-from .units import DIMENSIONS, UnitError, converted, factor
+from ..units import UnitError, converted, factor_of, is_length
 
 KINDS = ("event", "hint", "start", "config", "baseline", "const")
 QUANTITIES = {
@@ -41,7 +41,7 @@ class Locator:
 
     def linear(self, unit: str | None, dimension: str) -> tuple[float, float]:
         """(scale, offset) that turn readings into ours; `unit` is what the document says. Raises `UnitError`."""
-        return factor(self.unit or unit, dimension) * self.scale, self.offset
+        return factor_of(self.unit or unit, dimension) * self.scale, self.offset
 
     def value(self, raw: Any, unit: str | None, dimension: str) -> NDArray[np.float64]:
         """A constant in our unit, shape (1,) or (n,). Raises `UnitError`, or `ValueError` for what is no number."""
@@ -77,19 +77,16 @@ def locator(text: str, dimension: str) -> Locator:
         path, of = _number_and_unit(path, text)
         given.setdefault("unit", of)
     unit = given.get("unit") or None
-    if unit is not None and dimension != "number" and unit not in DIMENSIONS[dimension]:
-        wavelength = dimension == "energy" and unit in DIMENSIONS["length"]
-        if not wavelength:
-            factor(unit, dimension)
-    if kind == "const":
-        factor(unit, dimension) if dimension != "energy" or unit not in DIMENSIONS["length"] else None
+    wavelength = dimension == "energy" and is_length(unit)
+    if (unit is not None or kind == "const") and not wavelength:
+        factor_of(unit, dimension)
     sign, scale = (_number(given.get(name, "1"), text) for name in ("sign", "scale"))
     if abs(sign) != 1.0 or scale == 0.0:
         raise ValueError(f"{text!r}: sign must be 1 or -1, and scale not 0")
     number, of = _number_and_unit(given.get("offset", "0"), text)
     offset = _number(number, text)
     if of and dimension != "number":
-        offset *= factor(of, dimension)
+        offset *= factor_of(of, dimension)
     return Locator(text, kind, path, unit, sign * scale, offset)
 
 

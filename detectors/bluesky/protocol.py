@@ -41,7 +41,7 @@ class BlueskyDecoder:
         self.documents: dict[str, int] = {}
         """Kind of document → how many came."""
         self._descriptors: dict[str, Run] = {}
-        self._files = Files(parameters.path_map, parameters.dataset)
+        self._files = Files(parameters.path_map, parameters.dataset, parameters.readable)
         self._awaited: OrderedDict[str, tuple[str, int]] = OrderedDict()
         """Datum id that an event named before it came → (run, first frame)."""
         self._over: OrderedDict[str, None] = OrderedDict()
@@ -424,12 +424,13 @@ class BlueskyDecoder:
                 raise WireError("oversized", f"{count} frames in one stream_datum of {stream.key!r:.60}")
             yield from self._counted(run, first, last)
             yield from self._tell(run)
-            rows = [FileRows(stream.file, stream.dataset, row * per + k) for k in range(count)]
+            rows = [FileRows(stream.file, stream.dataset, row * per + k, self._files.folders) for k in range(count)]
             yield frames_of(run.uid, (first - 1) * per, rows, None)
         for channel, (key, scale, offset, average) in run.channels.items():
             if key == stream.key:
                 size = run.per_event * average
                 end = row + last - first
-                content = Rows(stream.file, stream.dataset, row * size, end * size, average, scale, offset)
+                lies = stream.file, stream.dataset, row * size, end * size
+                content = Rows(*lies, average, scale, offset, self._files.folders)
                 yield from self._piece(run, channel, Piece((first - 1) * run.per_event, (last - 1) * run.per_event, content))
         yield from self._samples(run)

@@ -51,6 +51,8 @@ class Files:
 
     path_map: Mapping[str, str]
     dataset: str | None
+    folders: tuple[str, ...] | None = None
+    """Where files may be read: as of `ptystream.events.FileRows`."""
     streams: OrderedDict[str, Stream] = field(default_factory=OrderedDict)
     elsewhere: OrderedDict[str, str] = field(default_factory=OrderedDict)
     """StreamResources of kinds that are not read → their kind."""
@@ -151,12 +153,12 @@ class Files:
             text = str(point)
             if not text.isdecimal() or len(text) > 12:
                 raise WireError("malformed", f"datum {datum!r:.60} has no number")
-            return [FileRows(resource.template.format(text), "", 0)]
+            return [FileRows(resource.template.format(text), "", 0, self.folders)]
         point = arguments.get("point_number", arguments.get("frame", arguments.get("index")))
         if not _is_count(point):
             raise WireError("malformed", f"datum {datum!r:.60}: point_number {point!r:.40} is no row")
         per = resource.frames or per_event
-        return [FileRows(resource.file, resource.dataset, point * per + k) for k in range(per)]
+        return [FileRows(resource.file, resource.dataset, point * per + k, self.folders) for k in range(per)]
 
 
 def _is_count(value: Any) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
+from urllib.parse import unquote, urlparse
 
 from pydantic import Field, field_validator, model_validator
 
 from ptystream.giving import GIVE_S
 from ptystream.params.base import Branch, parameter
 from ptystream.params.home import located
+from ptystream.security import is_loopback
 
 from .found import listen
 from .kafka import KafkaTransport
@@ -79,6 +81,11 @@ class BlueskyParameters(Branch):
     """Folders as documents name them → where they are mounted here, e.g. {"/ioc/data": "/mnt/data"}; also whole
     beginnings of URIs. The longest that fits is taken."""
 
+    folders: tuple[str, ...] = parameter((), ours=True)
+    """Folders that files named by documents are read from, with all below them, beside those that `path_map` leads to. Links
+    and virtual datasets in a file may lead there and to the file's own folder. (), and no `path_map`: any file that a document
+    names is read, as long as nobody but this machine, or a publisher with `peer_keys`, can send documents; otherwise none."""
+
     only: dict[str, str | int | float] = parameter({}, ours=True)
     """Runs whose start document holds these entries, e.g. {plan_name: grid_scan}; others are passed over. {}: all."""
 
@@ -89,6 +96,22 @@ class BlueskyParameters(Branch):
     def link(self) -> str:
         """Kind of the sender's socket."""
         return "pub"
+
+    @property
+    def readable(self) -> tuple[str, ...] | None:
+        """Folders that files named by documents are read from; None: any."""
+        urls = {to: urlparse(to) for to in self.path_map.values()}
+        named = (*self.folders, *((unquote(url.path) if url.scheme == "file" else to) or "/" for to, url in urls.items()))
+        known = {
+            "zmq": is_loopback(self.address) or self.peer_keys is not None,
+            "kafka": all(is_loopback(f"tcp://{server.strip()}") for server in self.servers.split(",")),
+        }
+        return None if not named and known.get(self.via, True) else named
+
+    @field_validator("folders")
+    @classmethod
+    def _folders_below_home(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(located(folder) for folder in value)
 
     @field_validator("keys", "peer_keys", "file")
     @classmethod

@@ -12,18 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.codecs import MAX_FRAME_BYTES
 from ptystream.events import Buffer
 from ptystream.storage.h5 import H5Error
+from ptystream.storage.opened import Opened, RefusedError, is_over
 
 from ..zmq.protocol import MAX_FRAMES, frames_parts, header, samples_parts
-from .paths import Opened, Place, is_over
+from .paths import Place
 from .protocol import start_parts
-from .reading import FrameDataset, NumberDataset, marks, number
+from .reading import FrameDataset, NumberDataset, is_there, marks, number
 
 MESSAGE_BYTES = 4 << 20
 """Frames of one message hold about so much."""
 MESSAGE_SAMPLES = 1 << 16
-MAX_MASK_PIXELS = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,10 @@ def mask_of(file: Opened, wanted: Wanted) -> NDArray[np.bool_] | None:
     if wanted.mask is None:
         return None
     data = file.dataset(wanted.mask.path)
-    if data.ndim < 2 or math.prod(data.shape[-2:]) > MAX_MASK_PIXELS or math.prod(data.shape[:-2]) != 1:
-        raise H5Error(f"{data.file.filename}: {wanted.mask.path}: shape {data.shape} is not that of a mask, (y, x)")
+    if data.ndim < 2 or math.prod(data.shape[-2:]) * data.dtype.itemsize > MAX_FRAME_BYTES or math.prod(data.shape[:-2]) != 1:
+        raise RefusedError(f"{data.file.filename}: {wanted.mask.path}: shape {data.shape} is not that of a mask, (y, x)")
+    if not is_there(file, data):
+        raise H5Error(f"{data.file.filename}: {wanted.mask.path}: a source of this virtual dataset is not there yet")
     return np.asarray(np.asarray(data[()]).reshape(data.shape[-2:]) == 0)
 
 

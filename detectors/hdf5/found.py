@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ptystream.storage.h5 import H5Error
+from ptystream.storage.opened import Opened
 
 from .follow import Wanted, mask_of
-from .paths import Opened, Place
+from .paths import Place
 from .reading import FrameDataset, NumberDataset, marks, number
 
 FAILURES = (OSError, H5Error, ValueError, KeyError, RuntimeError)

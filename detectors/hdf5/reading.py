@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from ptystream.codecs import MAX_FRAME_BYTES, encode
 from ptystream.events import Buffer
 from ptystream.pieces import codec_of, piece
-from ptystream.storage.h5 import MAX_NODE_BYTES, H5Error
+from ptystream.storage.h5 import H5Error
+from ptystream.storage.opened import Opened, RefusedError, affordable, attribute
+from ptystream.storage.virtual import grows, leading, rows_there
 
 from ..ptyd.protocol import wire_dtype
 from ..units import factor
 from ..zmq.protocol import DTYPES, MAX_INDEX, MAX_SIDE
-from .paths import Opened, Place
-from .virtual import grows, leading, rows_there
+from .paths import Place
 
 MAX_VALUES = 1 << 26
 """Numbers that one read of a slow channel takes at most."""
@@ -40,10 +41,9 @@ class FrameDataset:
         """Frames that the dataset has room for."""
         self.dtype = wire_dtype(data.dtype)
         self.frame_bytes = self.shape[0] * self.shape[1] * data.dtype.itemsize
-        piece = math.prod(int(n) for n in data.chunks or (1,)) * data.dtype.itemsize
         fits = min(self.shape) > 0 and max(self.shape) <= MAX_SIDE and self.frame_bytes <= MAX_FRAME_BYTES
-        if not fits or piece > MAX_NODE_BYTES or self.total >= MAX_INDEX:
-            raise H5Error(f"{name}: shape {data.shape} of {data.dtype} in pieces of {piece} bytes is not read: it is too large")
+        if not fits or self.total >= MAX_INDEX:
+            raise RefusedError(f"{name}: shape {data.shape} of {data.dtype} is not read: it is too large")
         self.single = data.chunks is not None and tuple(data.chunks) == (1,) * (data.ndim - 2) + self.shape
         """Whether every frame is stored as a piece of its own."""
         self.codec = (codec_of(data) if data.dtype.newbyteorder("<").str in DTYPES else None) or "raw"
@@ -114,10 +114,10 @@ class NumberDataset:
         name = f"{data.file.filename}: {place.path}"
         if place.component is not None and (data.ndim != 2 or place.component >= data.shape[place.axis]):
             raise H5Error(f"{name}: shape {data.shape} has no component {place.component}")
-        if math.prod(data.chunks or (1,)) * data.dtype.itemsize > MAX_NODE_BYTES:
-            raise H5Error(f"{name}: stored in pieces of {data.chunks}: they are too large")
         self._factor = place.factor if place.factor is not None else factor(unit_of(data))
         per = 1 if place.component is not None else math.prod(int(n) for n in data.shape[1:])
+        if per > MAX_VALUES:
+            raise RefusedError(f"{name}: shape {data.shape}: {per} numbers in a row: {MAX_VALUES} are allowed")
         self._per = max(1, per)
         self._axis = 1 - place.axis if place.component is not None else 0
         self.total = int(data.shape[self._axis] if data.ndim else 1) * self._per
@@ -135,10 +135,6 @@ class NumberDataset:
     def read(self, first: int, stop: int) -> NDArray[np.float64]:
         """Numbers [first, stop), in our unit."""
         p, data = self.place, self.dataset
-        if data.is_virtual:
-            for source in data.virtual_sources():
-                if source.file_name != ".":
-                    self._file.other(source.file_name, data.file.filename)
         if p.component is not None:
             values = data[first:stop, p.component] if p.axis == 1 else data[p.component, first:stop]
         else:
@@ -147,10 +143,16 @@ class NumberDataset:
         return np.asarray(values, np.float64) * self._factor
 
 
+def is_there(file: Opened, dataset: Any) -> bool:
+    """Whether all that a dataset is made of is there, as far as other files are concerned. Raises `RefusedError` for those that
+    must not be opened."""
+    return not dataset.is_virtual or bool(dataset.ndim and rows_there(file, dataset, 0, 0).all())
+
+
 def unit_of(dataset: Any) -> str:
     """What its attribute 'units' says; '' where it has none."""
-    told = dataset.attrs.get("units", "")
-    return told.decode(errors="replace") if isinstance(told, bytes) else str(told)
+    told = attribute(dataset, "units")
+    return "" if told is None else told.decode(errors="replace") if isinstance(told, bytes) else str(told)
 
 
 def number(file: Opened, place: Place) -> float | None:
@@ -159,7 +161,7 @@ def number(file: Opened, place: Place) -> float | None:
         if not file.has(place.path):
             return None
         node = file.node(place.path)
-        told = node.attrs.get(place.attribute)
+        told = attribute(node, place.attribute)
         values = np.asarray(() if told is None else told).ravel()
         if len(values) and values.dtype.kind not in "biuf":
             raise H5Error(f"{node.file.filename}: {place.path}@{place.attribute}: {told!r:.60} is no number")
@@ -169,7 +171,9 @@ def number(file: Opened, place: Place) -> float | None:
             return None
         data = file.dataset(place.path)
         if data.ndim > 2 or data.size > MAX_VALUES:
-            raise H5Error(f"{data.file.filename}: {place.path}: shape {data.shape} is not one number")
+            raise RefusedError(f"{data.file.filename}: {place.path}: shape {data.shape} is not one number")
+        if not is_there(file, data):
+            return None
         values = np.asarray(data[()]).ravel()
         scale = place.factor if place.factor is not None else factor(unit_of(data))
     finite = [float(v) for v in values[:64].tolist() if math.isfinite(v)]
@@ -181,8 +185,10 @@ def marks(file: Opened, place: Place) -> bool:
     if not file.has(place.path):
         return False
     node = file.node(place.path)
-    single = getattr(node, "size", 0) == 1
-    told = node.attrs.get(place.attribute) if place.attribute is not None else node[()] if single else None
+    single = getattr(node, "size", 0) == 1 and not node.is_virtual
+    if single:
+        affordable(node)
+    told = attribute(node, place.attribute) if place.attribute is not None else node[()] if single else None
     return told is not None and bool(np.asarray(told).any() if not isinstance(told, (str, bytes)) else told)
 
 

@@ -19,12 +19,13 @@ from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.home import located
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 from ptystream.storage.h5 import H5Error
+from ptystream.storage.opened import Opened
 from ptystream.transport import Message, TransportClosed
 
 from ..zmq.protocol import header
 from .follow import Follow, Wanted, known, mask_of
 from .found import look
-from .paths import Opened, Place, parse
+from .paths import Place, parse
 from .protocol import Hdf5Decoder
 from .reading import FrameDataset, NumberDataset
 

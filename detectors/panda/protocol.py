@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from ptystream.events import Event, Rejected, Samples, ScanEnded, ScanStarted
 from ptystream.transport import Message
 
 from ..units import factor
+from ..wire import WireError, json_object
 from .stream import Data, End, Fault, PandaStream, Start, values
 
 CONNECTED = b"connected"
@@ -203,10 +203,9 @@ class PandaJsonDecoder(_Decoder):
                 return self._end(self._next, "completed")
             if kind == "data":
                 return self._data(document)
-            raise ValueError("unknown_kind", f"msg_type {kind!r:.60}: must be start, data or stop")
-        except ValueError as error:
-            reason, detail = error.args if len(error.args) == 2 else ("malformed", str(error))
-            return [Rejected(reason, detail[:300])]
+            raise WireError("unknown_kind", f"msg_type {kind!r:.60}: must be start, data or stop")
+        except WireError as error:
+            return [Rejected(error.reason, str(error)[:300])]
 
     def _started(self, document: Mapping[str, Any]) -> list[Event]:
         before = self._end(self._next, "another acquisition began") if self._epoch is not None else []
@@ -222,7 +221,7 @@ class PandaJsonDecoder(_Decoder):
             events.append(Rejected("joined_late", "samples of an acquisition whose start was not heard"))
         number, datasets = document.get("frame_number"), document.get("datasets")
         if not isinstance(datasets, dict) or not 0 < len(datasets) <= MAX_CHANNELS:
-            raise ValueError("malformed_document", f"datasets: needs a mapping of 1 to {MAX_CHANNELS} channels")
+            raise WireError("malformed_document", f"datasets: needs a mapping of 1 to {MAX_CHANNELS} channels")
         if type(number) is int and 0 <= number < MAX_INDEX:
             if self._frame is not None and number > self._frame:
                 lost = number - self._frame
@@ -245,30 +244,21 @@ class PandaJsonDecoder(_Decoder):
 
 def _document(message: Message) -> dict[str, Any]:
     if len(message.parts) != 1:
-        raise ValueError("malformed_message", f"{len(message.parts)} parts; one JSON text is expected")
-    raw = memoryview(message.parts[0]).cast("B")
-    if raw.nbytes > MAX_DOCUMENT_BYTES:
-        raise ValueError("oversized", f"{raw.nbytes} bytes; {MAX_DOCUMENT_BYTES} are allowed")
-    try:
-        document = json.loads(bytes(raw))
-    except (ValueError, RecursionError) as error:
-        raise ValueError("malformed_document", f"no JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise ValueError("malformed_document", f"no mapping but {document!r:.60}")
-    return document
+        raise WireError("malformed_message", f"{len(message.parts)} parts; one JSON text is expected")
+    return json_object(message.parts[0], MAX_DOCUMENT_BYTES, "a document")
 
 
 def _block(name: str, block: Any) -> tuple[int, NDArray[np.float64]]:
     if not isinstance(block, dict) or not isinstance(block.get("data"), list):
-        raise ValueError("malformed_document", f"dataset {name!r:.60}: needs a list `data`")
+        raise WireError("malformed_document", f"dataset {name!r:.60}: needs a list `data`")
     first, data, size = block.get("starting_sample_number"), block["data"], block.get("size")
     if type(first) is not int or not 0 <= first < MAX_INDEX:
-        raise ValueError("index_range", f"dataset {name!r:.60}: starting_sample_number {first!r:.40}: must be 0 to 2^48")
+        raise WireError("index_range", f"dataset {name!r:.60}: starting_sample_number {first!r:.40}: must be 0 to 2^48")
     if size is not None and size != len(data):
-        raise ValueError("truncated", f"dataset {name!r:.60}: {size!r:.40} values announced, {len(data)} came")
+        raise WireError("truncated", f"dataset {name!r:.60}: {size!r:.40} values announced, {len(data)} came")
     if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in data):
-        raise ValueError("malformed_document", f"dataset {name!r:.60}: values that are no numbers")
+        raise WireError("malformed_document", f"dataset {name!r:.60}: values that are no numbers")
     try:
         return first, np.asarray(data, np.float64)
     except OverflowError as error:
-        raise ValueError("malformed_document", f"dataset {name!r:.60}: {error}") from error
+        raise WireError("malformed_document", f"dataset {name!r:.60}: {error}") from error

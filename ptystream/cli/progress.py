@@ -31,6 +31,7 @@ def describe(status: dict[str, Any]) -> str:
     parts.append(f"{status['frames_per_second']:.0f} frames/s")
     if status.get("unrecorded"):
         parts.append(f"DISK FULL: {status['unrecorded']} messages not recorded")
+    parts += [f"FAILED: {why}" for why in status.get("failures", ())]
     return "  ".join(parts)
 
 

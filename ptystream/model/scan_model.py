@@ -38,6 +38,10 @@ FAR = 2.0**40
 """Lattice coordinates end here (object pixels), so that differences of whole numbers cannot overflow."""
 
 
+class SharingError(ValueError):
+    """A scan cannot use the probe or the object of another one: what is wrong, and what to do."""
+
+
 class ScanModel:
     """What the models share: everything but the starting probe and the names of storages."""
 
@@ -124,24 +128,21 @@ class ScanModel:
     ) -> dict[str, Any]:
         """Make the storages from the run's first frames; returns what was decided from the data (or `decisions`).
 
+        Raises `SharingError`, before anything is changed, where those that another scan has made are not of its geometry.
         `others`: first frames of the scans that have begun, by label. Storages that another scan has made are used.
         """
+        self._agrees(reconstruction)
         decided = dict(decisions or self._decide(block, frames))
         probes = self._starting_probes(float(decided["brightest_photons"]), block, frames)
         pixel, energy = self.geometry.pixel_size_m, self.geometry.energy_kev
         for number, (name, probe) in enumerate(zip(self.probe_ids, probes, strict=True)):
             factor = self.coherence.energies[number] if len(probes) > 1 else 1.0
             made = Storage(probe.astype(np.complex64), pixel, (0, 0), 0.0, None if energy is None else energy * factor)
-            held = reconstruction.probes.setdefault(name, made)
-            if held.shape != self.geometry.view:
-                raise ValueError(
-                    f"scans.{self.label}.share.probe: {name} has {held.shape} pixels, this scan {self.geometry.view}"
-                )
+            reconstruction.probes.setdefault(name, made)
         seen = self._seen(block, frames, others or {}, probes[0]) if self._wants_frames("sample") else None
         box = self._box(block)
         for number, name in enumerate(self.object_ids):
             if name in reconstruction.objects:
-                self._agrees(name, reconstruction.objects[name], pixel)
                 continue
             factor, canvas = self._object(number, box, seen)
             offset = canvas.offset if self._has_object else self._first_view(block)
@@ -160,12 +161,21 @@ class ScanModel:
         self._disperse(reconstruction)
         return decided
 
-    def _agrees(self, name: str, held: Storage, pixel: tuple[float, float] | None) -> None:
-        """Raises `ValueError` where the pixel on the sample is another one than that of the object that is shared."""
-        if pixel is not None and held.pixel_size_m is not None and not np.allclose(pixel, held.pixel_size_m, rtol=1e-6, atol=0):
-            raise ValueError(
-                f"scans.{self.label}.share.object: {name} has pixels of {held.pixel_size_m} m, this scan of {pixel} m"
-            )
+    def _agrees(self, reconstruction: Reconstruction) -> None:
+        """Raises `SharingError` where a storage that is there already has another shape or pixel on the sample."""
+        mine, view = self.geometry.pixel_size_m, self.geometry.view
+        for part, names, held in (
+            ("probe", self.probe_ids, reconstruction.probes),
+            ("object", self.object_ids, reconstruction.objects),
+        ):
+            for storage, name in ((held[name], name) for name in names if name in held):
+                path, its = f"scans.{self.label}.share.{part}: {name}", storage.pixel_size_m
+                if part == "probe" and storage.shape != view:
+                    raise SharingError(f"{path} has {storage.shape} pixels, this scan {view}: crop and bin both alike")
+                if mine is not None and its is not None and not np.allclose(mine, its, rtol=1e-6, atol=0):
+                    other, own = (f"{y * 1e9:.6g} × {x * 1e9:.6g} nm" for y, x in (its, mine))
+                    remedy = f"give both the same energy, distance, psize and shape, or share no {part}"
+                    raise SharingError(f"{path} has pixels of {other} on the sample, this scan of {own}: {remedy}")
 
     @property
     def _has_object(self) -> bool:

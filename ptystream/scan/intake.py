@@ -20,7 +20,7 @@ from ptystream.chance import generator
 from ptystream.codecs import CodecError, decode, decode_rows
 from ptystream.events import Payload
 from ptystream.scan.header import Header, completed
-from ptystream.scan.memory import allowed_bytes
+from ptystream.scan.memory import FRAMES, Budget
 from ptystream.scan.parameters import PtyScanParameters
 from ptystream.scan.prepare import Preparation, PrepareError, decide, mean_dark
 from ptystream.scan.slabs import Slabs
@@ -68,7 +68,7 @@ class Intake:
         parameters: PtyScanParameters,
         *,
         hold: int,
-        max_bytes: int | None,
+        budget: Budget | None,
         pool: Executor | None,
         decisions: Mapping[str, Any] | None,
         seed: int = 0,
@@ -94,12 +94,19 @@ class Intake:
         self._free: list[int] = []
         self._slots = 0
         self._pool = pool
-        self._max_bytes = max_bytes if max_bytes is not None else allowed_bytes()
+        self.budget = FRAMES if budget is None else budget
+        """Memory that frames may take, with those of other scans."""
+        self.is_full = False
+        """Whether there was no memory for a frame."""
 
     @property
-    def max_bytes(self) -> int:
-        """Memory that frames may take."""
-        return self._max_bytes
+    def memory_taken(self) -> str:
+        """For the log, of a scan for whose frames there is no memory: where that is and what to do."""
+        gibibytes = self.budget.limit / 2**30
+        share = f"the {gibibytes:.3f} GiB of memory that the frames of all scans of this process share"
+        return (
+            f"scans.{self.label}.data.shape: {share} are taken: crop or rebin more, or let fewer scans overlap (live.overlap: 1)"
+        )
 
     @property
     def decided(self) -> bool:
@@ -132,9 +139,10 @@ class Intake:
 
     def slots(self, count: int, max_frames: int) -> NDArray[np.int64]:
         """Reserve up to `count` slots; fewer where memory or `max_frames` end."""
-        room = max_frames if self.slabs is None else min(max_frames, self.slabs.max_frames)
         again = [self._free.pop() for _ in range(min(count, len(self._free)))]
-        new = max(0, min(count - len(again), room - self._slots))
+        new = max(0, min(count - len(again), max_frames - self._slots))
+        if self.slabs is not None and (room := self.slabs.reserve(self._slots + new) - self._slots) < new:
+            new, self.is_full = max(0, room), True
         first, self._slots = self._slots, self._slots + new
         return np.concatenate([np.asarray(again, np.int64), np.arange(first, first + new)])
 
@@ -216,15 +224,18 @@ class Intake:
                 preparation.shape,
                 preparation.dtype,
                 preparation.mask,
-                max_bytes=self._max_bytes,
+                budget=self.budget,
                 weights=preparation.weights,
                 pool=self._pool,
             )
-            if max(expected or 0, self._slots) > slabs.max_frames:
+            wanted, left = max(expected or 0, self._slots), self.budget.left
+            if slabs.reserve(wanted) < wanted:
+                slabs.release()
+                free = f"{left / 2**30:.3f} GiB of memory that are free of the {self.budget.limit / 2**30:.3f} GiB"
                 raise PrepareError(
                     "undecided",
-                    f"{max(expected or 0, self._slots)} frames of {slabs.frame_bytes} bytes do not fit into the "
-                    f"{self._max_bytes} bytes allowed: crop or rebin more, or allow more memory",
+                    f"data.shape: {wanted} frames of {slabs.frame_bytes} bytes do not fit into the {free} that the frames of all "
+                    "scans of this process share: crop or rebin more, or let fewer scans overlap (live.overlap: 1)",
                 )
         except ValueError as error:
             self.failure = f"scans.{self.label}.{error}" if str(error).startswith("data.") else str(error)
@@ -307,9 +318,16 @@ class Intake:
         copied = preparation is None or preparation.is_copy
         return copied and job.payloads[0].codec == "raw"
 
+    def trim(self) -> None:
+        """No further frame comes: memory that was claimed for those expected is given back."""
+        if self.slabs is not None:
+            self.slabs.trim()
+
     def release(self) -> None:
         """Forget frames and slabs."""
         self._held.clear()
+        if self.slabs is not None:
+            self.slabs.release()
         self.slabs = self._preparation = None
         self.failure = "the scan was released"
 

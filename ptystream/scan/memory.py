@@ -3,8 +3,60 @@
 from __future__ import annotations
 
 import os
+import threading
 
 
 def allowed_bytes() -> int:
     """Half of the machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+class Budget:
+    """Memory that several share. Thread-safe."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self._claimed, self._lock = limit, 0, threading.RLock()  # a claim may be collected while another is made
+
+    @property
+    def left(self) -> int:
+        """Bytes that nobody has claimed."""
+        return self.limit - self._claimed
+
+    def claim(self, count: int, size: int) -> int:
+        """Claim `count` pieces of `size` bytes; returns how many of them were to be had."""
+        with self._lock:
+            granted = max(0, min(count, (self.limit - self._claimed) // size))
+            self._claimed += granted * size
+        return granted
+
+    def give_back(self, count: int, size: int) -> None:
+        """So many pieces are free again."""
+        with self._lock:
+            self._claimed -= count * size
+
+
+class Claim:
+    """Pieces of equal size that one holder has of a budget, given back at the latest when nobody knows the holder any more. Its
+    holder sees to it that one thread uses it at a time."""
+
+    def __init__(self, budget: Budget, size: int) -> None:
+        self.budget, self.size, self.count = budget, size, 0
+
+    def grow(self, count: int) -> int:
+        """Have `count` pieces, or as many as there are; returns how many."""
+        if count > self.count:
+            self.count += self.budget.claim(count - self.count, self.size)
+        return self.count
+
+    def shrink(self, count: int) -> None:
+        """Have `count` pieces at most."""
+        if count < self.count:
+            self.budget.give_back(self.count - count, self.size)
+            self.count = count
+
+    def __del__(self) -> None:
+        self.shrink(0)
+
+
+FRAMES = Budget(allowed_bytes())
+"""What the prepared frames of all scans of this process take, of runs that overlap or wait too."""

@@ -22,6 +22,7 @@ from ptystream.scan.header import header_of
 from ptystream.scan.intake import Intake, Job, Outcome
 from ptystream.scan.join import MAX_INDEX
 from ptystream.scan.ledger import PREPARED, USED, Ledger
+from ptystream.scan.memory import Budget
 from ptystream.scan.pairing import Pairing
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 from ptystream.scan.prepare import HOT_FRAMES, find_hot_pixels
@@ -43,14 +44,14 @@ class PtyScan:
     """Frames of one scan. Thread-safe: source threads `feed`, the engine's thread takes.
 
     `decide_after`: frames that automatic decisions (raw shape, whole counts, centre, dose median) wait for; the run's
-    min_frames_for_recon. `decisions`, as an earlier run's `decisions` gave them, are used instead of deciding again.
-    Without `positions` they are taken from the samples that come with the frames, one per frame, in metres.
-    `also`: further sources of samples (channel 'also.0' is the first), such as a beam monitor. `max_bytes` bounds the
-    slabs (None: half of the machine's memory), `max_frames` the records. `pixel_m`: pixel on the sample (y, x), where it is
-    not that of the far field. `pool` decodes; None: the feeding thread does. `seed`: key of the noise of `add_poisson_noise`.
-    `saver` saves what is handed out. `settle` is told the parameters with what the source's header fills, before the first
-    frame is prepared, and answers the pixel on the sample; it raises `ValueError` where nothing can be done with them.
-    Raises `ValueError` for arrays in `parameters` that cannot be read or do not fit.
+    min_frames_for_recon. `decisions`, as an earlier run's `decisions` gave them, are used instead of deciding again. Without
+    `positions` they are taken from the samples that come with the frames, one per frame, in metres. `also`: further sources of
+    samples (channel 'also.0' is the first), such as a beam monitor. `budget`: memory for frames (None: what all scans of the
+    process share); `max_frames` bounds the records. `pixel_m`: pixel on the sample (y, x), where it is not that of the far
+    field. `pool` decodes; None: the feeding thread does. `seed`: key of the noise of `add_poisson_noise`. `saver` saves what is
+    handed out. `settle` is told the parameters with what the source's header fills, before the first frame is prepared, and
+    answers the pixel on the sample; it raises `ValueError` where nothing can be done with them. Raises `ValueError` for arrays
+    in `parameters` that cannot be read or do not fit.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class PtyScan:
         also: Sequence[PositionsParameters] = (),
         pool: Executor | None = None,
         max_frames: int = 1_000_000,
-        max_bytes: int | None = None,
+        budget: Budget | None = None,
         decide_after: int = 1,
         decisions: Mapping[str, Any] | None = None,
         pixel_m: tuple[float, float] | None = None,
@@ -95,7 +96,7 @@ class PtyScan:
             label,
             parameters,
             hold=decide_after,
-            max_bytes=max_bytes,
+            budget=budget,
             pool=pool,
             decisions=decisions,
             seed=seed,
@@ -451,7 +452,11 @@ class PtyScan:
             kept, payloads, found = self._identify(indices, event.payloads)
             slots = self._intake.slots(len(found), self._max_frames)
             if len(slots) < len(found):
-                ledger.drop("memory_limit", len(found) - len(slots), "crop or rebin more, or allow more memory")
+                full = self._intake.is_full
+                why = self._intake.memory_taken if full else f"{self._max_frames} frames of a scan are kept"
+                ledger.drop("memory_limit", len(found) - len(slots), why)
+                if full:
+                    self._fill()
                 kept, payloads, found = kept[: len(slots)], payloads[: len(slots)], found[: len(slots)]
             if not found:
                 return self._check_end()
@@ -463,6 +468,12 @@ class PtyScan:
             self._pairing.came(records, self._clock())
             jobs = self._intake.add(records, ledger.index[records], slots, payloads, ledger.expected or None)
             return jobs + self._check_end()
+
+    def _fill(self) -> None:
+        """There is no memory for a further frame: with a part of what comes the scan would go on for nothing."""
+        if "data" not in self._source_ended:
+            log.error("%s: no further frame is taken: %s", self.label, self._intake.memory_taken)
+            self._source_ended["data"] = f"memory_limit: {self._intake.memory_taken}"
 
     def _place(self, records: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
         """These frames have slots now."""
@@ -486,7 +497,8 @@ class PtyScan:
             if not 0 <= index < limit:
                 ledger.drop("beyond_num_frames" if limit <= index < MAX_INDEX else "bad_index", detail=f"frame {index}")
             elif not isinstance(payload, Payload):
-                ledger.drop("unreadable_file", detail=f"frame {index}: {payload.file}:{payload.dataset}, row {payload.row}")
+                named = payload.why or f"{payload.file}:{payload.dataset}, row {payload.row}"
+                ledger.drop("unreadable_file", detail=f"frame {index}: {named}")
             elif (reason := self._intake.refuse(payload)) is not None:
                 ledger.drop(reason, detail=self._intake.describe(payload))
             elif (record := ledger.record(index, room)) is None:
@@ -670,7 +682,20 @@ class PtyScan:
         self.ended, self.ledger.ended = reason, True
         self._pairing.end(self._source_ended)
         self._changed()
-        return self._intake.decide(self.ledger.expected or None)
+        jobs = self._intake.decide(self.ledger.distinct)
+        self._intake.trim()
+        return jobs
+
+    def fail(self, reason: str) -> None:
+        """None of its frames can be used after all: they are counted as 'scan_failed', and the scan is over."""
+        with self._condition:
+            self.failure = self.failure or reason
+            jobs = self._end(f"failed: {reason}")
+            self.ended = f"failed: {reason}"
+            self.ledger.exclude(np.flatnonzero(self.ledger.slot[: self.ledger.length] >= 0), "scan_failed")
+            self._changed()
+        for job in jobs:
+            self._start(job)
 
     def _records(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.asarray([self._record_of_slot[s] for s in np.asarray(slots).tolist()], np.int64)

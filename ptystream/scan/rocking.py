@@ -39,7 +39,6 @@ class RockingScan(PtyScan):
         self._curve_of: dict[int, int] = {}
         """Curve of each record that was handed out and is held."""
         self._curves: Slabs | None = None
-        self._curves_bytes: int | None = named.get("max_bytes")
 
     @property
     def frames(self) -> Slabs:
@@ -47,8 +46,7 @@ class RockingScan(PtyScan):
         if self._curves is None:
             single = super().frames
             side, width = single.shape
-            most = self._intake.max_bytes if self._curves_bytes is None else self._curves_bytes
-            made = Slabs((self._group * side, width), single.dtype, np.ones((1, 1), np.uint8), max_bytes=most)
+            made = Slabs((self._group * side, width), single.dtype, np.ones((1, 1), np.uint8), budget=self._intake.budget)
             self._curves = made
             self._lay_mask()
         return self._curves
@@ -69,9 +67,12 @@ class RockingScan(PtyScan):
     def _together(self, ready: NDArray[np.int64], final: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         whole, rest = complete(self.ledger, ready, self._group, self._step, self._tolerance)
         if len(whole):
-            room = (self.frames.max_frames - len(self._members)) * self._group
-            self.ledger.exclude(whole[max(room, 0) :], "memory_limit")
-            whole = whole[: max(room, 0)]
+            wanted = len(self._members) + len(whole) // self._group
+            if (room := self.frames.reserve(wanted)) < wanted:
+                self._fill()
+                beyond = max(room - len(self._members), 0) * self._group
+                self.ledger.exclude(whole[beyond:], "memory_limit")
+                whole = whole[:beyond]
         if final and len(rest):
             blind = np.isnan(self.ledger.further[rest, 1])
             self.ledger.exclude(rest[blind], NO_ANGLE)
@@ -181,6 +182,8 @@ class RockingScan(PtyScan):
     def release(self) -> None:
         """Forget frames and curves."""
         super().release()
+        if self._curves is not None:
+            self._curves.release()
         self._curves = None
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.scan.memory import Budget, Claim
+
 SLAB_BYTES = 16 << 20
 """Size aimed at: small beside a scan, large beside a frame."""
 PAGE_BYTES = 4096
@@ -19,7 +21,7 @@ DTYPES = ("uint8", "uint16", "uint32", "int32", "float32")
 class Slabs:
     """The `FrameStore` of a scan.
 
-    `require` is called under the owner's lock. A slab's memory is touched before it is needed, by `pool` or a thread of
+    All but `row` is called under the owner's lock. A slab's memory is touched before it is needed, by `pool` or a thread of
     its own, so that no frame pays for the first touch of a page.
     """
 
@@ -29,7 +31,7 @@ class Slabs:
         dtype: np.dtype[Any],
         mask: NDArray[np.uint8],
         *,
-        max_bytes: int,
+        budget: Budget,
         pool: Executor | None = None,
         slab_frames: int | None = None,
         weights: NDArray[np.float32] | None = None,
@@ -42,15 +44,23 @@ class Slabs:
         self.limit = float(np.iinfo(dtype).max) if dtype.kind in "ui" else float("inf")
         self.frame_bytes = int(np.prod(shape)) * dtype.itemsize
         self.slab_frames = slab_frames or max(1, SLAB_BYTES // self.frame_bytes)
-        self._max_slabs = max_bytes // (self.slab_frames * self.frame_bytes)
+        self._claim = Claim(budget, self.slab_frames * self.frame_bytes)
         self._slabs: list[NDArray[Any]] = []
         self._ahead: _Ahead | None = None
         self._pool = pool
 
-    @property
-    def max_frames(self) -> int:
-        """Frames that fit into the memory allowed."""
-        return self._max_slabs * self.slab_frames
+    def reserve(self, frames: int) -> int:
+        """Claim the memory of `frames` slots; returns for how many there is memory, at least so many or else all that is left."""
+        return self._claim.grow(-(-frames // self.slab_frames)) * self.slab_frames
+
+    def trim(self) -> None:
+        """Give back what was claimed and not taken."""
+        self._claim.shrink(len(self._slabs) + (self._ahead is not None))
+
+    def release(self) -> None:
+        """Give everything back: nobody looks at the frames any more."""
+        self._slabs, self._ahead = [], None
+        self._claim.shrink(0)
 
     @property
     def nbytes(self) -> int:
@@ -65,15 +75,16 @@ class Slabs:
         return len(self._slabs)
 
     def require(self, frames: int, expected: int | None = None) -> None:
-        """Have slabs for `frames` slots (at most `max_frames`) and one ahead, unless `expected` frames need none."""
+        """Have slabs for `frames` slots and one ahead, unless `expected` frames need none. Raises `ValueError` where there is no
+        memory for so many."""
+        if (room := self.reserve(frames)) < frames:
+            raise ValueError(f"{frames} frames: only {room} fit into the memory allowed")
         needed = -(-frames // self.slab_frames)
-        if needed > self._max_slabs:
-            raise ValueError(f"{frames} frames: only {self.max_frames} fit into the memory allowed")
         while len(self._slabs) < needed:
             ahead, self._ahead = self._ahead, None
             self._slabs.append(ahead.result() if ahead is not None else self._take())
         full = len(self._slabs) * self.slab_frames
-        if self._ahead is None and len(self._slabs) < self._max_slabs and (expected is None or expected > full):
+        if self._ahead is None and (expected is None or expected > full) and self.reserve(full + 1) > full:
             self._ahead = _Ahead(self._take, self._pool)
 
     def row(self, slot: int) -> NDArray[Any]:

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from problems import BEAM, GEOMETRY, PATTERNS, PLACES
 
 from ptystream.cli.demo import configuration
+from ptystream.detectors.dectris.simulator import Camera, Detector, series_of
 from ptystream.storage import ptyr
 
 BIN = Path(sys.executable).parent
@@ -78,6 +80,46 @@ def test_live_on_three_ranks_ends_as_on_one(tmp_path: Path) -> None:
             there = getattr(three, kind)[key].data
             assert np.abs(there - storage.data).max() < 2e-2 * np.abs(storage.data).max()
     assert abs(three.misfit[-1, 0] / one.misfit[-1, 0] - 1) < 1e-2
+
+
+@pytest.mark.slow
+def test_what_a_header_tells_is_known_on_all_ranks_scan_after_scan(tmp_path: Path) -> None:
+    stack = np.pad(PATTERNS, ((0, 0), (8, 8), (8, 8))).astype(np.uint32)
+    np.save(tmp_path / "places.npy", PLACES)
+    energies = (GEOMETRY["energy"], 1.25 * GEOMETRY["energy"])
+    known = {"distance_m": GEOMETRY["distance"], "psize_m": (GEOMETRY["psize"],) * 2, "center": (8 + BEAM.side // 2,) * 2}
+    found = []
+    for name, before in (("alone", []), ("ranks", [launcher(), "-n", "2"])):
+        (home := tmp_path / name).mkdir()
+        with Detector("tcp://127.0.0.1:*") as detector:
+            source = {"name": "DectrisScan", "address": detector.address, "positions_theory": str(tmp_path / "places.npy")}
+            scan = {"name": "Full", "data": {**source, "shape": BEAM.side}, "illumination": {"aperture": {"size": 4e-7}}}
+            parameters = {
+                "run": "t",
+                **ALONE,
+                "min_frames_for_recon": BEAM.frames,
+                "live": {"runs": 2, "overlap": 2},
+                "io": {"rfile": "%(run)s.ptyr", **{off: {"active": False} for off in ("publish", "metrics", "autosave")}},
+                "scans": {"s": scan},
+                "engines": {"dm": {"name": "DM", "numiter": 5}},
+            }
+            (home / "c.yaml").write_text(yaml.safe_dump(parameters))
+            command = [*before, sys.executable, "-P", "-m", "ptystream", "live", "c.yaml"]
+            with subprocess.Popen(command, cwd=home, stderr=subprocess.PIPE, text=True) as job:
+                for number, energy in enumerate(energies):
+                    camera = Camera(energy_kev=energy, **known)
+                    detector.send(series_of(camera, number + 1, stack), 2000.0)
+                said = job.communicate(timeout=120)[1]
+        assert job.returncode == 0, said
+        assert ("live.overlap: 2: one scan after another: other ranks follow one engine" in said) == (name == "ranks")
+        found.append([ptyr.read(home / f"{run}.ptyr") for run in ("t", "t_0002")])
+    for energy, one, two in zip(energies, *found, strict=True):
+        assert two.scans["s"]["energy"] == one.scans["s"]["energy"] == pytest.approx(energy)
+        assert two.ledger == one.ledger and two.ledger["used"] == BEAM.frames
+        alone, there = one.object["SsG00"], two.object["SsG00"]
+        assert there.pixel_size_m == alone.pixel_size_m
+        assert there.pixel_size_m[0] == pytest.approx(BEAM.pixel_m * energies[0] / energy)
+        assert np.abs(there.data - alone.data).max() < 2e-2 * np.abs(alone.data).max()
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from ptystream.events import FileRows, Frames, Payload, Rejected, Samples, ScanE
 from ptystream.files import Reader
 from ptystream.publish.snapshot import LEDGER_CODES
 from ptystream.scan.block import EOS, WAIT, Block, Revision
+from ptystream.scan.memory import Budget
 from ptystream.scan.parameters import ChannelsParameters, PositionsParameters, PtyScanParameters
 from ptystream.scan.ptyscan import PtyScan
 
@@ -36,7 +37,7 @@ def at(*indices: int, first: int | None = None, y: Any = None) -> Samples:
 
 def buffer(positions: dict[str, Any] | None = None, decide_after: int = 1, **settings: Any) -> PtyScan:
     given = {"shape": SIDE, "psize": 1e-4, "distance": 1.0, "energy": 1.0} | settings
-    options = {k: given.pop(k) for k in ("also", "max_frames", "max_bytes", "decisions", "clock", "pool") if k in given}
+    options = {k: given.pop(k) for k in ("also", "max_frames", "budget", "decisions", "clock", "pool") if k in given}
     return PtyScan(
         "s", PtyScanParameters(**given), PositionsParameters(**(positions or {})), decide_after=decide_after, **options
     )
@@ -214,7 +215,7 @@ def test_bounds_on_frames_and_memory_are_kept_and_counted() -> None:
     scan.feed("data", frames(*range(5)), 1)
     assert taken(scan) == [0, 1, 2]
     assert scan.ledger.reason_counts() == {"memory_limit": 2}
-    scan = buffer(max_bytes=20 << 20)
+    scan = buffer(budget=Budget(20 << 20))
     scan.feed("data", ScanStarted("e", {"num_frames": 10**9}), 1)
     scan.feed("data", frames(0), 1)
     assert scan.ended is not None

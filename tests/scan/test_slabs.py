@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from ptystream.scan.memory import Budget
 from ptystream.scan.slabs import SLAB_BYTES, Slabs
 
 MASK = np.ones((8, 8), np.uint8)
 
 
 def slabs(dtype: str = "uint16", max_bytes: int = 1 << 20, slab_frames: int | None = 4, pool=None) -> Slabs:
-    return Slabs((8, 8), np.dtype(dtype), MASK, max_bytes=max_bytes, slab_frames=slab_frames, pool=pool)
+    return Slabs((8, 8), np.dtype(dtype), MASK, budget=Budget(max_bytes), slab_frames=slab_frames, pool=pool)
 
 
 def test_a_slab_stays_where_it_is_while_others_come() -> None:
@@ -60,7 +61,7 @@ def test_nothing_is_taken_ahead_beyond_the_frames_expected() -> None:
 
 def test_memory_is_bounded() -> None:
     store = slabs(max_bytes=4 * 128 * 2 + 100)
-    assert store.max_frames == 8
+    assert store.reserve(8) == 8 == store.reserve(100)
     store.require(8)
     with pytest.raises(ValueError, match="9 frames: only 8 fit"):
         store.require(9)
@@ -81,7 +82,7 @@ def test_other_dtypes_are_refused_and_slabs_have_about_the_size_aimed_at() -> No
 def test_weights_belong_to_the_store_and_have_the_shape_of_a_frame() -> None:
     assert slabs().weights is None
     weights = np.full((8, 8), 0.5, np.float32)
-    store = Slabs((8, 8), np.dtype("uint16"), MASK, max_bytes=1 << 20, weights=weights)
+    store = Slabs((8, 8), np.dtype("uint16"), MASK, budget=Budget(1 << 20), weights=weights)
     assert store.weights is weights
     with pytest.raises(ValueError, match="must have that of a frame"):
-        Slabs((8, 8), np.dtype("uint16"), MASK, max_bytes=1 << 20, weights=weights[:4])
+        Slabs((8, 8), np.dtype("uint16"), MASK, budget=Budget(1 << 20), weights=weights[:4])

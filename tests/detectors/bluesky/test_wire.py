@@ -17,7 +17,7 @@ from beamline import FLY, STEP, Documents, decoder, feed, plan_of, run
 from ptystream.detectors.bluesky import BlueskyScan
 from ptystream.detectors.bluesky.locators import locator
 from ptystream.detectors.bluesky.payload import NAMES, body, on_the_wire, packed
-from ptystream.detectors.bluesky.units import UnitError, converted
+from ptystream.detectors.units import UnitError, converted
 from ptystream.detectors.wire import WireError
 from ptystream.events import Rejected
 from ptystream.transport import Message

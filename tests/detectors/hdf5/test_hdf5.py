@@ -379,8 +379,8 @@ def test_a_virtual_dataset_waits_for_the_sources_that_are_missing(tmp_path: Path
         for number in range(2):
             layout[number * half : (number + 1) * half] = h5py.VirtualSource(f"part{number}.h5", "d", (half, 32, 32))
         f.create_virtual_dataset("v", layout)
-    from ptystream.detectors.hdf5.paths import Opened
     from ptystream.detectors.hdf5.reading import FrameDataset
+    from ptystream.storage.opened import Opened
 
     with Opened(tmp_path / "v.h5") as file:
         frames = FrameDataset(file, "/v")

@@ -286,6 +286,15 @@ def test_a_damaged_document_is_rejected_and_the_next_is_understood(number: int) 
     assert made.feed(Message(0, "s", (b"", b"")))[0].reason == "malformed_message"
 
 
+def test_documents_are_read_as_every_other_json_object_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = decoder(PandaJsonScan)
+    for raw in (b"", b"[" * 100_000, b"[]"):
+        assert made.feed(Message(0, "s", (raw,)))[0].reason == "malformed_header"
+    monkeypatch.setattr("ptystream.detectors.panda.protocol.MAX_DOCUMENT_BYTES", 10)
+    (event,) = made.feed(Message(0, "s", (b'{"msg_type": "start"}',)))
+    assert event.reason == "oversized" and "a document of 21 bytes; 10 are allowed" in event.detail
+
+
 def test_documents_that_never_came_are_counted_and_the_others_keep_their_numbers() -> None:
     pieces = list(documents(TABLE, together=100))
     events = fed(decoder(PandaJsonScan), [pieces[0], pieces[1], *pieces[4:]])

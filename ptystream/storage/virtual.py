@@ -9,18 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.storage.h5 import H5Error
+from ptystream.storage.opened import Opened, RefusedError
 
-from .paths import Opened
+MAX_ROWS = 1 << 26
+"""Rows of a virtual dataset: what is known of each is kept."""
 
 
 def rows_there(file: Opened, data: Any, axis: int, known: int) -> NDArray[np.bool_]:
     """Which rows along `axis` of the virtual dataset `data` have all their sources, the first `known` of which had them before.
 
     A source that lacks altogether is told to `file` (`Opened.missing`), and those that are opened are remembered by it.
-    Raises `H5Error` for sources that must not be opened or cannot be read.
+    Raises `RefusedError` for sources that must not be opened or cannot be read.
     """
     count = int(data.shape[axis])
+    if count > MAX_ROWS:
+        raise RefusedError(f"{data.file.filename}: {data.name}: {count} rows are announced: {MAX_ROWS} are allowed")
     mapped, lacking = np.zeros(count, bool), np.zeros(count, bool)
     for source in data.virtual_sources():
         rows = _rows(source.vspace, axis, count)
@@ -39,7 +42,7 @@ def _of_source(file: Opened, data: Any, source: Any, axis: int, rows: NDArray[np
     """How many of `rows`, which begin behind `had` others, the source has by now."""
     own = data.file.filename
     if "%b" in source.file_name:
-        raise H5Error(f"{own}: {data.name}: its sources are named by a pattern, {source.file_name!r}: not read")
+        raise RefusedError(f"{own}: {data.name}: its sources are named by a pattern, {source.file_name!r}: not read")
     path = Path(own) if source.file_name == "." else file.other(source.file_name, own)
     try:
         if had == len(rows):  # it is not opened again, but its writer may have closed it now
@@ -52,7 +55,7 @@ def _of_source(file: Opened, data: Any, source: Any, axis: int, rows: NDArray[np
                 return 0
             inner = other.dataset(name)
             if inner.is_virtual:
-                raise H5Error(f"{inner.file.filename}: {inner.name}: a virtual dataset of virtual datasets is not read")
+                raise RefusedError(f"{inner.file.filename}: {inner.name}: a virtual dataset of virtual datasets is not read")
             return _written(inner, source, axis, rows, had, closed)
     except OSError:
         file.missing.add(path)
