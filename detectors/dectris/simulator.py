@@ -21,6 +21,7 @@ import zmq
 from numpy.typing import NDArray
 
 from ptystream.codecs import encode
+from ptystream.events import Buffer
 from ptystream.security import check_listening
 
 from .stream2 import COLUMN_MAJOR, COMPRESSED, ROW_MAJOR, TAG_OF
@@ -230,7 +231,7 @@ class Detector:
             if ahead > 0 and wait(ahead):
                 break
             patience = time.monotonic() + WAIT_S
-            while not self._took(parts):
+            while not self.took(parts):
                 if wait(0.0):
                     return sent
                 if time.monotonic() > patience:
@@ -238,7 +239,12 @@ class Detector:
             sent += 1
         return sent
 
-    def _took(self, parts: Sequence[bytes]) -> bool:
+    def wait(self, timeout_s: float) -> None:
+        """Wait until somebody pulls. Raises `TimeoutError`."""
+        if not self._socket.poll(int(timeout_s * 1000), zmq.POLLOUT):
+            raise TimeoutError(f"{self.address}: nobody came within {timeout_s:g} s")
+
+    def took(self, parts: Sequence[Buffer]) -> bool:
         """Send a message, within `LOOK_S`; the peer may go away between the look and the sending."""
         if not self._socket.poll(int(LOOK_S * 1000), zmq.POLLOUT):
             return False
@@ -247,6 +253,10 @@ class Detector:
         except zmq.Again:
             return False
         return True
+
+    def linger(self, seconds: float) -> None:
+        """Let what is queued so much time to go, on closing."""
+        self._socket.linger = int(seconds * 1000)
 
     def close(self) -> None:
         """Give what is queued the time that was agreed, and end."""

@@ -157,6 +157,13 @@ class DectrisScan:
         return DectrisTransport(parameters, channel, decoder)
 
     @staticmethod
+    def simulator(parameters: Any, channel: str, rehearsal: Any) -> Any:
+        """Plays a simulated scan: see `ptystream.simulating`."""
+        from .rehearsing import simulator
+
+        return simulator(parameters, rehearsal)
+
+    @staticmethod
     def giver(parameters: Any, address: str) -> PlainSender:
         """Gives recorded messages back, dealt out to all that pull."""
         return PlainSender("push", address, timeout_s=GIVE_S, unsent=(TICK,))
