@@ -10,10 +10,19 @@ from numpy.typing import NDArray
 
 from ptystream.codecs import encode
 
-from ..simulated.serving import serve
+from ..simulated.rehearsal import Rehearsal
+from ..simulated.serving import Serving, Timed, frame_by_frame, plain_sender, serve
 
 
-def messages(frames: NDArray[Any], *, first_id: int = 1, codec: str = "raw", htype: Any = None) -> Iterator[list[bytes]]:
+def messages(
+    frames: NDArray[Any],
+    *,
+    first_id: int = 1,
+    codec: str = "raw",
+    htype: Any = None,
+    began_s: float = 1.7e9,
+    rate_hz: float = 100.0,
+) -> Iterator[list[bytes]]:
     """One acquisition, frames of shape (frame, y, x)."""
     for number, frame in enumerate(frames):
         header = {
@@ -21,11 +30,22 @@ def messages(frames: NDArray[Any], *, first_id: int = 1, codec: str = "raw", hty
             "type": frame.dtype.name,
             "shape": [frame.shape[1], frame.shape[0]],
             "frame": first_id + number,
-            "timeStamp": 1.7e9 + 0.01 * number,
+            "timeStamp": began_s + number / rate_hz,
             "ndattr": {"NDArrayTimeStamp": 0},
         }
         header |= {} if codec == "raw" else {"encoding": codec}
         yield [json.dumps(header).encode(), encode(frame, codec)]
+
+
+def simulator(parameters: Any, rehearsal: Rehearsal) -> Serving:
+    """What plays a simulated scan to a source with these parameters; ids begin at its `first_id`, or at 1."""
+    first = 1 if parameters.first_id is None else parameters.first_id
+
+    def made(number: int, began_ns: int) -> Timed:
+        shown = messages(rehearsal.frames(), first_id=first, began_s=began_ns / 1e9, rate_hz=rehearsal.rate_hz)
+        return frame_by_frame(shown, rehearsal.rate_hz)
+
+    return Serving(plain_sender(parameters), made)
 
 
 if __name__ == "__main__":

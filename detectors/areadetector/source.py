@@ -44,6 +44,13 @@ class AdZmqScan:
         return PlainTransport(parameters, channel)
 
     @staticmethod
+    def simulator(parameters: Any, channel: str, rehearsal: Any) -> Any:
+        """Plays a simulated scan: see `ptystream.simulating`."""
+        from .simulator import simulator
+
+        return simulator(parameters, rehearsal)
+
+    @staticmethod
     def giver(parameters: Any, address: str) -> PlainSender:
         """Gives recorded messages back."""
         return PlainSender(parameters.link, address, timeout_s=GIVE_S)

@@ -170,6 +170,13 @@ class BlueskyScan:
         return ZmqTransport(p, channel, topic=p.prefix.encode() + b" ")
 
     @staticmethod
+    def simulator(parameters: Any, channel: str, rehearsal: Any) -> Any:
+        """Publishes the documents of a simulated scan: see `ptystream.simulating`."""
+        from .rehearsing import simulator
+
+        return simulator(parameters, channel, rehearsal)
+
+    @staticmethod
     def giver(parameters: Any, address: str) -> Any:
         """Publishes recorded documents, those of a process without a prefix."""
         if parameters.via not in ("zmq", "process"):

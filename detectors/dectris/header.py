@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_COUNT = 1 << 48
+MAX_READING = 1e30
 MAX_TOLD = 4096
 """Longest text or list that is passed on."""
-SET_UP = frozenset({"energy", "distance", "psize", "center", "saturation", "flat", "mask"})
+SET_UP = frozenset({"energy", "distance", "psize", "center", "saturation", "flat", "mask", "count_table"})
 """What fills the configuration."""
 STANDARD = SET_UP | {"num_frames", "at_once"}
 
@@ -88,6 +89,23 @@ def response(flatfield: NDArray[Any]) -> NDArray[np.float64]:
         return np.where(np.isfinite(factors) & (factors > 0), 1.0 / factors, 0.0)
 
 
+def of_rates(table: NDArray[Any], count_time_s: float) -> NDArray[np.float64]:
+    """A table of count rates, (n, 2), measured and true, both per second, as counts in an exposure."""
+    return np.asarray(table, np.float64) * count_time_s
+
+
+def of_lookup(table: NDArray[Any]) -> NDArray[np.float64]:
+    """A lookup table, true counts by measured ones, as the rows of a table (n, 2): those where its slope changes. What it no more
+    tells apart at its end, or marks with all ones, is beyond it."""
+    end = int(np.flatnonzero(table != table[-1])[-1]) + 2 if (table != table[-1]).any() else len(table)
+    if end > 2 and table[-1] in (np.iinfo(np.uint16).max, np.iinfo(np.uint32).max):
+        end -= 1
+    values = np.asarray(table[:end], np.float64)
+    bends = np.flatnonzero(np.diff(values, 2)) + 1
+    rows = np.unique(np.concatenate([[0], bends, [len(values) - 1]]))
+    return np.stack([rows.astype(np.float64), values[rows]], axis=1)
+
+
 def appended(raw: Any, told: dict[str, Any]) -> None:
     """Add what the beamline has put into an appendix (or user_data): a JSON object's entries under their own names, where they
     are none that the detector tells, anything else as 'appendix'."""
@@ -104,6 +122,27 @@ def appended(raw: Any, told: dict[str, Any]) -> None:
                 told[key] = value
     elif raw and _plain(raw):
         told["appendix"] = raw
+
+
+def readings_in(raw: Any, entries: Mapping[str, tuple[str, float]]) -> dict[str, float] | None:
+    """Channel → reading of a JSON object (or map) that the beamline has put behind an image; `entries`: channel → (its entry,
+    factor). None where it is no such object, or an entry is no finite number."""
+    if isinstance(raw, (bytes, bytearray, memoryview)):
+        raw = bytes(raw[: MAX_TOLD + 1])
+    if isinstance(raw, (bytes, str)):
+        if len(raw) > MAX_TOLD:
+            return None
+        try:
+            raw = json.loads(raw)
+        except (ValueError, RecursionError):
+            return None
+    found = {}
+    for channel, (entry, scale) in entries.items():
+        value = raw.get(entry) if isinstance(raw, dict) else None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MAX_READING:
+            return None
+        found[channel] = float(value) * scale
+    return found
 
 
 def _common(

@@ -21,6 +21,7 @@ import zmq
 from numpy.typing import NDArray
 
 from ptystream.codecs import encode
+from ptystream.events import Buffer
 from ptystream.security import check_listening
 
 from .stream2 import COLUMN_MAJOR, COMPRESSED, ROW_MAJOR, TAG_OF
@@ -55,9 +56,14 @@ class Camera:
     flatfield_applied: bool = False
     flatfield_name: str = "dflatfield-1.0"
     """As version 1 calls it; some senders leave the first letter out."""
+    count_rates: NDArray[Any] | None = None
+    """Measured and true ones, (n, 2), per second; None: version 1 sends one of its own."""
+    count_rate_applied: bool | None = None
+    """None: nothing is said."""
     header_appendix: str | None = None
     """Text of the beamline (`user_data` of stream2)."""
-    image_appendix: str | None = None
+    image_appendix: str | Sequence[str] | None = None
+    """One for all images, or one for each."""
     count_time_s: float = 1e-3
     channels: Sequence[str] = ("threshold_1",)
     """Of stream2. Every channel but `shown` holds zeros."""
@@ -92,6 +98,8 @@ class Camera:
             config |= {"x_pixels_in_detector": x, "y_pixels_in_detector": y, "bit_depth_image": 8 * dtype.itemsize}
             config |= {"count_time": self.count_time_s, "frame_time": self.count_time_s, "description": "Simulated EIGER2"}
             config |= {"flatfield_correction_applied": self.flatfield_applied, "detector_distance": self.distance_m or 0.0}
+            if self.count_rate_applied is not None:
+                config["countrate_correction_applied"] = self.count_rate_applied
             config["photon_energy"] = 1000.0 * (self.energy_kev or 0.0)
             config["y_pixel_size"], config["x_pixel_size"] = self.psize_m or (0.0, 0.0)
             config["beam_center_y"], config["beam_center_x"] = self.center or (0.0, 0.0)
@@ -101,6 +109,7 @@ class Camera:
             flat = np.ones(shape, "<f4") if self.flatfield is None else np.asarray(self.flatfield, "<f4")
             mask = np.zeros(shape, "<u4") if self.pixel_mask is None else np.asarray(self.pixel_mask, "<u4")
             table = np.stack([np.linspace(0, 1e6, 20), np.linspace(0, 1.2e6, 20)], axis=1).astype("<f4")
+            table = table if self.count_rates is None else np.asarray(self.count_rates, "<f4")
             xy = [shape[1], shape[0]]
             parts += [_json(htype=self.flatfield_name, shape=xy, type="float32"), flat.tobytes()]
             parts += [_json(htype="dpixelmask-1.0", shape=xy, type="uint32"), mask.tobytes()]
@@ -126,7 +135,12 @@ class Camera:
             "real_time": int(self.count_time_s * 1e9),
         }
         head = _json(htype="dimage-1.0", series=series, frame=number, hash="0" * 32)
-        return [head, described, data, _json(htype="dconfig-1.0", **times), *_appended(self.image_appendix)]
+        return [head, described, data, _json(htype="dconfig-1.0", **times), *_appended(self._behind(number))]
+
+    def _behind(self, number: int) -> str | None:
+        """The appendix of an image."""
+        text = self.image_appendix
+        return text if text is None or isinstance(text, str) else text[number]
 
     def _start(self, series: int, frames: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> Parts:
         y, x = shape
@@ -152,6 +166,10 @@ class Camera:
             for name, array, kind in (("pixel_mask", self.pixel_mask, "<u4"), ("flatfield", self.flatfield, "<f4")):
                 if array is not None:
                     start[name] = {channel: self._tagged(np.asarray(array, kind)) for channel in self.channels}
+        if self.count_rate_applied is not None:
+            start["countrate_correction_enabled"] = self.count_rate_applied
+        if self.detail == "all" and self.count_rates is not None:
+            start["countrate_correction_lookup_table"] = cbor2.CBORTag(70, self._lookup(self.count_rates).tobytes())
         if self.header_appendix is not None:
             start["user_data"] = self.header_appendix
         return [cbor2.dumps(start)]
@@ -163,8 +181,13 @@ class Camera:
         image: dict[str, Any] = {"type": "image", "series_id": series, "series_unique_id": f"sim-{series}", "image_id": number}
         image |= {"series_date": self.date, "start_time": [begin.numerator, begin.denominator], "data": data}
         if self.image_appendix is not None:
-            image["user_data"] = self.image_appendix
+            image["user_data"] = self._behind(number)
         return [cbor2.dumps(image)]
+
+    def _lookup(self, rates: NDArray[Any]) -> NDArray[np.uint32]:
+        """True counts by measured ones, in one exposure."""
+        measured, true = np.asarray(rates, float).T * self.count_time_s
+        return np.asarray(np.rint(np.interp(np.arange(int(measured[-1]) + 1), measured, true)), np.uint32)
 
     def _tagged(self, array: NDArray[Any]) -> cbor2.CBORTag:
         laid = np.ascontiguousarray(array.T if self.column_major else array)
@@ -230,7 +253,7 @@ class Detector:
             if ahead > 0 and wait(ahead):
                 break
             patience = time.monotonic() + WAIT_S
-            while not self._took(parts):
+            while not self.took(parts):
                 if wait(0.0):
                     return sent
                 if time.monotonic() > patience:
@@ -238,7 +261,12 @@ class Detector:
             sent += 1
         return sent
 
-    def _took(self, parts: Sequence[bytes]) -> bool:
+    def wait(self, timeout_s: float) -> None:
+        """Wait until somebody pulls. Raises `TimeoutError`."""
+        if not self._socket.poll(int(timeout_s * 1000), zmq.POLLOUT):
+            raise TimeoutError(f"{self.address}: nobody came within {timeout_s:g} s")
+
+    def took(self, parts: Sequence[Buffer]) -> bool:
         """Send a message, within `LOOK_S`; the peer may go away between the look and the sending."""
         if not self._socket.poll(int(LOOK_S * 1000), zmq.POLLOUT):
             return False
@@ -247,6 +275,10 @@ class Detector:
         except zmq.Again:
             return False
         return True
+
+    def linger(self, seconds: float) -> None:
+        """Let what is queued so much time to go, on closing."""
+        self._socket.linger = int(seconds * 1000)
 
     def close(self) -> None:
         """Give what is queued the time that was agreed, and end."""

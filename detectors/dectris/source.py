@@ -13,6 +13,7 @@ from ptystream.giving import GIVE_S
 from ptystream.params.base import Branch, parameter
 from ptystream.transport import Message
 
+from ..units import factor
 from ..zmq.plain import PlainSender
 from .protocol import TICK, DectrisDecoder
 
@@ -38,6 +39,15 @@ class DectrisParameters(Branch):
     header: bool = parameter(True, ours=True)
     """Whether what the header says of energy, distance, pixel size, centre, mask, flat field and saturation is used where the
     configuration leaves it out. False: it is as if the detector had not said it."""
+
+    count_rate: bool = parameter(True, ours=True)
+    """Whether counts are corrected by the header's table of count rates, where the header says that the detector has not done so
+    itself, and `count_table` is not given."""
+
+    appendix: dict[Literal["y", "x"], str] = parameter({}, ours=True)
+    """Positions in a JSON object that the beamline puts behind each image (image_appendix; `user_data` of stream2): channel →
+    entry, with the unit where it is not metres, such as {y: sample_y in um, x: sample_x in um}. {}: such objects are left, and
+    counted."""
 
     late_s: float = parameter(2.0, lower=0.0, upper=3600.0, ours=True)
     """With several connections, seconds that the next image may still take after the end of its series, or after the next
@@ -65,11 +75,28 @@ class DectrisParameters(Branch):
             raise ValueError("needs one address at least")
         return value
 
+    @field_validator("appendix")
+    @classmethod
+    def _entries(cls, value: dict[str, str]) -> dict[str, str]:
+        if value and set(value) != {"y", "x"}:
+            raise ValueError("must name y and x, or nothing")
+        for text in value.values():
+            _entry(text)
+        return value
+
     @property
     def addresses(self) -> tuple[str, ...]:
         """Every connection's."""
         listed = (self.address,) if isinstance(self.address, str) else self.address
         return tuple(address for address in listed for _ in range(self.connections))
+
+
+def _entry(text: str) -> tuple[str, float]:
+    """(name, factor to metres) of 'name in um'. Raises `ValueError`."""
+    name, _, unit = text.partition(" in ")
+    if not name.strip():
+        raise ValueError(f"{text!r}: must be the name of an entry")
+    return name.strip(), factor(unit) if unit else 1.0
 
 
 class DectrisTransport:
@@ -149,12 +176,21 @@ class DectrisScan:
             drain=parameters.running == "drain",
             late_s=parameters.late_s,
             header=parameters.header,
+            count_rate=parameters.count_rate,
+            appendix={channel: _entry(text) for channel, text in parameters.appendix.items()},
         )
 
     @staticmethod
     def transport(parameters: Any, channel: str, decoder: DectrisDecoder) -> DectrisTransport:
         """Where they come from."""
         return DectrisTransport(parameters, channel, decoder)
+
+    @staticmethod
+    def simulator(parameters: Any, channel: str, rehearsal: Any) -> Any:
+        """Plays a simulated scan: see `ptystream.simulating`."""
+        from .rehearsing import simulator
+
+        return simulator(parameters, rehearsal)
 
     @staticmethod
     def giver(parameters: Any, address: str) -> PlainSender:

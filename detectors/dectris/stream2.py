@@ -19,8 +19,8 @@ from ptystream.codecs import CodecError, decode
 from ptystream.events import Buffer, Frames, Payload
 
 from ..wire import WireError
-from .header import appended, response, told_v2, usable
-from .version1 import End, Start
+from .header import appended, of_lookup, response, told_v2, usable
+from .version1 import End, Image, Start
 from .wire import index, payload, sides
 
 ROW_MAJOR, COLUMN_MAJOR, COMPRESSED = 40, 1040, 56500
@@ -31,9 +31,11 @@ TYPES = {
 """Tags of typed arrays that images and arrays of a header may consist of."""
 TAG_OF = {np.dtype(name).newbyteorder("<").str: tag for tag, name in sorted(TYPES.items(), reverse=True) if name[0] != ">"}
 MAX_DIVISOR = 1 << 62
+MAX_LOOKUP = 1 << 22
+"""Entries of a lookup table."""
 
 
-def read(message: Buffer, channel: str | None) -> Start | Frames | End:
+def read(message: Buffer, channel: str | None) -> Start | Image | End:
     """What a message says of one channel (None: the first). Raises `WireError`."""
     content = _map(message)
     kind = content.get("type")
@@ -55,7 +57,7 @@ def _map(message: Buffer) -> dict[Any, Any]:
     return content
 
 
-def _image(content: Mapping[str, Any], series: int, channel: str | None) -> Frames:
+def _image(content: Mapping[str, Any], series: int, channel: str | None) -> Image:
     number = index(content.get("image_id"), "image_id")
     frame = _of(content.get("data"), channel, f"image {number}")
     stamp = _seconds(content.get("start_time"))
@@ -65,7 +67,7 @@ def _image(content: Mapping[str, Any], series: int, channel: str | None) -> Fram
         since = int(date.timestamp()) * 10**9 + date.microsecond * 1000 if isinstance(date, datetime) and date.year >= 1970 else 0
         if since + stamp < 1 << 63:
             stamps = np.array([since + stamp], np.int64)
-    return Frames(str(series), np.array([number], np.int64), (_frame(frame),), stamps)
+    return Image(Frames(str(series), np.array([number], np.int64), (_frame(frame),), stamps), content.get("user_data"))
 
 
 def _start(content: Mapping[str, Any], series: int, channel: str | None) -> Start:
@@ -75,6 +77,10 @@ def _start(content: Mapping[str, Any], series: int, channel: str | None) -> Star
         told["mask"] = usable(mask)
     if flat is not None and content.get("flatfield_enabled") is False:
         told["flat"] = response(flat)
+    table = content.get("countrate_correction_lookup_table")
+    if content.get("countrate_correction_enabled") is False and table is not None:
+        lookup = _lookup(table, channel)
+        told["count_table"] = "no plain array" if lookup is None else of_lookup(lookup)
     appended(content.get("user_data"), told)
     return Start(series, told)
 
@@ -99,6 +105,17 @@ def _array(channels: Any, channel: str | None, what: str) -> NDArray[Any] | None
         return decode(frame)
     except CodecError as error:
         raise WireError("undecodable", f"{what}: {error}") from error
+
+
+def _lookup(value: Any, channel: str | None) -> NDArray[Any] | None:
+    """The lookup table of count rates: a typed array of one axis, or a map of channels to such; None where it is neither."""
+    if isinstance(value, dict):
+        value = value.get(channel) if channel is not None else next(iter(value.values()), None)
+    kind, data = _tagged(value)
+    dtype = np.dtype(TYPES.get(kind or 0, "u1"))
+    if kind not in TYPES or not isinstance(data, (bytes, bytearray)) or len(data) % dtype.itemsize:
+        return None
+    return np.frombuffer(data, dtype) if 2 <= len(data) // dtype.itemsize <= MAX_LOOKUP else None
 
 
 def _frame(value: Any) -> Payload:

@@ -19,7 +19,7 @@ from ptystream.codecs import MAX_FRAME_BYTES
 from ptystream.events import Buffer, Frames
 
 from ..wire import WireError, json_object
-from .header import appended, response, told_v1, usable
+from .header import appended, number, of_rates, response, told_v1, usable
 from .wire import DTYPES, index, payload, sides
 
 MAX_JSON_BYTES = 1 << 20
@@ -35,6 +35,15 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """One image."""
+
+    frames: Frames
+    appendix: Any = None
+    """What the beamline has put behind it: bytes, or what its `user_data` is."""
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The end of a series."""
 
@@ -47,7 +56,7 @@ def is_version1(first: Buffer) -> bool:
     return raw.nbytes > 0 and raw[0] in b"{ \t\r\n"
 
 
-def read(parts: Sequence[Buffer]) -> Start | Frames | End:
+def read(parts: Sequence[Buffer]) -> Start | Image | End:
     """What a message says. Raises `WireError`."""
     head = _json(parts, 0)
     kind = _kind(head)
@@ -61,7 +70,7 @@ def read(parts: Sequence[Buffer]) -> Start | Frames | End:
     raise WireError("unknown_kind", f"htype {kind!r:.60}: must be dheader-1.0, dimage-1.0 or dseries_end-1.0")
 
 
-def _image(head: Mapping[str, Any], series: int, parts: Sequence[Buffer]) -> Frames:
+def _image(head: Mapping[str, Any], series: int, parts: Sequence[Buffer]) -> Image:
     number = index(head.get("frame"), "frame")
     if len(parts) < 3:
         raise WireError("truncated", f"image {number}: 4 parts announced, {len(parts)} received")
@@ -80,7 +89,8 @@ def _image(head: Mapping[str, Any], series: int, parts: Sequence[Buffer]) -> Fra
         start = _json(parts, 3).get("start_time")
         if isinstance(start, int) and not isinstance(start, bool) and 0 <= start < 1 << 62:
             stamps = np.array([start], np.int64)
-    return Frames(str(series), np.array([number], np.int64), (frame,), stamps)
+    made = Frames(str(series), np.array([number], np.int64), (frame,), stamps)
+    return Image(made, parts[4] if len(parts) > 4 else None)
 
 
 def _start(head: Mapping[str, Any], series: int, parts: Sequence[Buffer]) -> Start:
@@ -111,6 +121,9 @@ def _tell_array(name: str, array: NDArray[Any], config: Mapping[str, Any], told:
         told["flat"] = response(array)
     elif name == "countrate_table":
         told["count_rate_table"] = array
+        seconds = number(config.get("count_time"))
+        if config.get("countrate_correction_applied") is False and seconds is not None:
+            told["count_table"] = of_rates(array, seconds)
 
 
 def _array_name(part: Buffer) -> str | None:

@@ -263,6 +263,7 @@ class Hdf5Scan:
     """Datasets of HDF5 files (NeXus, CXI, whatever has frames in it), finished or growing."""
 
     Parameters = Hdf5Parameters
+    unsimulated: ClassVar[str] = "`python -m ptystream.detectors.hdf5.simulator FILE` writes a growing file that it can follow"
     tells_geometry: ClassVar[bool] = True
 
     @staticmethod

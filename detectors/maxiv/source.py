@@ -41,6 +41,13 @@ class MaxivScan:
         return TickingTransport(parameters, channel, decoder)
 
     @staticmethod
+    def simulator(parameters: Any, channel: str, rehearsal: Any) -> Any:
+        """Plays a simulated scan: see `ptystream.simulating`."""
+        from .simulator import simulator
+
+        return simulator(parameters, rehearsal)
+
+    @staticmethod
     def giver(parameters: Any, address: str) -> PlainSender:
         """Gives recorded messages back."""
         return PlainSender(parameters.link, address, timeout_s=GIVE_S)

@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -33,6 +34,27 @@ def readings(beamline: Beamline) -> NDArray[np.float64]:
     return np.column_stack([places, frames, times])
 
 
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One field of an acquisition."""
+
+    name: str
+    unit: str = ""
+    scale: float = 1.0
+    """Of one whole number, in its unit, for raw data."""
+    kind: str = "int32"
+    """Of raw data."""
+    capture: str = "Value"
+
+
+FIELDS = (
+    Captured(Y, "um", RESOLUTION_UM),
+    Captured(X, "um", RESOLUTION_UM),
+    Captured(TRIGGER),
+    Captured(TIME, "s", 8e-9, "int64"),
+)
+
+
 def stream(
     table: NDArray[np.float64],
     *,
@@ -41,11 +63,13 @@ def stream(
     arm_time: str = "",
     reason: str = "Ok",
     together: int = 100,
+    fields: Sequence[Captured] = FIELDS,
 ) -> Iterator[bytes]:
-    """One acquisition as the data port sends it, in its natural pieces; `missed` samples are left out at the beginning."""
-    names = (Y, X, TRIGGER, TIME)
-    units, scales = ("um", "um", "", "s"), (RESOLUTION_UM, RESOLUTION_UM, 1.0, 8e-9)
-    kinds = ["double"] * 4 if scaled else ["int32", "int32", "int32", "int64"]
+    """One acquisition as the data port sends it, in its natural pieces; `missed` samples are left out at the beginning.
+
+    `table` (sample, field) holds the `fields` in their units.
+    """
+    kinds = ["double" if scaled else field.kind for field in fields]
     attributes = {
         "missed": missed,
         "process": "Scaled" if scaled else "Raw",
@@ -54,16 +78,14 @@ def stream(
     }
     attributes |= {"arm_time": arm_time} if arm_time else {}
     lines = ["<header>", f"<data {' '.join(f'{k}={quoteattr(str(v))}' for k, v in attributes.items())} />", "<fields>"]
-    for name, kind, unit, scale in zip(names, kinds, units, scales, strict=True):
-        more = f' scale="{scale!r}" offset="0" units="{unit}"' if unit else ""
-        lines.append(f'<field name="{name}" type="{kind}" capture="Value"{more} />')
+    for field, kind in zip(fields, kinds, strict=True):
+        more = f' scale="{field.scale!r}" offset="0" units="{field.unit}"' if field.unit else ""
+        lines.append(f'<field name={quoteattr(field.name)} type="{kind}" capture={quoteattr(field.capture)}{more} />')
     yield ("\n".join([*lines, "</fields>", "</header>"]) + "\n\n").encode()
-    dtype = np.dtype(
-        [(name, {"double": "<f8", "int32": "<i4", "int64": "<i8"}[kind]) for name, kind in zip(names, kinds, strict=True)]
-    )
+    dtype = np.dtype([(f"{k}", {"double": "<f8", "int32": "<i4", "int64": "<i8"}[kind]) for k, kind in enumerate(kinds)])
     packed = np.zeros(len(table), dtype)
-    for column, (name, scale) in enumerate(zip(names, scales, strict=True)):
-        packed[name] = table[:, column] if scaled else np.round(table[:, column] / scale)
+    for column, field in enumerate(fields):
+        packed[f"{column}"] = table[:, column] if scaled else np.round(table[:, column] / field.scale)
     for first in range(missed, len(table), together):
         body = packed[first : first + together].tobytes()
         yield b"BIN " + struct.pack("<I", len(body) + 8) + body

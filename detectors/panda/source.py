@@ -192,6 +192,13 @@ class PandaScan:
         return PandaTransport(parameters, channel)
 
     @staticmethod
+    def simulator(parameters: Any, channel: str, rehearsal: Any) -> Any:
+        """Plays the readings of a simulated scan: see `ptystream.simulating`."""
+        from .rehearsing import data_port
+
+        return data_port(parameters, rehearsal)
+
+    @staticmethod
     def giver(parameters: Any, address: str) -> DataPort:
         """Gives recorded pieces of the stream back."""
         return DataPort(address, GIVE_S)
@@ -216,6 +223,13 @@ class PandaJsonScan:
     def transport(parameters: Any, channel: str, decoder: PandaJsonDecoder) -> PlainTransport:
         """Where they come from."""
         return PlainTransport(parameters, channel)
+
+    @staticmethod
+    def simulator(parameters: Any, channel: str, rehearsal: Any) -> Any:
+        """Plays the readings of a simulated scan: see `ptystream.simulating`."""
+        from .rehearsing import republisher
+
+        return republisher(parameters, rehearsal)
 
     @staticmethod
     def giver(parameters: Any, address: str) -> PlainSender:

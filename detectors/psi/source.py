@@ -74,6 +74,13 @@ class SlsScan:
         return SlsTransport(parameters, channel, decoder)
 
     @staticmethod
+    def simulator(parameters: Any, channel: str, rehearsal: Any) -> Any:
+        """Plays a simulated scan: see `ptystream.simulating`."""
+        from .simulator import simulator
+
+        return simulator(parameters, rehearsal)
+
+    @staticmethod
     def giver(parameters: Any, address: str) -> PlainSender:
         """Gives recorded messages back."""
         return PlainSender(parameters.link, address, timeout_s=GIVE_S)

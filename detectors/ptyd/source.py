@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ptystream.events import Buffer
 from ptystream.params.base import Branch, parameter
@@ -169,6 +169,7 @@ class PtydScan:
     """A prepared file in ptypy's `.ptyd` format, finished or growing."""
 
     Parameters = PtydParameters
+    unsimulated: ClassVar[str] = "reads a file, and nobody sends: give it one"
 
     @staticmethod
     def decoder(parameters: Any, channel: str) -> PtydDecoder:

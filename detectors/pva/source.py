@@ -136,6 +136,7 @@ class PvaScan:
     """Frames of an EPICS PV (NTNDArray over PVAccess)."""
 
     Parameters = PvaParameters
+    unsimulated: ClassVar[str] = "`python -m ptystream.detectors.pva.simulator` serves a PV"
     found = staticmethod(found)
     gives_positions: ClassVar[bool] = False
 

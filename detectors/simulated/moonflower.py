@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -208,6 +208,7 @@ class MoonFlowerScan:
     """Test scan: a flower in the light of the moon, simulated while it runs."""
 
     Parameters: type[SimulatedParameters] = MoonFlowerParameters
+    unsimulated: ClassVar[str] = "makes its frames itself: `ptystream live` needs nothing else"
     gives_positions = False
     surroundings = True
     simulation: type[QuickSimulation] = MoonFlowerSimulation

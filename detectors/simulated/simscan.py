@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,6 +181,7 @@ class SimScan:
     """A scan that is simulated: beam, sample, pattern and detector as its parameters say."""
 
     Parameters = SimParameters
+    unsimulated: ClassVar[str] = "makes its frames itself: `ptystream live` needs nothing else"
     gives_positions = False
     surroundings = True
 

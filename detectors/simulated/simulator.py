@@ -41,10 +41,12 @@ class Beamline:
     frames_per_message: int = 1
     seed: int = 0
     scan_id: str = "simulated"
+    places_m: NDArray[np.float64] | None = None
+    """Where the beam is, (frame, 2), (y, x), instead of the spiral."""
 
     def positions_m(self) -> NDArray[np.float64]:
-        """Where the beam is, (frame, 2), (y, x): a Fermat spiral."""
-        return fermat_scan(self.step_px * self.pixel_m, self.frames)
+        """Where the beam is, (frame, 2), (y, x): a Fermat spiral, or what was given."""
+        return fermat_scan(self.step_px * self.pixel_m, self.frames) if self.places_m is None else self.places_m
 
     def probe(self) -> NDArray[np.complex128]:
         """(y, x), Σ|P|² = photons."""

@@ -157,17 +157,20 @@ class PlainSender:
         *,
         timeout_s: float = 30.0,
         unsent: Sequence[bytes] = (TICK,),
+        bind: bool = True,
     ) -> None:
-        """`unsent`: messages of one part that `again` leaves out, because receivers make them. Raises `ValueError` for an address
-        beyond loopback, `OSError` for one that cannot be had."""
+        """`unsent`: messages of one part that `again` leaves out, because receivers make them. `bind`: listen, or connect to who
+        listens. Raises `ValueError` for an address beyond loopback, `OSError` for one that cannot be had."""
         check_listening(address, None, False)
         self._unsent = unsent
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PUSH if link == "push" else zmq.XPUB)
         self._socket.linger = 2000
         self._socket.sndtimeo = self._socket.rcvtimeo = int(timeout_s * 1000)
+        if not bind:
+            self._socket.immediate = 1  # so that nothing is queued for somebody who has not come
         try:
-            self._socket.bind(address)
+            (self._socket.bind if bind else self._socket.connect)(address)
         except zmq.ZMQError as error:
             self._socket.close(0)
             self._context.term()

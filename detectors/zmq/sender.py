@@ -153,6 +153,13 @@ class Sender:
         """The scan is over, after `count` frames (or samples)."""
         self._send([header("end", scan=self._scan, count=count, reason=reason, q=self._sent)])
 
+    def greeted(self, timeout_s: float) -> bool:
+        """Whether the receiver of an 'acknowledged' link has come within so long."""
+        if self._link is None:
+            return True
+        with self._changed:
+            return self._changed.wait_for(lambda: self._peer is not None or self._failure is not None, timeout_s)
+
     def wait(self, timeout_s: float) -> None:
         """Wait until somebody pulls from a 'push' link; the other links need not, or cannot know. Raises `TimeoutError`."""
         if self._plain_push and not self._socket.poll(int(timeout_s * 1000), zmq.POLLOUT):

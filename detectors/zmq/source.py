@@ -158,6 +158,13 @@ class ZmqScan:
         return ZmqTransport(parameters, channel, lambda: (decoder.link.stream, decoder.link.next))
 
     @staticmethod
+    def simulator(parameters: Any, channel: str, rehearsal: Any) -> Any:
+        """Plays a simulated scan: see `ptystream.simulating`."""
+        from .simulator import simulator
+
+        return simulator(parameters, channel, rehearsal)
+
+    @staticmethod
     def giver(parameters: Any, address: str) -> Any:
         """Gives recorded messages back; over 'pub' it waits for the first subscriber."""
         if parameters.link == "pub":

@@ -53,16 +53,24 @@ def live(
 
 @app.command()
 def simulate(
-    frames_address: Annotated[str, typer.Option(help="Where frames are offered.")] = "tcp://127.0.0.1:5570",
-    positions_address: Annotated[str, typer.Option(help="Where positions are offered.")] = "tcp://127.0.0.1:5571",
-    frames: Annotated[int, typer.Option(min=1)] = 400,
+    config: Annotated[str | None, typer.Argument(help="Speak to `ptystream live` of this configuration, as its sources.")] = None,
+    frames_address: Annotated[
+        str | None, typer.Option(help="Without CONFIG: where frames are offered; tcp://127.0.0.1:5570.")
+    ] = None,
+    positions_address: Annotated[
+        str | None, typer.Option(help="Without CONFIG: where positions are offered; tcp://127.0.0.1:5571.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="As CONFIG says, otherwise 400.")] = None,
     rate: Annotated[float, typer.Option(min=0.1, help="Frames per second.")] = 100.0,
-    side: Annotated[int, typer.Option(min=32, max=1024)] = 128,
+    side: Annotated[int | None, typer.Option(min=32, max=1024, help="Without CONFIG: pixels of a frame's side; 128.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     wait: Annotated[bool, typer.Option(help="Begin when a line arrives on standard input.")] = False,
+    scans: Annotated[int, typer.Option(min=1, help="With CONFIG: one after the other.")] = 1,
+    first: Annotated[int, typer.Option(min=1, help="With CONFIG: number of the first scan, which is its name.")] = 1,
 ) -> None:
-    """The detector side alone, on the wire."""
-    _call("simulate", "simulate", frames_address, positions_address, frames, rate, side, seed, wait)
+    """The detector side alone, on the wire: on that of a configuration, or on two native ones."""
+    options = (frames_address, positions_address, frames, rate, side, seed, wait, scans, first)
+    _call("simulate", "simulate", config, *options)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`ptystream simulate`: a simulated beamline that speaks the native wire."""
+"""`ptystream simulate`: a simulated beamline, on the wires of a configuration or on two native ones."""
 
 from __future__ import annotations
 
@@ -6,12 +6,37 @@ import json
 import sys
 from importlib.metadata import entry_points
 
+from rich.console import Console
 
-def simulate(frames_address: str, positions_address: str, frames: int, rate: float, side: int, seed: int, wait: bool) -> int:
-    """Body of the command. Prints one line of JSON with the addresses and the geometry before it begins."""
+from ptystream.params.load import load
+from ptystream.simulating import Simulation
+
+FRAMES, RATE_HZ, SIDE = 400, 100.0, 128
+FRAMES_ADDRESS, POSITIONS_ADDRESS = "tcp://127.0.0.1:5570", "tcp://127.0.0.1:5571"
+
+
+def simulate(
+    config: str | None,
+    frames_address: str | None,
+    positions_address: str | None,
+    frames: int | None,
+    rate: float,
+    side: int | None,
+    seed: int,
+    wait: bool,
+    scans: int,
+    first: int,
+) -> int:
+    """Body of the command. Prints one line of JSON with addresses and, without a configuration, geometry before it begins."""
+    if config is not None:
+        for name, value in (("frames-address", frames_address), ("positions-address", positions_address), ("side", side)):
+            if value is not None:
+                raise RuntimeError(f"--{name} {value}: the configuration says that; leave one of them out")
+        return _of(config, frames, rate, seed, wait, scans, first)
     simulator = next(iter(entry_points(group="ptystream.simulators", name="simulated"))).load()
-    beamline = simulator.Beamline(frames=frames, side=side, rate_hz=rate, seed=seed)
+    beamline = simulator.Beamline(frames=frames or FRAMES, side=side or SIDE, rate_hz=rate, seed=seed)
     sender = simulator.Sender
+    frames_address, positions_address = frames_address or FRAMES_ADDRESS, positions_address or POSITIONS_ADDRESS
     with sender(frames_address, timeout_s=600.0) as data, sender(positions_address, timeout_s=600.0) as positions:
         told = {"frames": data.address, "positions": positions.address, "samples_per_frame": beamline.samples_per_frame}
         told |= {"geometry": beamline.geometry(), "pixel_m": beamline.pixel_m}
@@ -19,4 +44,21 @@ def simulate(frames_address: str, positions_address: str, frames: int, rate: flo
         if wait and not sys.stdin.readline():
             return 1
         simulator.run(beamline, data, positions)
+    return 0
+
+
+def _of(config: str, frames: int | None, rate: float, seed: int, wait: bool, scans: int, first: int) -> int:
+    """The sources of a configuration."""
+    configuration, console = load(config), Console(stderr=True)
+    with Simulation(configuration, frames=frames, rate_hz=rate, seed=seed) as simulation:
+        addresses = {channel: one.address for channel, one in simulation.simulators.items()}
+        print(json.dumps({"addresses": addresses, "frames": simulation.frames}), flush=True)
+        if wait and not sys.stdin.readline():
+            return 1
+        console.print(f"waiting for: ptystream live {config}", highlight=False)
+        try:
+            simulation.run(scans, first, lambda number: console.print(f"scan {number}", highlight=False))
+        except KeyboardInterrupt:
+            simulation.stopped.set()
+            return 130
     return 0

@@ -9,6 +9,7 @@ psize       detector pixel, metres, a number or (y, x)                   where `
 center      optical axis, raw pixels (y, x)                              where `data.center` is left out
 saturation  counts from which on a pixel is invalid in that frame        where `data.saturation` is left out
 flat        response to uniform light that counts are to be divided by   where `data.flat` is left out
+count_table counts as measured and as they ought to be, (n, 2)           where `data.count_table` is left out
 mask        pixels to use (not 0), array (y, x)                          with `data.mask`: a pixel needs both
 num_frames  how many frames will come                                    where `data.num_frames` is left out
 =========== ============================================================ ======================================
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.scan.parameters import PtyScanParameters
+from ptystream.scan.parameters import PtyScanParameters, not_a_count_table
 
 LIMITS = {"energy": (1e-3, 1e4), "distance": (1e-4, 1e3), "psize": (1e-8, 1e-2), "saturation": (1.0, math.inf)}
 """What can be meant, in the units of the tree: what lies outside was told in other units, or is not known there."""
@@ -45,6 +46,8 @@ class Header:
     """True where a pixel is to be used, (y, x)."""
     flat: NDArray[np.float64] | None = None
     """(y, x)."""
+    count_table: NDArray[np.float64] | None = None
+    """Shape (n, 2)."""
     refused: Sequence[tuple[str, str]] = ()
     """(key, why) of what was told and cannot be meant."""
 
@@ -66,14 +69,23 @@ def header_of(metadata: Mapping[str, Any]) -> Header:
         else:
             values[key] = [*numbers, *numbers][:2] if pair else numbers[0]
     arrays: dict[str, NDArray[Any] | None] = {}
-    for key in ("mask", "flat"):
+    for key in ("mask", "flat", "count_table"):
         array = metadata.get(key)
         sound = isinstance(array, np.ndarray) and array.ndim == 2 and array.dtype.kind in "buif"
         arrays[key] = array if sound else None
         if array is not None and not sound:
-            refused.append((key, "is no array of real numbers (y, x)"))
-    mask, flat = arrays["mask"], arrays["flat"]
-    return Header(values, None if mask is None else mask != 0, None if flat is None else flat.astype(np.float64), tuple(refused))
+            refused.append((key, "is no array of real numbers of two axes"))
+    mask, flat, table = arrays["mask"], arrays["flat"], arrays["count_table"]
+    if table is not None and (wrong := not_a_count_table(table)) is not None:
+        refused.append(("count_table", wrong))
+        table = None
+    return Header(
+        values,
+        None if mask is None else mask != 0,
+        None if flat is None else flat.astype(np.float64),
+        None if table is None else table.astype(np.float64),
+        tuple(refused),
+    )
 
 
 def completed(
@@ -103,6 +115,8 @@ def completed(
             update["flat"] = flat
         else:
             said.append(f"flat: told with shape {flat.shape}, frames have {raw_shape}: not used")
+    if header.count_table is not None and parameters.count_table is None:
+        update["count_table"] = header.count_table
     if header.mask is not None and header.mask.shape != raw_shape:
         said.append(f"mask: told with shape {header.mask.shape}, frames have {raw_shape}: not used")
     return (parameters.model_copy(update=update) if update else parameters), filled, said

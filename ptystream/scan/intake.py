@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -257,7 +257,7 @@ class Intake:
         y, x = self.decisions.get("raw_shape") or shapes.most_common(1)[0][0]
         before = self.decisions.get("header", {})
         header = self.header or Header()
-        header = Header({**header.values, **before}, header.mask, header.flat, header.refused)
+        header = replace(header, values={**header.values, **before})
         self.parameters, filled, said = completed(self.parameters, header, (y, x))
         for line in said:
             log.warning("%s: header: scans.%s.data.%s", self.label, self.label, line)

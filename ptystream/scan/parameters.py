@@ -67,6 +67,16 @@ def _fits(nbytes: int) -> None:
         raise ValueError(f"{nbytes} bytes are more than the {MAX_ARRAY_BYTES} allowed")
 
 
+def not_a_count_table(value: NDArray[Any]) -> str | None:
+    """What is wrong with a table of counts, measured and true; None: nothing."""
+    if value.ndim != 2 or value.shape[1] != 2 or len(value) < 2 or value.dtype.kind not in "uif":
+        return f"has shape {value.shape} and holds {value.dtype}: must be real numbers (n, 2), n at least 2"
+    steps = np.diff(value.astype(np.float64), axis=0)
+    if not (np.isfinite(value).all() and (value >= 0).all() and (steps[:, 0] > 0).all() and (steps[:, 1] >= 0).all()):
+        return "must hold finite numbers, 0 or above, that rise from row to row"
+    return None
+
+
 ArrayParameter = Annotated[np.ndarray | list[Any] | str | None, AfterValidator(load_array)]
 """An array, nested list or file name; a file is read while the configuration is checked, and the value is then the array."""
 
@@ -211,6 +221,11 @@ class PtyScanParameters(SavingParameters):
     flat: ArrayParameter = parameter(None, ours=True)
     """Response to uniform light, divided by as it is; shape of the raw frame. Pixels not above 0 are masked."""
 
+    count_table: ArrayParameter = parameter(None, ours=True)
+    """Counts of a pixel in one frame as they are measured and as they ought to be, for a detector that misses some at high rates;
+    shape (n, 2), both columns rising, straight lines between the rows. What lies beyond the last row is invalid. It comes
+    before dark and flat."""
+
     counts_per_photon: float = parameter(1.0, ours=True)
     """Counts of one photon; counts are divided by it."""
 
@@ -251,6 +266,13 @@ class PtyScanParameters(SavingParameters):
     def _image(cls, value: NDArray[Any] | None) -> NDArray[Any] | None:
         if value is not None and (value.ndim != 2 or value.dtype.kind == "c"):
             raise ValueError(f"has shape {value.shape} and holds {value.dtype}: must be real numbers (y, x)")
+        return value
+
+    @field_validator("count_table")
+    @classmethod
+    def _count_table(cls, value: NDArray[Any] | None) -> NDArray[Any] | None:
+        if value is not None and (wrong := not_a_count_table(value)) is not None:
+            raise ValueError(wrong)
         return value
 
     @field_validator("psize")

@@ -107,6 +107,11 @@ class Preparation:
             self._dark = None if dark is None else self._crop(dark, np.float32(0)).astype(np.float64)
             gain = np.float64(parameters.counts_per_photon) * (1.0 if flat is None else self._crop(flat, np.float32(1)))
             self._gain = None if flat is None and parameters.counts_per_photon == 1.0 else 1.0 / gain
+        table = load_array(parameters.count_table, "data.count_table")
+        if table is not None and table[0, 0] > 0:  # below the first row as on a line from zero
+            table = np.insert(table.astype(np.float64), 0, 0.0, axis=0)
+        self._counts = None if table is None else np.ascontiguousarray(table.astype(np.float64).T)
+        """(measured, true) counts."""
         self.dtype = self._slab_dtype()
         self._limit = float(np.iinfo(self.dtype).max) if self.dtype.kind in "ui" else np.inf
         plain = self.dtype == self.raw_dtype and self.raw_dtype.kind == "u"
@@ -147,6 +152,9 @@ class Preparation:
         counts[invalid] = 0.0
         if self.dtype.kind in "ui" and raw.dtype.kind == "f" and not _is_whole(counts):
             raise PrepareError("not_whole", "a frame with fractions of counts among frames of whole counts")
+        if self._counts is not None:
+            invalid |= counts > self._counts[0, -1]
+            counts = np.interp(counts, *self._counts)
         if self._dark is not None:
             counts -= self._dark
         if self._gain is not None:
@@ -224,7 +232,7 @@ class Preparation:
     def _slab_dtype(self) -> np.dtype[Any]:
         raw, r = self.raw_dtype, self._rebin
         mean = r > 1 and self.parameters.rebin_mode == "mean"
-        if self._dark is not None or self._gain is not None or mean or not self._whole:
+        if self._dark is not None or self._gain is not None or self._counts is not None or mean or not self._whole:
             return np.dtype(np.float32)
         if raw.kind == "f" or raw.itemsize == 8:
             return np.dtype(np.uint32)

@@ -219,7 +219,7 @@ class PtyScan:
     def _heard(self, metadata: Mapping[str, Any]) -> None:
         """The header of the frames; one that comes when frames are being prepared is too late."""
         header = header_of(metadata)
-        known = bool(header.values) or header.mask is not None or header.flat is not None
+        known = bool(header.values) or header.mask is not None or header.flat is not None or header.count_table is not None
         if self._intake.decided and self._intake.header is None and known:
             self.ledger.note("header_late", detail="the first frames were prepared without it")
         elif self._intake.header is None:

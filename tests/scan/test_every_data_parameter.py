@@ -65,6 +65,7 @@ PREPARED: Cases = {
     "modules.gap": ([(1, 0)], {"modules": {"shape": (10, 10)}}),
     "modules.chip": ([(6, 6)], {}),
     "flat": ([IMAGE], {}),
+    "count_table": ([[[0, 0], [10, 10], [1e5, 3e5]]], {}),
     "counts_per_photon": ([2.0], {}),
     "mask": ([IMAGE > 1], {}),
     "weights": ([IMAGE], {}),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ptystream.scan.header import completed, header_of
 from ptystream.scan.parameters import PtyScanParameters
 from ptystream.scan.prepare import Preparation, PrepareError, decide, find_hot_pixels
 
@@ -72,6 +73,37 @@ def test_every_dtype_and_orientation_agrees_with_the_oracle(dtype: str, orientat
     compare(out, preparation, *oracle(raw, (11, 14), 12, orientation=triple, saturation=99))
     wanted = {"u1": "uint8", "u2": "uint16", "i2": "uint16", "i4": "int32"}.get(dtype, "uint32")
     assert out.dtype.name == wanted, "whole counts stay integers"
+
+
+@pytest.mark.parametrize("begins", [0, 5])
+def test_counts_missed_at_high_rates_are_put_right_before_dark_and_flat(begins: int) -> None:
+    table = np.array([[begins, begins], [20, 20], [60, 100], [80, 200]])
+    raw = np.random.default_rng(5).integers(0, 90, (16, 16)).astype(np.uint16)
+    dark, flat = np.full(raw.shape, 3.0), np.full(raw.shape, 0.5)
+    out, preparation, _ = prepared(raw, shape=16, count_table=table, dark=dark, flat=flat, counts_per_photon=2.0)
+    true = np.interp(raw.astype(float), [0, *table[:, 0]], [0, *table[:, 1]])
+    assert (raw > 80).any() and (raw < 5).any()
+    expected = np.where(raw > 80, np.nan, np.maximum(true - 3.0, 0.0))
+    compare(out, preparation, np.fft.ifftshift(expected), np.ones(raw.shape, bool))
+
+
+@pytest.mark.parametrize(
+    "table", [[[0, 0]], [[0, 0, 1], [1, 2, 1]], [[0, 0], [0, 1]], [[0, 5], [1, 3]], [[0, -1], [1, 3]], [[0, 0], [1, np.inf]]]
+)
+def test_a_table_of_counts_that_does_not_rise_is_refused(table: Any) -> None:
+    with pytest.raises(ValueError, match="count_table"):
+        PtyScanParameters(count_table=table)
+    header = header_of({"count_table": np.array(table, float)})
+    assert header.count_table is None and header.refused[0][0] == "count_table"
+
+
+def test_a_table_of_counts_in_the_header_fills_what_the_configuration_leaves_out() -> None:
+    told = header_of({"count_table": np.array([[0, 0], [10, 11], [20, 30]])})
+    filled, _, said = completed(PtyScanParameters(), told, (16, 16))
+    np.testing.assert_array_equal(filled.count_table, told.count_table)
+    own = PtyScanParameters(count_table=[[0, 0], [9, 9]])
+    assert completed(own, told, (16, 16))[0].count_table is own.count_table
+    assert said == []
 
 
 @pytest.mark.parametrize("mode", ["sum", "mean"])

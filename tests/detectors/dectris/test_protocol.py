@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 from ptystream.codecs import CODECS, decode
+from ptystream.detectors.dectris import DectrisScan
+from ptystream.detectors.dectris.header import of_lookup
 from ptystream.detectors.dectris.protocol import TICK, DectrisDecoder
 from ptystream.detectors.dectris.series import MAX_HELD
 from ptystream.detectors.dectris.simulator import Camera, series_of
-from ptystream.events import Event, Frames, Rejected, ScanEnded, ScanStarted
+from ptystream.events import Event, Frames, Rejected, Samples, ScanEnded, ScanStarted
+from ptystream.scan.header import header_of
 from ptystream.transport import Message
 
 RNG = np.random.default_rng(7)
@@ -115,7 +118,7 @@ def test_a_header_tells_what_its_detail_holds(format: str) -> None:
 
 
 def test_version_1_takes_either_name_of_the_flat_field_and_any_order_of_arrays() -> None:
-    camera = Camera("v1", flatfield_name="flatfield-1.0", image_appendix="ignored", **SET_UP)
+    camera = Camera("v1", flatfield_name="flatfield-1.0", **SET_UP)
     header = camera.header(2, 6, (13, 22), np.dtype("u2"))
     for parts in (header, [*header[:2], *header[4:], *header[2:4]]):
         (start,) = fed(DectrisDecoder(), [parts])
@@ -124,6 +127,82 @@ def test_version_1_takes_either_name_of_the_flat_field_and_any_order_of_arrays()
         assert start.metadata["count_rate_table"].shape == (20, 2)
     (frames,) = fed(DectrisDecoder(), [camera.image(2, 0, FRAMES[0])])
     np.testing.assert_array_equal(pixels([frames])["2", 0], FRAMES[0])
+
+
+RATES = np.array([[0, 0], [2e5, 2e5], [4e5, 5e5], [6e5, 1.2e6]])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_table_of_count_rates_is_told_as_counts_where_the_detector_has_not_used_it(format: str) -> None:
+    def told(decoder: DectrisDecoder, **given: Any) -> Any:
+        camera = Camera(format, count_rates=RATES, count_time_s=1e-3, **given)  # type: ignore[arg-type]
+        (start,) = fed(decoder, [camera.header(1, 6, (13, 22), np.dtype("u2"))])
+        assert isinstance(start, ScanStarted)
+        return start.metadata.get("count_table")
+
+    table = told(DectrisDecoder(), count_rate_applied=False)
+    measured = np.arange(0, 601)
+    np.testing.assert_allclose(np.interp(measured, *table.T), np.interp(measured, *(RATES * 1e-3).T), atol=0.51)
+    assert table[-1, 0] == pytest.approx(600, abs=1)
+    assert told(DectrisDecoder(), count_rate_applied=True) is None
+    assert told(DectrisDecoder()) is None, "where it is not said, it is not known"
+    assert told(DectrisDecoder(count_rate=False), count_rate_applied=False) is None
+    assert told(DectrisDecoder(header=False), count_rate_applied=False) is None
+
+
+@pytest.mark.parametrize(("dtype", "last"), [("<u2", 65535), ("<u4", 2**32 - 1), ("<u4", 65535)])
+def test_what_a_lookup_table_marks_or_clips_at_its_end_is_beyond_it(dtype: str, last: int) -> None:
+    table = of_lookup(np.array([0, 1, 2, 4, 7, last, last, last], dtype))
+    np.testing.assert_array_equal(table[-1], [4, 7])
+    clipped = of_lookup(np.array([0, 1, 2, 4, 7, 9, 9, 9], dtype))
+    np.testing.assert_array_equal(clipped[-1], [5, 9])
+    np.testing.assert_allclose(np.interp(np.arange(6), *clipped.T), [0, 1, 2, 4, 7, 9])
+
+
+@pytest.mark.parametrize("table", [[0], cbor2.CBORTag(70, b"123"), cbor2.CBORTag(70, b"1234"), cbor2.CBORTag(9, b"12345678"), {}])
+def test_a_lookup_table_that_is_none_costs_no_header(table: Any) -> None:
+    content = cbor2.loads(Camera(count_rate_applied=False, **SET_UP).header(1, 6, (13, 22), np.dtype("u2"))[0])
+    content["countrate_correction_lookup_table"] = table
+    (start,) = fed(DectrisDecoder(), [[cbor2.dumps(content)]])
+    assert isinstance(start, ScanStarted)
+    found = header_of(start.metadata)
+    assert found.count_table is None and found.values["energy"] == pytest.approx(12.4)
+    assert [key for key, _ in found.refused] == ["count_table"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_positions_in_image_appendices_are_readings_of_their_images(format: str) -> None:
+    texts = [json.dumps({"sy": 10.0 * k, "sx": -k, "n": "a"}) for k in range(6)]
+    texts[3], texts[4] = "{", json.dumps({"sy": True, "sx": 1})
+    camera = Camera(format, image_appendix=texts, **SET_UP)  # type: ignore[arg-type]
+    p = DectrisScan.Parameters(appendix={"y": "sy in um", "x": "sx"})
+    events = fed(DectrisScan.decoder(p, "s/data"), series_of(camera, 4, FRAMES))
+    samples = [e for e in events if isinstance(e, Samples)]
+    assert [s.first for s in samples] == [0, 1, 2, 5]
+    np.testing.assert_allclose([s.channels["y"] for s in samples], [[0.0], [1e-5], [2e-5], [5e-5]])
+    assert [s.channels["x"].tolist() for s in samples] == [[0.0], [-1.0], [-2.0], [-5.0]]
+    assert rejected(events) == {"bad_appendix": 2}
+    assert len(pixels(events)) == 6
+    left = fed(DectrisDecoder(), series_of(camera, 4, FRAMES))
+    assert rejected(left) == {"appendix_left": 6}
+    assert not any(isinstance(e, Samples) for e in left)
+
+
+def test_readings_stay_behind_images_that_came_before_their_header() -> None:
+    texts = [json.dumps({"y": k, "x": k}) for k in range(6)]
+    whole = list(series_of(Camera(image_appendix=texts, **SET_UP), 4, FRAMES))
+    decoder = DectrisDecoder(ordered=False, drain=True, appendix={"y": ("y", 1.0), "x": ("x", 1.0)})
+    assert fed(decoder, whole[1:4]) == []
+    events = fed(decoder, [whole[0]])
+    assert isinstance(events[0], ScanStarted)
+    assert [type(e) for e in events[1:]] == [Frames, Samples] * 3
+    assert [e.first for e in events[2::2]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("appendix", [{"y": "a"}, {"z": "a"}, {"y": "a", "x": ""}, {"y": "a in parsec", "x": "b"}])
+def test_an_appendix_that_cannot_be_meant_is_refused(appendix: Any) -> None:
+    with pytest.raises(ValueError, match=r"name y and x|name of an entry|not known|Input should be"):
+        DectrisScan.Parameters(appendix=appendix)
 
 
 def test_big_endian_and_column_major_pixels() -> None:

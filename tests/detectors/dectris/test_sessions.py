@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -104,6 +105,24 @@ def test_a_configuration_without_geometry_gives_what_one_with_it_gives(
     assert result.scans["s"]["energy"] == pytest.approx(GEOMETRY["energy"])
     assert session.current is not None
     assert session.current.scans["s"].buffer.ended in ("completed", "num_frames reached")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_positions_come_with_the_images_and_missed_counts_are_put_back(tmp_path: Path, format: str, plain: ptyr.Result) -> None:
+    places = [json.dumps({"sy": float(-y * 1e6), "sx": float(-x * 1e6)}) for y, x in PLACES]
+    doubled = np.array([[0, 0], [4e9, 8e9]])
+    camera = Camera(format, **SET_UP, image_appendix=places, count_rates=doubled, count_rate_applied=False)  # type: ignore[arg-type]
+    light = []
+    for count_rate in (True, False):
+        entries = {"y": "sy in um", "x": "sx in um"}
+        with Detector() as detector:
+            tree = given(tmp_path, detector.address, 3, positions_theory=None, appendix=entries, count_rate=count_rate)
+            run(tree, lambda detector=detector: detector.send(series_of(camera, 3, RAW)))  # type: ignore[misc]
+        result = ptyr.read(tmp_path / "t.ptyr")
+        assert result.ledger["used"] == BEAM.frames
+        np.testing.assert_allclose(result.positions_m, -PLACES, atol=1e-12)
+        light.append(float((np.abs(next(iter(result.probe.values())).data) ** 2).sum()))
+    assert light[0] / light[1] == pytest.approx(2.0, rel=0.02)
 
 
 def test_what_the_configuration_says_wins_and_a_difference_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
