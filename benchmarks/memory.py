@@ -26,7 +26,8 @@ from ptystream.model.scan_model import Full
 from ptystream.params.load import load
 from ptystream.plan import make_plan, recorder_of
 from ptystream.publish.publisher import Publisher
-from ptystream.run import EngineEntry, Run, Scan
+from ptystream.run import Run
+from ptystream.run_state import EngineEntry, Scan
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 from ptystream.scan.positions import fermat_scan
 from ptystream.scan.ptyscan import PtyScan

@@ -24,7 +24,7 @@ from ptystream.params.load import Configuration, ScanConfiguration
 from ptystream.plan import _Sample, geometry_of, make_plan
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.results import file_name
-from ptystream.run import EngineEntry
+from ptystream.run_state import EngineEntry
 from ptystream.scan.block import Block
 
 TRIAL_BYTES = 64 << 20

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.checkpoint import Checkpoint
-from ptystream.run import Run, Scan, join, revised
-from ptystream.scan.block import EOS, Block, Signal
+from ptystream.run import Run
+from ptystream.run_state import Scan
+from ptystream.scan.block import EOS, Block, Signal, join, revised
 from ptystream.schedule import to_runs
 
 log = logging.getLogger(__name__)

@@ -35,7 +35,8 @@ from ptystream.params.load import Configuration, ScanConfiguration, SourceConfig
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.recording import Recorder, Recording
 from ptystream.results import as_json, effective, file_name, versions
-from ptystream.run import EngineEntry, Run
+from ptystream.run import Run
+from ptystream.run_state import EngineEntry
 from ptystream.scan.block import Block
 from ptystream.scan.header import left_out
 from ptystream.scan.memory import FRAMES, Budget, allowed_bytes

@@ -17,8 +17,8 @@ from ptystream.parallel import team
 from ptystream.params.load import load, plugins, tree_of
 from ptystream.params.plain import Param, merged, plain
 from ptystream.plan import make_plan, result_of, warm_up
-from ptystream.reconstruction import Storage
-from ptystream.run import Run, described
+from ptystream.reconstruction import Storage, described
+from ptystream.run import Run
 from ptystream.session import Session, SessionError
 from ptystream.storage import ptyr
 from ptystream.transport import Transport

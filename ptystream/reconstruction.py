@@ -303,3 +303,22 @@ class Reconstruction:
             self.object_dispersion,
             self.improved,
         )
+
+
+def described(reconstruction: Reconstruction) -> list[str]:
+    """Sizes and places of what is reconstructed, a line for each storage and one for the frames."""
+    lines = []
+    for kind, held in (("probe", reconstruction.probes), ("object", reconstruction.objects)):
+        for name, storage in held.items():
+            pixel = (
+                "pixel size unknown"
+                if storage.pixel_size_m is None
+                else "pixel {:.4g} m × {:.4g} m".format(*storage.pixel_size_m)
+            )
+            size = " × ".join(str(n) for n in storage.data.shape)
+            mebibytes = storage.data.nbytes / 2**20
+            lines.append(
+                f"{kind} {name}: {size} {storage.data.dtype}, {mebibytes:.1f} MiB, {pixel}, first pixel at {storage.offset}"
+            )
+    pods = reconstruction.pods
+    return [*lines, f"{pods.length} frames, {pods.pods} pods each"]

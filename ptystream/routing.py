@@ -16,7 +16,8 @@ from ptystream.engine import Context
 from ptystream.epochs import REMEMBERED, EpochError
 from ptystream.events import Event, Rejected, ScanEnded, ScanStarted
 from ptystream.metrics import Metrics
-from ptystream.run import EngineEntry, Run, Scan
+from ptystream.run import Run
+from ptystream.run_state import EngineEntry, Scan
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.transport import Message
 from ptystream.wiring import ScanEntry

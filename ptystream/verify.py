@@ -22,7 +22,8 @@ from ptystream.quality import align
 from ptystream.reconstruction import Reconstruction, Storage
 from ptystream.recording import Recording
 from ptystream.results import versions
-from ptystream.run import EngineEntry, Run
+from ptystream.run import Run
+from ptystream.run_state import EngineEntry
 from ptystream.schedule import Schedule
 from ptystream.session import Session, SessionError
 from ptystream.storage import ptyr

@@ -13,7 +13,8 @@ from ptystream.decoder import Decoder
 from ptystream.engine import Context
 from ptystream.epochs import EpochMap
 from ptystream.loop import LoopSettings
-from ptystream.run import EngineEntry, Run
+from ptystream.run import Run
+from ptystream.run_state import EngineEntry
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.transport import Transport
 

@@ -23,7 +23,8 @@ from ptystream.model.geometry import Geometry
 from ptystream.model.models import MODELS
 from ptystream.params.load import plugins
 from ptystream.quality import align
-from ptystream.run import EngineEntry, Run, Scan
+from ptystream.run import Run
+from ptystream.run_state import EngineEntry, Scan
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 from ptystream.scan.ptyscan import PtyScan
 

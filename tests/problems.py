@@ -12,7 +12,8 @@ from ptystream.engines.dm import DM
 from ptystream.events import Frames, Payload, Samples, ScanEnded, ScanStarted
 from ptystream.model.geometry import Geometry
 from ptystream.model.scan_model import Full, ScanModel
-from ptystream.run import EngineEntry, Run, Scan
+from ptystream.run import Run
+from ptystream.run_state import EngineEntry, Scan
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 from ptystream.scan.ptyscan import PtyScan
 

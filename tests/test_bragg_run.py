@@ -20,7 +20,8 @@ from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
 from ptystream.plan import make_plan, models_of, save, warm_up
 from ptystream.reconstruction import Volume
-from ptystream.run import EngineEntry, Run, Scan
+from ptystream.run import Run
+from ptystream.run_state import EngineEntry, Scan
 from ptystream.scan.parameters import ChannelsParameters, PositionsParameters, PtyScanParameters
 from ptystream.scan.rocking import RockingScan
 from ptystream.storage import ptyr

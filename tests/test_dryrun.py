@@ -16,7 +16,7 @@ from ptystream.dryrun import ASSUMED, TRIAL_FRAMES, _grid, _Trial, dry_run, size
 from ptystream.engine import Context
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
-from ptystream.run import EngineEntry
+from ptystream.run_state import EngineEntry
 
 
 @pytest.mark.slow

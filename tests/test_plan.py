@@ -17,7 +17,7 @@ from ptystream.model.scan_model import Full
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
 from ptystream.plan import geometry_of, make_plan, models_of, warm_up
-from ptystream.run import EngineEntry
+from ptystream.run_state import EngineEntry
 from ptystream.scan.memory import FRAMES
 from ptystream.scan.parameters import PtyScanParameters
 from ptystream.scan.ptyscan import PtyScan

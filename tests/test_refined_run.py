@@ -18,7 +18,8 @@ from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.model.parameters import CoherenceParameters, FullParameters
 from ptystream.model.scan_model import Full
 from ptystream.plan import result_of
-from ptystream.run import EngineEntry, Run
+from ptystream.run import Run
+from ptystream.run_state import EngineEntry
 from ptystream.schedule import Schedule
 from ptystream.storage import ptyr
 

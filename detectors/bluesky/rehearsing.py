@@ -16,9 +16,9 @@ from ptystream.simulating import Unsimulated
 
 from ..simulated.rehearsal import LAG_S, Rehearsal
 from ..simulated.serving import Serving, Timed, plain_sender
+from ..units import factor_of
 from .locators import CHANNELS, QUANTITIES, Locator
 from .payload import packed
-from .units import factor
 
 UNITS = {"length": "um", "energy": "keV", "angle": "deg", "number": ""}
 
@@ -139,4 +139,4 @@ def _unit(where: Locator, quantity: str) -> str:
 def _reading(where: Locator, quantity: str, value: Any) -> Any:
     """What stands in a document so that `where` makes `value` of it."""
     dimension = QUANTITIES[quantity]
-    return (value - where.offset) / (factor(_unit(where, quantity), dimension) * where.scale)
+    return (value - where.offset) / (factor_of(_unit(where, quantity), dimension) * where.scale)

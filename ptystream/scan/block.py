@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Protocol
@@ -76,3 +77,46 @@ class Revision:
     value: tuple[Any, ...] | None = None
     """'position': the new (y, x) as in `Block.positions_m`; 'dose': the new (dose,) as in `Block.dose`; 'mask': the pixels
     [y, x] that `PtyScan.mask` is to mask."""
+
+
+def select(block: Block, chosen: NDArray[np.bool_]) -> Block:
+    """The chosen frames of a block."""
+    return Block(
+        block.scan,
+        block.slots[chosen],
+        block.indices[chosen],
+        block.positions_m[chosen],
+        block.dose[chosen],
+        block.arrival_ns[chosen],
+        block.further[chosen] if len(block.further) else block.further,
+    )
+
+
+def join(blocks: Sequence[Block]) -> Block:
+    """Several blocks of one scan as one."""
+    return Block(
+        blocks[0].scan,
+        *(
+            np.concatenate([getattr(b, name) for b in blocks])
+            for name in ("slots", "indices", "positions_m", "dose", "arrival_ns", "further")
+        ),
+    )
+
+
+def as_then(block: Block, then: Mapping[str, Sequence[Sequence[Any]]]) -> Block:
+    """The block with the positions and doses that `Schedule.to_repeat` gives."""
+    held = {"position": block.positions_m, "dose": block.dose}
+    for what, changed in then.items():
+        for index, value in changed:
+            held[what][block.indices == index] = value
+    return block
+
+
+def revised(block: Block, revision: Revision) -> Block:
+    """The block, which no engine has seen, after a revision of one of its frames (itself, where that is not in it)."""
+    here = block.slots == revision.slot
+    if not here.any() or revision.value is None:
+        return select(block, ~here)
+    values = {"position": block.positions_m, "dose": block.dose}[revision.what]
+    values[here] = revision.value
+    return block

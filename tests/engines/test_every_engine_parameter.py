@@ -23,7 +23,8 @@ from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.model.opr import OPR
 from ptystream.model.scan_model import Full
 from ptystream.params.load import plugins
-from ptystream.run import EngineEntry, Run
+from ptystream.run import Run
+from ptystream.run_state import EngineEntry
 from ptystream.scan.block import EOS, WAIT
 
 FRAMES, FIRST_FRAMES = 28, 17

@@ -18,7 +18,8 @@ from ptystream.engines.ml import ML
 from ptystream.engines.sdr import SDR
 from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.quality import align
-from ptystream.run import EngineEntry, Run
+from ptystream.run import Run
+from ptystream.run_state import EngineEntry
 
 
 def reconstruct(*, step: int = BEAM.frames, first: int = 0, **parameters: Any) -> Run:

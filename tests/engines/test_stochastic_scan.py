@@ -20,7 +20,8 @@ from ptystream.model.scan_model import Full
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
 from ptystream.quality import align
-from ptystream.run import EngineEntry, Run
+from ptystream.run import Run
+from ptystream.run_state import EngineEntry
 
 FINE = {EPIE: {}, SDR: {"sigma": 1, "tau": 0.5}}
 """Parameters that converge; of EPIE the defaults."""
