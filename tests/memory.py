@@ -32,7 +32,7 @@ class Memory:
 
     def receive(self, timeout_s: float) -> Message | None:
         if self._left == 1 and self._last_after is not None:
-            assert self._last_after.given.wait(30)
+            assert self._last_after.given.wait(60)
         self._left -= 1
         parts = next(self._messages, None)
         if parts is None:

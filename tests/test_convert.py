@@ -295,9 +295,9 @@ def test_a_scan_and_an_acquisition_of_several_are_chosen(recorded: Path, tmp_pat
 
 def test_the_command(recorded: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "ptystream", "convert"]
-    done = subprocess.run([*command, str(recorded), str(tmp_path / "m.cxi")], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, str(recorded), str(tmp_path / "m.cxi")], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("92 frames of 32 × 32\n")
-    done = subprocess.run([*command, str(recorded), str(tmp_path / "m.cxi")], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, str(recorded), str(tmp_path / "m.cxi")], capture_output=True, text=True, timeout=240)
     assert done.returncode == 1 and "is there already" in done.stderr
     assert Counter(file.suffix for file in tmp_path.iterdir()) == {".cxi": 1}

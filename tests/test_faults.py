@@ -232,13 +232,13 @@ def test_the_command_replays_into_a_session(tmp_path: Path) -> None:
     config = tmp_path / "scan.yaml"
     config.write_text(yaml.safe_dump(matrix.configuration(tmp_path, matrix.Case("", Faults()))))
     command = [sys.executable, "-P", "-m", "ptystream", "replay", str(recording), "--into", str(config), "--speed", "inf"]
-    done = subprocess.run([*command, "--drop", "0.1", "--on", "s/data"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--drop", "0.1", "--on", "s/data"], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     ledger = ptyr.read(tmp_path / "faults.ptyr").ledger
     assert f"drop {ledger['frame_missing']}" in done.stderr
     assert ledger["used"] + ledger["frame_missing"] == 92
     for wrong, said in ((["--to", "s/data=tcp://127.0.0.1:*"], "no use with --into"), (["--link", "tcp"], "must be one of")):
-        done = subprocess.run([*command, *wrong], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*command, *wrong], capture_output=True, text=True, timeout=240)
         assert done.returncode == 1 and said in done.stderr
 
 

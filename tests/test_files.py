@@ -167,9 +167,9 @@ def test_the_thread_keeps_the_order_and_says_when_it_dies(tmp_path: Path) -> Non
     for k in range(9):
         thread.add(Frames("e", np.array([0]), (FileRows(str(tmp_path / "a.h5"), "data", k % 6),)), k)
     thread.add(Rejected("end", ""), 9)
-    assert done.wait(10)
+    assert done.wait(60)
     assert [arrival for _, arrival in got] == list(range(10))
     thread.add(Rejected("end", ""), 10)
-    assert died.wait(10)
-    thread.join(10)
+    assert died.wait(60)
+    thread.join(60)
     assert thread.waiting == 0

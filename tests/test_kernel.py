@@ -65,7 +65,7 @@ def test_a_client_looks_at_the_running_session(tmp_path: Path, require: Callable
         client.load_connection_file()
         client.start_channels()
         try:
-            client.wait_for_ready(timeout=30)
+            client.wait_for_ready(timeout=60)
             looked = "import time\nwhile session.status()['iteration'] < 3: time.sleep(0.05)\nsession.stop()"
             told = {"told": "(session.plan.name, configuration.root.ipython_kernel)"}
             # Answered on the shell channel: what a subscriber to the output channel is told may come before it listens.

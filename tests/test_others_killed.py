@@ -96,11 +96,11 @@ def test_a_simulator_that_is_killed(tmp_path: Path, addresses: tuple[str, str], 
 def test_viewers_that_are_killed_or_hang_change_nothing(tmp_path: Path) -> None:
     alone, _ = _watched(tmp_path / "alone", 0)
     watched, viewers = _watched(tmp_path / "watched", 2)
-    viewers[0].join(30)
+    viewers[0].join(60)
     assert viewers[0].exitcode == -signal.SIGKILL
     assert viewers[1].is_alive()
     viewers[1].kill()
-    viewers[1].join(30)
+    viewers[1].join(60)
     np.testing.assert_array_equal(watched, alone)
 
 
@@ -117,7 +117,7 @@ def _watched(folder: Path, count: int) -> tuple[np.ndarray, list[Any]]:
     (path,) = Session(make_plan(load(given), transports=inputs), metrics=Metrics(), publisher=publisher).run()
     assert publisher.failure is None
     publisher.close()
-    assert all(s.wait(30) for s in seen)
+    assert all(s.wait(60) for s in seen)
     return ptyr.read(path).object["SsG00"].data, viewers
 
 

@@ -105,7 +105,7 @@ class Beside:
         return [ptyr.read(path) for path in sorted(self.session.results)]
 
     def until(self, what: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not what():
             assert time.monotonic() < deadline and self.failure is None, self.failure
             time.sleep(0.01)

@@ -200,7 +200,7 @@ def test_a_script_without_a_log_of_its_own_gets_one(tmp_path: Path) -> None:
     """
     script = tmp_path / "my.scan.py"
     script.write_text(textwrap.dedent(code))
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240, check=True)
     assert re.search(r"INFO my: DM: iteration 5", done.stderr)
     assert done.stdout.strip() == "<Ptycho my: finished>"  # the script's name up to its first dot
     assert (tmp_path / "my.ptyr").exists()
@@ -252,7 +252,7 @@ def test_another_thread_stops_it_too(tmp_path: Path) -> None:
         time.sleep(0.05)
     assert P.probe.data.any()  # while it runs
     P.stop()
-    ran.join(30)
+    ran.join(60)
     assert not ran.is_alive()
     assert P.results
 

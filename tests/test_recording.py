@@ -114,16 +114,16 @@ def test_a_full_queue_makes_the_writer_wait(tmp_path):
 
     def hold(message):
         entered.set()
-        assert gate.wait(10)
+        assert gate.wait(60)
 
     recorder.write(Message(0, "c", (bytes(6000),)), hold)
-    assert entered.wait(10)
+    assert entered.wait(60)
     second = threading.Thread(target=recorder.write, args=(Message(1, "c", (bytes(6000),)),))
     second.start()
     second.join(0.2)
     assert second.is_alive()
     gate.set()
-    second.join(10)
+    second.join(60)
     assert not second.is_alive()
     recorder.close()
     assert [m.arrival_ns for m in Recording(tmp_path / "r")] == [0, 1]
@@ -163,7 +163,7 @@ except RecordingError as error:
 
 def test_a_full_disk_is_told_to_the_writer_and_nothing_unwritten_was_called_kept(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-P", "-c", FULL_DISK, str(tmp_path / "r")], capture_output=True, text=True, timeout=60
+        [sys.executable, "-P", "-c", FULL_DISK, str(tmp_path / "r")], capture_output=True, text=True, timeout=240
     )
     count, _, text = done.stdout.partition(" ")
     assert "File too large" in text
@@ -209,7 +209,7 @@ def test_only_what_was_just_written_can_be_indexed(tmp_path):
 
 
 def _until_failed(recorder):
-    recorder._thread.join(10)
+    recorder._thread.join(60)
     recorder.write(Message(0, "c", ()))
 
 
@@ -258,7 +258,7 @@ def test_what_was_called_kept_is_there_after_kill_9(tmp_path):
         child.send_signal(signal.SIGKILL)
         rest = child.stdout.read().split("\n")
         child.stdout.close()
-        child.wait(10)
+        child.wait(60)
         last = int(rest[-2]) if len(rest) > 1 else last
         got = [(m.arrival_ns, bytes(m.parts[0])) for m in Recording(path)]
         assert len(got) > last

@@ -47,7 +47,7 @@ def run(replay, channels, stops=None):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
     return into
 

@@ -153,7 +153,7 @@ def test_what_comes_between_two_scans_begins_no_run_and_costs_none(tmp_path: Pat
 
         def receive(self, timeout_s: float) -> Message | None:
             if self._left == len(between) + len(both[1][0]):
-                deadline = time.monotonic() + 30
+                deadline = time.monotonic() + 60
                 while running.finished == 0:
                     assert time.monotonic() < deadline
                     threading.Event().wait(0.01)
@@ -196,7 +196,7 @@ def test_stop_ends_a_waiting_session(tmp_path: Path) -> None:
     thread = threading.Thread(target=running.run)
     thread.start()
     running.stop()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     assert running.results == []
 
@@ -228,7 +228,7 @@ def test_so_it_is_of_one_that_still_waits_for_its_frames(tmp_path: Path) -> None
         """Fails when the run is known to wait."""
 
         def receive(self, timeout_s: float) -> Message | None:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while not self._left and running.current is None and time.monotonic() < deadline:
                 time.sleep(0.01)
             return super().receive(timeout_s)
@@ -285,7 +285,7 @@ class After(Memory):
         self._after = after
 
     def receive(self, timeout_s: float) -> Message | None:
-        assert self._after.given.wait(30)
+        assert self._after.given.wait(60)
         return super().receive(timeout_s)
 
 
@@ -324,7 +324,7 @@ def test_a_scan_from_which_nothing_came_at_all_ends_a_session_of_one(tmp_path: P
     running = session(tmp_path, *begun, Metrics(), live={"timeout_s": 0.3})
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     assert running.results == []
 
@@ -347,7 +347,7 @@ def test_a_waiting_session_uses_no_cpu(tmp_path: Path) -> None:
     threading.Event().wait(2.0)
     spent = time.process_time() - before
     running.stop()
-    thread.join(30)
+    thread.join(60)
     assert spent < 0.4
 
 
@@ -389,7 +389,7 @@ def test_of_scans_beyond_those_that_can_wait_one_that_has_nothing_gives_way(
         thread.start()
         thread.join(6)
         running.stop()
-        thread.join(20)
+        thread.join(60)
     refused = gauges(metrics, "ptystream_rejected").get("too_many_scans", 0)
     if frames:
         assert refused + gauges(metrics, "ptystream_rejected")["scan_over"] > BEAM.frames
@@ -446,7 +446,7 @@ def test_a_scan_that_a_failure_cut_off_is_not_noted_as_done(tmp_path: Path) -> N
         """Fails when the engine has begun."""
 
         def receive(self, timeout_s: float) -> Message | None:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while self._left == 0 and not (running.current and running.current.iterations):
                 assert time.monotonic() < deadline
                 threading.Event().wait(0.01)
@@ -482,7 +482,7 @@ def test_a_restart_leaves_out_the_scans_that_have_a_result(tmp_path: Path) -> No
         threading.Event().wait(0.02)
     interrupted = list(kept)
     first.stop()
-    thread.join(20)
+    thread.join(60)
     again = session(tmp_path, Memory("s/data", frames[cut:]), Memory("s/positions", places[cut:]), Metrics(), **settings)
     again._recorded = interrupted
     (path,) = again.run()

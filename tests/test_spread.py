@@ -347,7 +347,7 @@ def test_where_one_rank_fails_alone_the_job_is_ended(victim: int, at_start: bool
     with pytest.raises(RuntimeError, match="aborted"):
         dismiss(leader)
     leader.tell(GO_HOME)  # a thread is not killed with the job
-    other.join(30)
+    other.join(60)
     assert victim in aborted
 
 
@@ -395,5 +395,5 @@ def test_where_all_ranks_fail_alike_nobody_is_killed(monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match="unfit"):
         Loop(run, LoopSettings(min_frames_for_recon=20)).step()
     dismiss(leader)
-    other.join(30)
+    other.join(60)
     assert not other.is_alive()

@@ -104,7 +104,7 @@ class Beamline:
 
     def __exit__(self, *_: Any) -> None:
         self._go.set()
-        self._thread.join(30)
+        self._thread.join(60)
         self._data.close()
         self._places.close()
 

@@ -137,7 +137,7 @@ def test_distances_are_those_of_the_common_part(made: Any) -> None:
 def test_the_command_says_it_and_draws_it(made: Any, tmp_path: Path) -> None:
     _, recording, path = made
     command = [sys.executable, "-P", "-m", "ptystream", "verify", str(path), str(recording.path)]
-    done = subprocess.run([*command, "--picture", str(tmp_path / "d.png")], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([*command, "--picture", str(tmp_path / "d.png")], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2] == "verified"
     assert (tmp_path / "d.png").stat().st_size > 10_000
@@ -145,5 +145,5 @@ def test_the_command_says_it_and_draws_it(made: Any, tmp_path: Path) -> None:
     other["engines"]["e"]["probe_update_start"] = 7
     config = tmp_path / "other.json"
     config.write_text(json.dumps(other))
-    done = subprocess.run([*command, "--no-offline", "--config", str(config)], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([*command, "--no-offline", "--config", str(config)], capture_output=True, text=True, timeout=240)
     assert done.returncode == 1 and "NOT VERIFIED" in done.stdout

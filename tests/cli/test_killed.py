@@ -37,12 +37,12 @@ def test_after_kill_9_a_restart_finishes_the_same_scan_with_every_frame(tmp_path
         while time.monotonic() < deadline and not (record.exists() and record.stat().st_size > 60 * 8192):
             time.sleep(0.05)
         first.send_signal(signal.SIGKILL)
-        first.wait(10)
+        first.wait(60)
         kept = sum(1 for _ in Recording(record))
         assert 0 < kept < 404
-        second = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        second = subprocess.run(command, capture_output=True, text=True, timeout=240)
         assert second.returncode == 0, second.stderr
-        assert beamline.wait(30) == 0
+        assert beamline.wait(60) == 0
     result = ptyr.read(tmp_path / "demo.ptyr")
     assert result.ledger["received"] == result.ledger["used"] == 200
 
@@ -66,11 +66,11 @@ def test_after_kill_9_iterations_go_on_from_the_dump(tmp_path: Path) -> None:
         while time.monotonic() < deadline and not any(_complete(file) for file in tmp_path.glob("demo_*.dump")):
             time.sleep(0.05)
         first.send_signal(signal.SIGKILL)
-        first.wait(10)
-        assert beamline.wait(30) == 0
+        first.wait(60)
+        assert beamline.wait(60) == 0
     kept = max(ptyr.read(file).iter_info[-1]["iterations"] for file in tmp_path.glob("demo_*.dump"))
     assert 5 <= kept < 400
-    second = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert second.returncode == 0, second.stderr
     result = ptyr.read(tmp_path / "demo.ptyr")
     assert result.ledger["received"] == result.ledger["used"] == 120

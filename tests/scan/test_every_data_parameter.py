@@ -230,7 +230,7 @@ def _acquired(home: Path, source: str, given: dict[str, Any], heard: Heard) -> s
         return run(job)
 
     buffer._intake.run = working
-    ended = time.monotonic() + 20.0
+    ended = time.monotonic() + 60
 
     def take(until: Callable[[Any], bool]) -> None:
         """As the loop does, until an answer is the one that is waited for."""

@@ -158,7 +158,7 @@ def test_sources_in_threads_of_their_own_lose_and_swap_nothing(pooled: bool) -> 
             frame = scan.frames.slab(slot // scan.frames.slab_frames)[slot % scan.frames.slab_frames]
             assert frame[0, 0] == index / 2.0
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     if pool is not None:
         pool.shutdown()
     assert sorted(got) == list(range(n))

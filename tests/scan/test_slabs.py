@@ -35,7 +35,7 @@ def test_the_next_slab_is_taken_ahead_and_used() -> None:
     assert store.nbytes == 2 * 4 * 128
     ahead = store._ahead
     assert ahead is not None
-    assert ahead._done.wait(10.0)
+    assert ahead._done.wait(60)
     store.require(5)
     assert store.slab(1) is ahead._slab
 

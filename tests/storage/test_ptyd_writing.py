@@ -55,7 +55,7 @@ def saved(folder: Path, save: str, **settings: Any) -> Path:
     feed(scan, 0, FRAMES)
     take(scan)
     scan.release()
-    saver.wait(30)
+    saver.wait(60)
     assert saver.failure is None
     return folder / "a.ptyd"
 
@@ -110,7 +110,7 @@ def test_what_was_prepared_is_what_is_saved(tmp_path: Path, save: str) -> None:
     feed(scan, 0, FRAMES, patterns)
     take(scan)
     scan.release()
-    saver.wait(30)
+    saver.wait(60)
     with h5py.File(tmp_path / "a.ptyd") as file:
         chunks = [file["chunks"][str(k)] for k in range(len(file["chunks"]))]
         assert [len(c["data"]) for c in chunks] == ([25] if save == "merge" else [10, 10, 5])
@@ -153,7 +153,7 @@ def test_positions_that_change_and_frames_that_go_are_put_right(tmp_path: Path, 
     scan, saver = scan_of(tmp_path, save, max_frames=10)
     feed(scan, 0, 20)
     take(scan)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while saver.saved < 20 and time.monotonic() < deadline:
         time.sleep(0.01)
     new = PLACES[4] + 1e-8
@@ -163,7 +163,7 @@ def test_positions_that_change_and_frames_that_go_are_put_right(tmp_path: Path, 
     feed(scan, 20, FRAMES)
     take(scan)
     scan.release()
-    saver.wait(30)
+    saver.wait(60)
     assert saver.failure is None
     with h5py.File(tmp_path / "a.ptyd") as file:
         chunks = [file["chunks"][str(k)] for k in range(len(file["chunks"]))]
@@ -192,7 +192,7 @@ def test_while_the_scan_goes_on_the_master_is_whole_and_says_what_is_known(tmp_p
     scan, saver = scan_of(tmp_path, "link", num_frames=None)
     feed(scan, 0, 10)
     take(scan)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while saver.saved < 10 and time.monotonic() < deadline:
         time.sleep(0.01)
     while not (tmp_path / "a.ptyd").exists():
@@ -201,7 +201,7 @@ def test_while_the_scan_goes_on_the_master_is_whole_and_says_what_is_known(tmp_p
         assert list(file["chunks"]) == ["0"]
         assert file["meta/num_frames"].attrs["type"] == "None"
     scan.release()
-    saver.wait(30)
+    saver.wait(60)
     with h5py.File(tmp_path / "a.ptyd") as file:
         assert file["meta/num_frames"][()] == 10
 
@@ -223,7 +223,7 @@ def test_a_reader_that_has_the_file_open_is_waited_for(tmp_path: Path) -> None:
         saver.wait(0.5)
         assert saver.is_alive()
         reader.communicate("\n")
-    saver.wait(30)
+    saver.wait(60)
     assert saver.failure is None and saver.saved == FRAMES
 
 
@@ -235,7 +235,7 @@ def test_where_nothing_can_be_written_the_scan_goes_on(tmp_path: Path, caplog: p
     feed(scan, 0, 10)
     assert len(take(scan)) == 1
     saver.close()
-    saver.wait(30)
+    saver.wait(60)
     assert isinstance(saver.failure, OSError)
     assert "not saved any more" in caplog.text
     feed(scan, 10, FRAMES)
@@ -296,6 +296,6 @@ def test_the_ends_of_sources_are_not_needed(tmp_path: Path) -> None:
         scan.feed(source, ScanEnded("a", 3), 0)
     take(scan)
     scan.release()
-    saver.wait(30)
+    saver.wait(60)
     with h5py.File(tmp_path / "a.ptyd") as file:
         assert file["meta/num_frames"][()] == 3

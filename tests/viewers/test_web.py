@@ -56,13 +56,13 @@ def site() -> Iterator[tuple[str, Publisher]]:
     server = uvicorn.Server(uvicorn.Config(application(feed), port=0, log_level="error", ws_per_message_deflate=False))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not server.started and time.monotonic() < deadline:
         threading.Event().wait(0.02)
     port = server.servers[0].sockets[0].getsockname()[1]
     yield f"http://127.0.0.1:{port}/", publisher
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
     feed.close()
     publisher.close()
 
@@ -124,7 +124,7 @@ def test_what_a_browser_asks_for_while_it_draws_is_shown_next_and_stays(site: tu
     with connect(address.replace("http", "ws") + "stream") as browser:
 
         def said() -> tuple[str, int]:
-            while not isinstance(word := browser.recv(5), bytes):
+            while not isinstance(word := browser.recv(60), bytes):
                 about = json.loads(word)
             return about["run"], about["number"]
 
@@ -142,7 +142,7 @@ def test_what_a_browser_asks_for_while_it_draws_is_shown_next_and_stays(site: tu
         assert said() == ("test", 0)
         browser.send('{"drawn": 0}')
         publisher.offer(snapshot(2))
-        word = browser.recv(5)
+        word = browser.recv(60)
         assert not isinstance(word, bytes)
         assert json.loads(word) == {"run": "test", "number": 0, "oldest": 0, "newest": 2, "runs": ["test"]}
         with pytest.raises(TimeoutError):

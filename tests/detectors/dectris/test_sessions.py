@@ -328,7 +328,7 @@ def settled(tree: dict[str, Any], **told: Any) -> tuple[Any, Any]:
         frame = RAW[k]
         buffer.feed("data", Frames("1", np.array([k]), (Payload(frame.tobytes(), "raw", frame.dtype, frame.shape),)), k)
     buffer.end("enough")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (buffer.failure or buffer.ledger.prepared == 20):
         assert time.monotonic() < deadline
         buffer.changed(-1, 0.01)

@@ -304,7 +304,7 @@ def test_every_port_of_a_detector_is_listened_to_and_a_silent_wait_ends(tmp_path
             for number, parts in enumerate(whole[:9]):  # the last frame lacks a part
                 (first, second)[number % 2].send(parts)
             events: list[Any] = []
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while len(pixels_of(events)) < 5 and time.monotonic() < deadline:
                 message = transport.receive(0.05)
                 events += made.feed(message) if message is not None else []

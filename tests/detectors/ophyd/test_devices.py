@@ -62,7 +62,7 @@ def engine() -> Iterator[RunEngine]:
     made = RunEngine(call_returns_result=True)
     yield made
     made.loop.call_soon_threadsafe(made.loop.stop)
-    made._th.join(5.0)
+    made._th.join(60)
     made.loop.close()
 
 
@@ -73,7 +73,7 @@ def talker(publisher: Publisher) -> Iterator[Talker]:
     made.start()
     yield made
     made.over.set()
-    made.join(5.0)
+    made.join(60)
 
 
 def device(kind: str, endpoint: str, engine: RunEngine, **more: Any) -> Any:
@@ -148,7 +148,7 @@ def test_a_scan_that_does_not_get_better_ends_after_the_most_points(publisher: P
 
     assert engine(plan()).plan_result == 4
     talker.over.set()
-    talker.join(5.0)
+    talker.join(60)
 
 
 @pytest.mark.parametrize("wrong", [{"error": 0.0}, {"error": 1.0, "steady": 0}, {"error": 1.0, "least": 5, "most": 4}])
@@ -185,11 +185,11 @@ def test_frames_of_the_scan_before_are_not_counted_for_this_one(publisher: Publi
     frames = classic.Frames(publisher.endpoint, name="frames")
     frames.stage()
     status = frames.trigger()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while frames.frames_received.get() != 400:  # the last one of the scan before has come
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert not status.done
     publisher.offer(told(1, received=1))
-    status.wait(5.0)
+    status.wait(60)
     frames.unstage()

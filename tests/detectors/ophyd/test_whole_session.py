@@ -29,7 +29,7 @@ def engine() -> Iterator[RunEngine]:
     made = RunEngine(call_returns_result=True)
     yield made
     made.loop.call_soon_threadsafe(made.loop.stop)
-    made._th.join(5.0)
+    made._th.join(60)
     made.loop.close()
 
 

@@ -385,7 +385,7 @@ def received(port: int) -> list[Message]:
     p = source_parameters(PandaScan, PositionsParameters)(channels=CHANNELS, port=port)
     transport, listening = PandaScan.transport(p, "s/positions", decoder()), decoder(samples_per_frame=10)
     found: list[Message] = []
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     transport.open()
     try:
         while not any(isinstance(e, ScanEnded) for message in found[-1:] for e in listening.feed(message)):
@@ -409,7 +409,7 @@ def test_what_a_data_port_sent_is_given_back_on_one_with_its_lost_connection() -
     thread = threading.Thread(target=give, args=(giver, before))
     thread.start()
     after = received(int(giver.address.rpartition(":")[2]))
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     one, other = (b"".join(bytes(part) for m in messages for part in m.parts) for messages in (before, after))
     assert one == other and one.count(CONNECTED) == 2

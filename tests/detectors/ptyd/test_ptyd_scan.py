@@ -66,7 +66,7 @@ def everything(source: PtydTransport, decoder: PtydDecoder | None = None) -> lis
     """Events of all messages until the transport ends."""
     decoder, events = decoder or PtydDecoder(), []
     source.open()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     try:
         while time.monotonic() < deadline:
             message = source.receive(0.05)
@@ -180,7 +180,7 @@ def test_a_growing_file_is_followed(tmp_path: Path, mode: ptyd.Mode) -> None:
     source.open()
 
     def read(count: int) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while sum(len(e.indices) for e in events if isinstance(e, Frames)) < count and time.monotonic() < deadline:
             message = source.receive(0.1)
             events.extend(decoder.feed(message) if message is not None else [])

@@ -38,7 +38,7 @@ def source(ioc: Ioc, **given: Any) -> tuple[Any, Any]:
     return PvaScan.transport(p, "s/data", decoder), decoder
 
 
-def connected(transport: Any, limit_s: float = 20.0) -> None:
+def connected(transport: Any, limit_s: float = 60.0) -> None:
     deadline = time.monotonic() + limit_s
     while transport._first and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -55,7 +55,7 @@ def test_every_codec_comes_back_and_the_old_frame_is_left_out() -> None:
         ioc.post(PATTERNS[5].astype("f4")[:, :30], 6)
         events: list[Any] = []
         while sum(isinstance(e, Frames) for e in events) < 5:
-            message = transport.receive(10)
+            message = transport.receive(60)
             assert message is not None
             events += decoder.feed(message)
         transport.close()
@@ -77,9 +77,9 @@ def test_a_queue_that_is_full_loses_what_the_ids_tell() -> None:
         for number in range(6):
             ioc.post(PATTERNS[number], number + 1)
             time.sleep(0.05)
-        events = [e for _ in range(2) for e in decoder.feed(transport.receive(5))]
+        events = [e for _ in range(2) for e in decoder.feed(transport.receive(60))]
         ioc.post(PATTERNS[7], 8)
-        events += decoder.feed(transport.receive(5))
+        events += decoder.feed(transport.receive(60))
         transport.close()
     lost = sum(e.count for e in events if isinstance(e, Rejected))
     assert lost == 8 - sum(isinstance(e, Frames) for e in events) > 0
@@ -129,7 +129,7 @@ def test_what_is_no_image_is_told() -> None:
         transport.open()
         connected(transport)
         pv.post(2.0)
-        (event,) = PvaScan.decoder(p, "s/data").feed(transport.receive(10))  # type: ignore[arg-type]
+        (event,) = PvaScan.decoder(p, "s/data").feed(transport.receive(60))  # type: ignore[arg-type]
         transport.close()
     assert event.reason == "malformed_update" and "NTNDArray" in event.detail
 

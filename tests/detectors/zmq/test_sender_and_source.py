@@ -185,7 +185,7 @@ def test_acknowledgements_flow_while_messages_come_without_a_pause():
         thread = threading.Thread(target=pour)
         thread.start()
         events = take(transport, decoder, lambda events: len(events) >= 2001)
-        thread.join(10)
+        thread.join(60)
         assert over.is_set()
         transport.receive(0.2)
         transport.close()
@@ -249,15 +249,15 @@ def test_after_kill_9_at_any_moment_the_recording_is_whole(tmp_path):
             assert child.stdout.readline() == "open\n"
             if round_number < 2:
                 size = path.stat().st_size
-                deadline = time.monotonic() + 20
+                deadline = time.monotonic() + 60
                 while path.stat().st_size < size + 60_000 * (round_number + 1) and time.monotonic() < deadline:
                     time.sleep(0.001)
                 child.kill()
             else:
-                thread.join(30)
+                thread.join(60)
                 sender.flush(30.0)
                 child.kill()
-            child.wait(10)
+            child.wait(60)
             child.stdout.close()
     decoder = ZmqScan.decoder(None, "s/data")
     events = [event for message in Recording(path) for event in decoder.feed(message)]
