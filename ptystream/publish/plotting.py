@@ -158,7 +158,8 @@ class _Courier:
     @property
     def free(self) -> bool:
         """Whether a snapshot would be drawn at once."""
-        return not self._busy and self._order is None
+        with self._changed:
+            return not self._busy and self._order is None
 
     def offer(self, order: Order, *, wait: bool) -> None:
         """Draw this one next. One that waits to be drawn is forgotten; with `wait` it is drawn first."""

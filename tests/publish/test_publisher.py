@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import zmq.auth
 from snapshots import snapshot
 
 from ptystream.publish.publisher import QUEUE, Publisher, PublisherError, topic_of
-from ptystream.publish.schema import decode
+from ptystream.publish.schema import decode, encode
 from ptystream.viewers.client import Client
 
 
@@ -89,18 +91,25 @@ def test_whoever_looks_at_one_run_gets_no_other(publisher: Publisher, sockets: l
 
 
 def test_of_what_is_offered_faster_than_it_goes_out_the_newest_wins(
-    publisher: Publisher, sockets: list[zmq.Socket[bytes]]
+    publisher: Publisher, sockets: list[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     socket = subscriber(sockets, publisher.endpoint)
     wait_for(publisher, 1)
-    for number in range(300):
-        publisher.offer(snapshot(number, side=60))
+    busy, free = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        busy.set()
+        assert free.wait(60)
+        return encode(*arguments)
+
+    monkeypatch.setattr("ptystream.publish.publisher.encode", slow)
+    publisher.offer(snapshot(0))
+    assert busy.wait(60)
+    for number in range(1, 300):  # the caller does not wait for what goes out
+        publisher.offer(snapshot(number))
     publisher.offer(snapshot(300, state="finished"))
-    numbers = []
-    while not numbers or numbers[-1] != 300:
-        numbers.append(decode(received(socket)[1:]).number)
-    assert numbers == sorted(set(numbers))
-    assert len(numbers) < 300
+    free.set()
+    assert [decode(received(socket)[1:]).number for _ in range(2)] == [0, 300]
 
 
 def test_viewers_that_never_read_cost_neither_the_caller_nor_the_others(
@@ -110,14 +119,9 @@ def test_viewers_that_never_read_cost_neither_the_caller_nor_the_others(
     reader = subscriber(sockets, publisher.endpoint)
     wait_for(publisher, 4)
     big = snapshot(0, side=300)
-    spent = []
     for number in range(60):
-        shot = snapshot(number, side=8) if number % 2 else big
-        before = time.perf_counter()
-        publisher.offer(shot)
-        spent.append(time.perf_counter() - before)
+        publisher.offer(snapshot(number, side=8) if number % 2 else big)
         received(reader)
-    assert np.median(spent) < 1e-3
     waiting = 0
     while hung[0].poll(200):
         hung[0].recv_multipart()
@@ -139,6 +143,7 @@ def test_what_else_comes_from_a_viewer_is_ignored(publisher: Publisher, sockets:
     good = subscriber(sockets, publisher.endpoint)
     rude = zmq.Context.instance().socket(zmq.XSUB)
     sockets.append(rude)
+    rude.setsockopt(zmq.RECONNECT_IVL, -1)
     rude.connect(publisher.endpoint)
     rude.send(b"\1nobody's topic")
     wait_for(publisher, 2)

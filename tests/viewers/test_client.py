@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from itertools import count
 
 import numpy as np
 import pytest
@@ -15,77 +17,95 @@ from ptystream.publish.schema import encode
 from ptystream.viewers.client import Client
 
 
+numbers = count()
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[zmq.Socket[bytes], str]]:
+    """The socket of a session in this process, where what is sent is there at once; and its endpoint."""
+    monkeypatch.setattr("ptystream.viewers.client.LONGEST_SETTLE_S", 60.0)  # everything is taken in, however slow we are
+    with zmq.Context.instance().socket(zmq.XPUB) as socket:
+        endpoint = f"inproc://session-{next(numbers)}"
+        socket.linger = 0
+        socket.sndhwm = 0
+        socket.bind(endpoint)
+        yield socket, endpoint
+
+
+def subscribed(socket: zmq.Socket[bytes]) -> None:
+    """Wait until a client has subscribed."""
+    assert socket.poll(60_000)
+    assert socket.recv() == b"\1complex64/"
+
+
+def send(socket: zmq.Socket[bytes], number: int, run: str = "test", state: str = "running") -> None:
+    """What a publisher sends."""
+    one = snapshot(number, run=run, state=state)
+    socket.send_multipart([topic_of("complex64", run), *encode(one, "complex64")])
+
+
 def test_snapshots_come_until_the_run_is_over() -> None:
     publisher = Publisher()
     sent = [snapshot(k, state="finished" if k == 3 else "running") for k in range(4)]
     publisher.offer(sent[0])
-    began = time.monotonic()
     got = []
-    with Client(publisher.endpoint, timeout_s=60) as client:
+    with Client(publisher.endpoint, timeout_s=1000) as client:  # the end is seen, not waited for
         for shown in client:
             got.append(shown)
             if len(got) < len(sent):
                 publisher.offer(sent[len(got)])
         assert client.latest(0.0) is None
-        assert time.monotonic() - began < 15  # the end was seen, not waited for
     publisher.close()
     assert [shown.number for shown in got] == [0, 1, 2, 3]
     for shown, wanted in zip(got, sent, strict=True):
         np.testing.assert_array_equal(shown.object["o"].data, wanted.object["o"].data)
 
 
-def test_a_client_that_was_busy_gets_the_newest_and_counts_the_rest() -> None:
-    publisher = Publisher()
-    with Client(publisher.endpoint, timeout_s=60) as client:
-        publisher.offer(snapshot(0))
+def test_a_client_that_was_busy_gets_the_newest_and_counts_the_rest(session: tuple[zmq.Socket[bytes], str]) -> None:
+    socket, endpoint = session
+    with Client(endpoint, timeout_s=60) as client:
+        subscribed(socket)
+        client._socket.setsockopt(zmq.RCVHWM, 0)
+        send(socket, 0)
         first = client.latest()
         assert first is not None
         for number in range(1, 4):
-            publisher.offer(snapshot(number))
-            time.sleep(0.05)  # three separate messages: the publisher would keep the newest of them alone
-        time.sleep(0.2)
+            send(socket, number)
         newest = client.latest()
         assert newest is not None
         assert newest.number == 3
-        assert client.skipped >= 1
+        assert client.skipped == 2
         assert client.latest(0.0) is None
-    publisher.close()
 
 
-def test_a_run_that_has_ended_is_not_skipped_for_the_next_one() -> None:
-    publisher = Publisher()
-    with Client(publisher.endpoint, timeout_s=60) as client:
-        publisher.offer(snapshot(0, run="a"))
+def test_a_run_that_has_ended_is_not_skipped_for_the_next_one(session: tuple[zmq.Socket[bytes], str]) -> None:
+    socket, endpoint = session
+    with Client(endpoint, timeout_s=60) as client:
+        subscribed(socket)
+        send(socket, 0, "a")
         assert client.latest() is not None
         for number, run, state in ((1, "a", "running"), (2, "a", "finished"), (0, "b", "waiting"), (1, "b", "running")):
-            publisher.offer(snapshot(number, run=run, state=state))
-            time.sleep(0.05)  # separate messages: the publisher would keep the newest of them alone
-        time.sleep(0.2)
-        given = [client.latest(1.0) for _ in range(2)]
+            send(socket, number, run, state)
+        given = [client.latest() for _ in range(2)]
         assert [(shown.run, shown.number) for shown in given if shown is not None] == [("a", 2), ("b", 1)]
         assert client.latest(0.0) is None
         assert client.skipped == 2
-    publisher.close()
 
 
-def test_names_of_runs_without_end_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_runs_without_end_do_not_fill_the_memory(
+    session: tuple[zmq.Socket[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ptystream.viewers.client.RUNS_HELD", 3)
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
-    port = socket.bind_to_random_port("tcp://127.0.0.1")
-    with Client(f"tcp://127.0.0.1:{port}", timeout_s=60) as client:
-        assert socket.recv() == b"\1complex64/"
-        client._socket.setsockopt(zmq.RCVHWM, 0)
+    socket, endpoint = session
+    with Client(endpoint, timeout_s=60) as client:
+        subscribed(socket)
         for k in range(8):
-            one = snapshot(k, run=f"r{k}")
-            socket.send_multipart([topic_of("complex64", one.run), *encode(one, "complex64")])
-        time.sleep(0.3)
+            send(socket, k, f"r{k}")
         given = []
-        while (shown := client.latest(0.5)) is not None:
+        while (shown := client.latest(0.0)) is not None:
             given.append(shown.run)
-        assert given[-1] == "r7"
-        assert len(given) + client.skipped == 8
-        assert client.skipped >= 1
-    socket.close(0)
+        assert given == ["r5", "r6", "r7"]
+        assert client.skipped == 5
 
 
 def test_a_session_that_never_pauses_does_not_keep_the_newest_back() -> None:
@@ -113,26 +133,21 @@ def test_the_wait_ends() -> None:
     began = time.monotonic()
     with Client("tcp://127.0.0.1:9", timeout_s=0.2) as client:
         assert list(client) == []
-    assert 0.15 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 0.15
 
 
-def test_what_is_no_snapshot_is_counted_and_passed_over() -> None:
-    context = zmq.Context()
-    with context.socket(zmq.XPUB) as socket:
-        port = socket.bind_to_random_port("tcp://127.0.0.1")
-        with Client(f"tcp://127.0.0.1:{port}", timeout_s=60) as client:
-            assert socket.poll(60_000)
-            topic = topic_of("complex64", "test")
-            for parts in ([b"", b"rubbish"], [b"\x80"], []):
-                socket.send_multipart([topic, *parts])
-                time.sleep(0.05)
-                assert client.latest(0.2) is None
-            socket.send_multipart([topic, *encode(snapshot(5), "complex64")])
-            shown = client.latest()
-            assert shown is not None
-            assert shown.number == 5
-            assert client.refused == 3
-    context.term()
+def test_what_is_no_snapshot_is_counted_and_passed_over(session: tuple[zmq.Socket[bytes], str]) -> None:
+    socket, endpoint = session
+    with Client(endpoint, timeout_s=60) as client:
+        subscribed(socket)
+        for parts in ([b"", b"rubbish"], [b"\x80"], []):
+            socket.send_multipart([topic_of("complex64", "test"), *parts])
+            assert client.latest(0.0) is None
+        send(socket, 5)
+        shown = client.latest()
+        assert shown is not None
+        assert shown.number == 5
+        assert client.refused == 3
 
 
 def test_a_session_that_is_started_again_is_found_again() -> None:
