@@ -34,6 +34,9 @@ class Tap(Protocol):
     def index(self, message: Message, epoch: str, indices: NDArray[np.int64]) -> None:
         """Note which frames `message` holds, the last that its channel wrote."""
 
+    def flush(self, timeout_s: float) -> None:
+        """Wait until what is queued now is kept. Raises `RuntimeError` where it is not within `timeout_s`, or never will be."""
+
 
 class Route(Protocol):
     """Where events go."""

@@ -6,6 +6,7 @@ command line installs signal handlers. A source, recorder or publisher thread th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -45,6 +46,8 @@ ABORTED_S = 1.0
 """A scan that one of its sources aborted is ended when nothing came from the others for so long."""
 READING_S = 600.0
 """How long a verification waits for frames that are read from files."""
+FLUSH_S = 5.0
+"""How long the end of a session waits until what came is recorded, and acknowledged."""
 PAUSED = "paused"
 SESSION = "session"
 """Channel of the session's own notes in a recording: which acquisitions have a result."""
@@ -171,6 +174,9 @@ class Session:
             raise
         finally:
             self.desk.close()
+            if self._tap is not None:  # senders keep what was not acknowledged, and that goes over sockets that are open
+                with contextlib.suppress(RuntimeError):
+                    self._tap.flush(FLUSH_S)
             for source in self._sources:
                 source.stop()
             if self.frame_files is not None:

@@ -131,8 +131,8 @@ def test_a_beam_loss_suspends_the_time_out_of_the_scan(tmp_path: Path, lost: boo
     off = np.zeros(N, np.bool_)
     off[39] = lost
     feeds = {"data": exposed(), "positions": places(), "also.0": monitored("i0", ~off)}
-    paused = {f"s/{kind}": Paused(f"s/{kind}", wrapped(messages), 41, 2.5) for kind, messages in feeds.items()}
-    running = session(tmp_path, paused, also=[I0], live={"timeout_s": 0.8, **live}, min_frames_for_recon=20)
+    paused = {f"s/{kind}": Paused(f"s/{kind}", wrapped(messages), 41, 4.5) for kind, messages in feeds.items()}
+    running = session(tmp_path, paused, also=[I0], live={"timeout_s": 1.5, **live}, min_frames_for_recon=20)
     (path,) = running.run()
     made = ptyr.read(path)
     assert made.ledger["used"] == (N if complete else 40) - lost
@@ -176,7 +176,7 @@ class Late(Memory):
 
     def receive(self, timeout_s: float) -> Message | None:
         if self._count == self._at:
-            for _ in range(3000):
+            for _ in range(6000):
                 if self.until():
                     break
                 threading.Event().wait(0.01)

@@ -84,6 +84,7 @@ def test_a_full_disk_is_not_tried_with_every_message(tmp_path: Path, monkeypatch
     disk = Disk(monkeypatch, 5_000)
     tries = []
     real = disk.write
+    monkeypatch.setattr(recording, "RETRY_S", 1000.0)
     monkeypatch.setattr(recording.os, "writev", lambda *given: (tries.append(1), real(*given))[1])
     recorder = Recorder(tmp_path / "r", go_on=True)
     for k in range(200):

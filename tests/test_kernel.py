@@ -69,7 +69,7 @@ def test_a_client_looks_at_the_running_session(tmp_path: Path, require: Callable
             looked = "import time\nwhile session.status()['iteration'] < 3: time.sleep(0.05)\nsession.stop()"
             told = {"told": "(session.plan.name, configuration.root.ipython_kernel)"}
             # Answered on the shell channel: what a subscriber to the output channel is told may come before it listens.
-            reply = client.execute(looked, user_expressions=told, reply=True, timeout=60)
+            reply = client.execute(looked, user_expressions=told, reply=True, timeout=200)
         finally:
             client.stop_channels()
         assert reply["content"]["status"] == "ok"
@@ -107,7 +107,7 @@ def test_a_notebook_shows_plots_below_the_cell(tmp_path: Path, require: Callable
             shown: list[dict] = []
             try:
                 client.wait_for_ready(timeout=60)
-                reply = client.execute_interactive(textwrap.dedent(cell), timeout=120, output_hook=shown.append)
+                reply = client.execute_interactive(textwrap.dedent(cell), timeout=200, output_hook=shown.append)
             finally:
                 client.stop_channels()
         finally:

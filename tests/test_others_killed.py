@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ptystream.metrics import Metrics
 from ptystream.params.load import load
 from ptystream.plan import make_plan
 from ptystream.publish.publisher import Publisher
+from ptystream.publish.snapshot import Snapshot
 from ptystream.recording import Recording
 from ptystream.session import Session
 from ptystream.storage import ptyr
@@ -104,20 +105,30 @@ def test_viewers_that_are_killed_or_hang_change_nothing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(watched, alone)
 
 
+class Watched(Publisher):
+    """Goes on when every viewer has seen the first picture."""
+
+    seen: Sequence[Any] = ()
+
+    def offer(self, snapshot: Snapshot) -> None:
+        super().offer(snapshot)
+        assert all(s.wait(60) for s in self.seen)
+
+
 def _watched(folder: Path, count: int) -> tuple[np.ndarray, list[Any]]:
     """The object of a session with so many viewers, of which the first is killed and the others hang; and the viewers."""
     frames, places = messages()
     given = configuration(folder, ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2"), min_frames_for_recon=BEAM.frames + 1)
     given["engines"]["e"]["numiter"], given["io"]["publish"] = 60, {"interval_s": 0.001}
     inputs = {"s/data": Memory("s/data", frames), "s/positions": Memory("s/positions", places)}
-    publisher = Publisher()
+    publisher = Watched()
     seen = [multiprocessing.get_context("forkserver").Event() for _ in range(count)]
     viewers = [victim.process_of(victim.viewer, publisher.endpoint, s, k == 0) for k, s in enumerate(seen)]
     until(lambda: publisher.viewers >= count)
+    publisher.seen = seen
     (path,) = Session(make_plan(load(given), transports=inputs), metrics=Metrics(), publisher=publisher).run()
     assert publisher.failure is None
     publisher.close()
-    assert all(s.wait(60) for s in seen)
     return ptyr.read(path).object["SsG00"].data, viewers
 
 

@@ -250,7 +250,7 @@ def test_a_scan_that_only_one_source_aborts_ends_when_the_others_are_silent(tmp_
 def test_a_paused_session_receives_and_does_not_iterate(tmp_path: Path) -> None:
     with Beside(tmp_path, [messages("a")], **LONG) as beside:
         beside.give(41)
-        beside.until(lambda: beside.runs() and beside.runs()[0].iterations)
+        beside.until(lambda: beside.runs() and beside.runs()[0].iterations and beside.runs()[0].frames == 40)
         (run,) = beside.runs()
         beside.session.pause()
         beside.until(lambda: run.state == "paused")

@@ -278,7 +278,7 @@ def test_reading_gives_views_on_the_file_and_no_copies(tmp_path):
 
 def test_a_flush_waits_for_what_was_queued_then_and_not_for_what_comes_meanwhile(tmp_path):
     with_more = threading.Event()
-    recorder = Recorder(tmp_path / "a.ptyrec")
+    recorder = Recorder(tmp_path / "a.ptyrec", queue_bytes=4 << 20)
 
     def more():
         while not with_more.is_set():
@@ -291,7 +291,7 @@ def test_a_flush_waits_for_what_was_queued_then_and_not_for_what_comes_meanwhile
         for _ in range(20):
             kept = []
             recorder.write(Message(1, "s/data", (b"mine",)), kept.append)
-            recorder.flush(10.0)
+            recorder.flush(60)
             assert len(kept) == 1
     finally:
         with_more.set()

@@ -92,10 +92,14 @@ def test_channels_that_nobody_asked_for_are_left_out(recording):
 
 @pytest.mark.parametrize("speed", [0.5, 1.0, 4.0])
 def test_the_pace_is_the_original_one_times_the_speed(recording, speed):
-    began = time.monotonic()
-    run(Replay(recording, CHANNELS, speed), CHANNELS)
-    took = time.monotonic() - began
-    assert 0.299 / speed <= took < 0.299 / speed + 1.0
+    for _ in range(50):  # a machine that is busy with something else may be late, but not every time
+        began = time.monotonic()
+        run(Replay(recording, CHANNELS, speed), CHANNELS)
+        took = time.monotonic() - began
+        assert took >= 0.299 / speed
+        if took < 1.5 * 0.299 / speed:
+            return
+    pytest.fail(f"{took:.2f} s")
 
 
 @pytest.mark.parametrize("speed", [0.0, -1.0, float("nan")])

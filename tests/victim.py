@@ -157,13 +157,12 @@ def simulator(addresses: tuple[str, str], pause_s: float, dies_after: int | None
 
 
 def viewer(endpoint: str, seen: Any, dies: bool) -> None:
-    """Body of a process: looks at a session, and is killed at its third picture, or reads no more."""
-    for number, _ in enumerate(Client(endpoint)):
-        if number == 2:
-            seen.set()
-            if dies:
-                die()
-            os.kill(os.getpid(), signal.SIGSTOP)
+    """Body of a process: looks at a session, and is killed at its first picture, or reads no more."""
+    for _ in Client(endpoint):
+        seen.set()
+        if dies:
+            die()
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def process_of(body: Callable[..., None], *arguments: Any) -> Any:

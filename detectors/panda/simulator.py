@@ -112,7 +112,7 @@ class PandaServer(threading.Thread):
                     self._serve(connection)
 
     def _serve(self, connection: socket.socket) -> None:
-        connection.settimeout(5.0)
+        connection.settimeout(60.0)
         asked = connection.recv(100)
         self.heard.append(asked)
         connection.sendall(b"OK\n" if asked.startswith(b"XML FRAMED") else b"ERR what\n")

@@ -109,7 +109,7 @@ class PlainTransport:
     def close(self) -> None:
         """Close the socket."""
         if self._socket is not None:
-            self._socket.close(linger=200)
+            self._socket.close(linger=2000)
             self._socket = None
             stop(self._authenticator)
             if self._context is not zmq.Context.instance():

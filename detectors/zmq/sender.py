@@ -162,10 +162,12 @@ class Sender:
         """Send recorded parts as they are, in a new envelope where they had one."""
         self._deliver([bytes(part) for part in (parts[1:] if is_envelope(parts[0]) else parts)])
 
-    def flush(self, timeout_s: float = 30.0) -> None:
-        """Wait until everything is acknowledged. Raises `SenderError` with what is not. Plain links do not know."""
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Wait until everything is acknowledged; None: as long as any call may wait. Raises `SenderError` with what is not. Plain
+        links do not know."""
         if self._link is None:
             return
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         with self._changed:
             link = self._link
             if not self._changed.wait_for(lambda: link.first == link.next or self._failure is not None, timeout_s):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from ports import beside
 from problems import BEAM, GEOMETRY
 
 from ptystream.cli.check import check
@@ -94,12 +97,13 @@ def of_panda(port: int) -> dict[str, Any]:
     return {"name": "MoonFlowerScan", "num_frames": 10, "positions": positions}
 
 
-def test_of_a_data_port_its_answer_and_what_it_captures(tmp_path: Path, capsys: Said) -> None:
+def test_of_a_data_port_its_answer_and_what_it_captures(tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptystream.detectors.panda.source.ANSWER_S", 60.0)
     table = readings(BEAM)
     server = PandaServer([(list(stream(table)), list(stream(table, scaled=False)))] * 2)
     server.start()
     try:
-        status, said = checked(tmp_path, capsys, of_panda(server.port), listen=10.0)
+        status, said = checked(tmp_path, capsys, of_panda(server.port), listen=60.0)
         assert status == 0, said
         assert f"scans.s.data.positions: 127.0.0.1:{server.port}: answers\n" in said
         assert "captures INENC1.VAL.Value um, INENC2.VAL.Value um" in said
@@ -108,7 +112,7 @@ def test_of_a_data_port_its_answer_and_what_it_captures(tmp_path: Path, capsys: 
 
 
 def test_of_a_data_port_that_is_silent_closed_or_another(tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ptystream.detectors.panda.source.ANSWER_S", 0.5)
+    monkeypatch.setattr("ptystream.detectors.panda.source.ANSWER_S", 60.0)
     server = PandaServer([])
     server.start()
     try:
@@ -118,12 +122,14 @@ def test_of_a_data_port_that_is_silent_closed_or_another(tmp_path: Path, capsys:
         server.stop()
     status, said = checked(tmp_path, capsys, of_panda(server.port))
     assert status == 1 and "switch the box on, or correct `host` and `port`" in said
+    monkeypatch.setattr("ptystream.detectors.panda.source.ANSWER_S", 0.5)
     with PlainSender() as other:
         status, said = checked(tmp_path, capsys, of_panda(int(other.address.rpartition(":")[2])))
         assert status == 1 and "no data port of a PandABox; correct `port`" in said
 
 
-def test_of_a_data_port_that_is_not_armed(tmp_path: Path, capsys: Said) -> None:
+def test_of_a_data_port_that_is_not_armed(tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptystream.detectors.panda.source.ANSWER_S", 60.0)
     server = PandaServer([])
     server.start()
     try:
@@ -137,14 +143,21 @@ def test_of_a_data_port_that_is_not_armed(tmp_path: Path, capsys: Said) -> None:
 
 
 def test_every_port_of_a_detector_is_tried(tmp_path: Path, capsys: Said) -> None:
-    import socket
+    def held(port: int) -> socket.socket:
+        taken = socket.socket()
+        try:
+            taken.bind(("127.0.0.1", port))
+        except OSError:
+            taken.close()
+            raise
+        return taken
 
-    with PlainSender("pub") as first:
+    with ExitStack() as stack:
+        first, taken = beside(stack, lambda: PlainSender("pub"), held)  # nobody listens there
         port = int(first.address.rpartition(":")[2])
         data = {"name": "SlsScan", "address": first.address, "ports": 2}
-        with socket.socket() as taken:  # so that nobody else listens there
-            taken.bind(("127.0.0.1", port + 1))
-            status, said = checked(tmp_path, capsys, data)
+        status, said = checked(tmp_path, capsys, data)
+        taken.close()
         assert status == 1
         assert f"{first.address}: answers" in said and f":{port + 1}: " in said and "start the sender" in said
         with PlainSender("pub", f"tcp://127.0.0.1:{port + 1}"):
@@ -158,6 +171,7 @@ def test_a_pv_is_searched_for(tmp_path: Path, capsys: Said, monkeypatch: pytest.
     pytest.importorskip("p4p", reason="PVAccess needs p4p")
     from ptystream.detectors.pva.simulator import Ioc
 
+    monkeypatch.setattr("ptystream.detectors.pva.source.ANSWER_S", 60.0)
     with Ioc("T:Image") as ioc:
         ioc.post(np.zeros((5, 7), "u2"), 1, "bslz4")
         where = {"addresses": "127.0.0.1", "search_port": int(ioc.conf["EPICS_PVA_BROADCAST_PORT"])}

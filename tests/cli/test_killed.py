@@ -20,7 +20,7 @@ PTYSTREAM = [sys.executable, "-P", "-m", "ptystream"]
 
 @pytest.mark.slow
 def test_after_kill_9_a_restart_finishes_the_same_scan_with_every_frame(tmp_path: Path) -> None:
-    asked = ["--frames", "200", "--rate", "50", "--side", "64", "--wait"]
+    asked = ["--frames", "200", "--rate", "25", "--side", "64", "--wait"]
     free = ["--frames-address", "tcp://127.0.0.1:*", "--positions-address", "tcp://127.0.0.1:*"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([*PTYSTREAM, "simulate", *asked, *free], **pipes) as beamline:
@@ -33,7 +33,7 @@ def test_after_kill_9_a_restart_finishes_the_same_scan_with_every_frame(tmp_path
         beamline.stdin.write("go\n")
         beamline.stdin.flush()
         record = tmp_path / "demo.ptyrec"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not (record.exists() and record.stat().st_size > 60 * 8192):
             time.sleep(0.05)
         first.send_signal(signal.SIGKILL)
@@ -67,11 +67,11 @@ def test_after_kill_9_iterations_go_on_from_the_dump(tmp_path: Path) -> None:
             time.sleep(0.05)
         first.send_signal(signal.SIGKILL)
         first.wait(60)
+        kept = max(ptyr.read(file).iter_info[-1]["iterations"] for file in tmp_path.glob("demo_*.dump"))
+        assert 5 <= kept < 400
+        second = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        assert second.returncode == 0, second.stderr
         assert beamline.wait(60) == 0
-    kept = max(ptyr.read(file).iter_info[-1]["iterations"] for file in tmp_path.glob("demo_*.dump"))
-    assert 5 <= kept < 400
-    second = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert second.returncode == 0, second.stderr
     result = ptyr.read(tmp_path / "demo.ptyr")
     assert result.ledger["received"] == result.ledger["used"] == 120
     resumed = [entry["do"] for entry in result.schedule].index("resume")

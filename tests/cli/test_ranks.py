@@ -108,7 +108,7 @@ def test_what_is_wrong_is_said_once_and_ends_all(tmp_path: Path, fault: str, sai
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode != 0
     assert (done.stderr + done.stdout).count(said) == 1
@@ -127,7 +127,7 @@ def test_a_dead_rank_ends_the_job(tmp_path: Path, victim: str) -> None:
             with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as job:
                 beamline.stdin.write("go\n")
                 beamline.stdin.flush()
-                record, deadline = tmp_path / "demo.ptyrec", time.monotonic() + 60
+                record, deadline = tmp_path / "demo.ptyrec", time.monotonic() + 120
                 while time.monotonic() < deadline and not (record.exists() and record.stat().st_size > 60 * 8192):
                     time.sleep(0.05)
                 leader = int(_holders(record)[0])
@@ -135,7 +135,10 @@ def test_a_dead_rank_ends_the_job(tmp_path: Path, victim: str) -> None:
                 worker = next(pid for pid in ours if pid != leader)
                 os.kill(worker if victim == "worker" else leader, signal.SIGKILL)
                 assert job.wait(60) != 0
-            assert not any(Path(f"/proc/{pid}").exists() and RANK in _command(pid) for pid in (worker, leader))
+            deadline = time.monotonic() + 60
+            while any(RANK in _command(pid) for pid in (worker, leader)):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
         finally:
             beamline.kill()
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ptystream.events import FileRows, Frames, Payload, Rejected, Samples, ScanEnded, ScanStarted
+from ptystream.files import Reader
 from ptystream.publish.snapshot import LEDGER_CODES
 from ptystream.scan.block import EOS, WAIT, Block, Revision
 from ptystream.scan.parameters import ChannelsParameters, PositionsParameters, PtyScanParameters
@@ -182,11 +183,18 @@ def test_bad_frames_are_counted_by_reason_and_the_rest_go_on(event: Frames, reas
 
 
 def test_a_file_that_is_not_there_is_waited_for_once_where_the_feeding_thread_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries, look = [0] * 8, Reader._file
+
+    def looking(self: Reader, name: str) -> Any:
+        tries[index] += 1
+        return look(self, name)
+
     monkeypatch.setattr("ptystream.files.PATIENCE_S", 0.6)
-    scan, began = buffer(), time.monotonic()
+    monkeypatch.setattr(Reader, "_file", looking)
+    scan = buffer()
     for index in range(8):
         scan.feed("data", Frames("e", np.array([index]), (FileRows("f.h5", "d", index),)), 1)
-    assert time.monotonic() - began < 1.5
+    assert tries[0] > 1 and tries[1:] == [1] * 7
     assert scan.ledger.reason_counts() == {"unreadable_file": 8}
 
 

@@ -316,7 +316,7 @@ def test_a_repetition_that_asks_for_a_frame_gets_it_interpolated_while_the_scan_
     scan.feed("data", frames(range(3)), 1)
     for k in (0, 2):
         scan.feed("positions", Samples("e", k, {"y": np.array([k * STEP]), "x": np.zeros(1)}), 1)
-    block = scan.take_exactly(np.array([1, 0]), timeout_s=20.0)
+    block = scan.take_exactly(np.array([1, 0]), timeout_s=60.0)
     np.testing.assert_allclose(block.positions_m[:, 0], [STEP, 0.0])
 
 

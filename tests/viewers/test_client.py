@@ -16,7 +16,6 @@ from ptystream.publish.publisher import Publisher, topic_of
 from ptystream.publish.schema import encode
 from ptystream.viewers.client import Client
 
-
 numbers = count()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import threading
@@ -38,7 +39,7 @@ def opened(**given: Any) -> tuple[Any, Any]:
     return transport, held
 
 
-def take(transport: Any, held: Any, seconds: float = 10.0, until: type = ScanEnded) -> list[Event]:
+def take(transport: Any, held: Any, seconds: float = 60.0, until: type = ScanEnded) -> list[Event]:
     """Events until the end of a scan."""
     events: list[Event] = []
     deadline = time.monotonic() + seconds
@@ -47,6 +48,15 @@ def take(transport: Any, held: Any, seconds: float = 10.0, until: type = ScanEnd
         if message is not None:
             events += held.feed(message)
     return events
+
+
+def pass_over(transport: Any, sender: Any) -> None:
+    """Receive what is on its way from a sender."""
+    sender("stop", {"uid": "the last of them", "run_start": "b"})
+    while (message := transport.receive(60)) is not None:
+        if any(b"the last of them" in bytes(part) for part in message.parts):
+            return
+    pytest.fail("what was sent did not come")
 
 
 def count(events: list[Event]) -> int:
@@ -100,7 +110,7 @@ def test_a_file_without_an_end_is_followed_as_long_as_idle_s_says(tmp_path: Path
     began = time.monotonic()
     with pytest.raises(TransportClosed, match=r"0\.3 s"):
         take(transport, held)
-    assert 0.25 < time.monotonic() - began < 5.0
+    assert time.monotonic() - began > 0.25
     transport.close()
     transport, held = opened(via="file", file=str(file))
     take(transport, held, seconds=0.7)
@@ -184,8 +194,7 @@ def test_a_publisher_of_bluesky_whose_prefix_is_wanted(documents: Documents) -> 
     while transport.receive(0.05) is None:  # until the subscription has arrived at the publisher
         mine(*probe)
         assert time.monotonic() < deadline
-    while transport.receive(0.2) is not None:
-        pass
+    pass_over(transport, mine)
     for name, document in documents:
         for sender in (other, bare, mine):
             sender(name, document)
@@ -213,8 +222,7 @@ def test_the_proxy_of_bluesky(documents: Documents) -> None:
     while transport.receive(0.05) is None:
         sender("stop", {"uid": "a", "run_start": "b"})
         assert time.monotonic() < deadline
-    while transport.receive(0.2) is not None:
-        pass
+    pass_over(transport, sender)
     for name, document in documents:
         sender(name, document)
     events = take(transport, receiver)
@@ -256,7 +264,7 @@ def test_only_who_has_a_key_is_heard(tmp_path: Path, documents: Documents) -> No
         socket.curve_publickey, socket.curve_secretkey = zmq.auth.load_certificate(tmp_path / f"{who}.key_secret")
         socket.curve_serverkey = server
         socket.connect(address)
-        deadline, heard[who] = time.monotonic() + (1.0 if who == "stranger" else 10.0), False
+        deadline, heard[who] = time.monotonic() + (1.0 if who == "stranger" else 60.0), False
         while time.monotonic() < deadline and not heard[who]:
             socket.send(packed(*documents[0]))
             heard[who] = transport.receive(0.05) is not None
@@ -376,7 +384,7 @@ def test_check_listens_to_a_live_stream(capsys: pytest.CaptureFixture[str], docu
     stopped = threading.Event()
 
     def send() -> None:
-        for turn in range(100):
+        for turn in itertools.count():
             for name, document in documents:
                 if stopped.wait(0.003):
                     return
@@ -385,10 +393,13 @@ def test_check_listens_to_a_live_stream(capsys: pytest.CaptureFixture[str], docu
 
     thread = threading.Thread(target=send)
     thread.start()
-    assert check(str(config), 1.5) == 0
+    said = ""
+    for seconds in (1.5, 10.0, 60.0):  # as long as this machine needs
+        if "y by event:stage_y" not in said:
+            assert check(str(config), seconds) == 0
+            said = capsys.readouterr().out
     stopped.set()
     thread.join()
-    said = capsys.readouterr().out
     assert "y by event:stage_y" in said and "answers" in said
     assert check(str(config), 0.3) == 0
     assert "no document came within 0.3 s" in capsys.readouterr().out

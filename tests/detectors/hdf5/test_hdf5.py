@@ -38,7 +38,7 @@ def source(common: Any = PtyScanParameters, **given: Any) -> tuple[Any, Any]:
     return Hdf5Scan.transport(p, "s/data", decoder), decoder
 
 
-def events_of(transport: Any, decoder: Any, limit_s: float = 30.0, messages: list[Any] | None = None) -> list[Any]:
+def events_of(transport: Any, decoder: Any, limit_s: float = 60.0, messages: list[Any] | None = None) -> list[Any]:
     """All events until the transport closes or (of a pattern) one scan has ended."""
     transport.open()
     events: list[Any] = []
@@ -104,22 +104,29 @@ def test_a_session_reconstructs_while_another_process_writes(tmp_path: Path) -> 
     given = configuration(tmp_path, file) | {"min_frames_for_recon": 20}
     ready = threading.Event()
     running = Session(make_plan(load(given)), metrics=Metrics(), on_ready=ready.set)
-    used: list[int] = []
     thread = threading.Thread(target=running.run)
     thread.start()
     assert ready.wait(60)
-    arguments = ["--frames", str(BEAM.frames), "--side", "32", "--photons", "2e5", "--step-px", "3", "--rate", "40"]
-    command = [sys.executable, "-P", "-m", "ptystream.detectors.hdf5.simulator", str(file), *arguments]
-    child = subprocess.Popen(command)
-    while thread.is_alive():
-        if child.poll() is None:
-            used.append(running.status()["used"])
-        thread.join(0.05)
-    assert child.wait(60) == 0
+    code = (  # every frame after the first thirty waits for a line
+        "import sys\nfrom dataclasses import replace\nfrom pathlib import Path\nsys.path[:0] = sys.argv[2:]\n"
+        "from problems import BEAM\nfrom ptystream.detectors.hdf5.simulator import write\nturns = iter(range(1000))\n"
+        "write(Path(sys.argv[1]), replace(BEAM, rate_hz=0.001), wait=lambda s: next(turns) >= 30 and not sys.stdin.readline())"
+    )
+    command = [sys.executable, "-P", "-c", code, str(file), str(Path(__file__).parents[2])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        deadline = time.monotonic() + 60
+        while not running.status()["used"]:  # it reconstructs before the writer is done
+            assert time.monotonic() < deadline and child.poll() is None
+            time.sleep(0.01)
+        child.stdin.write("\n" * BEAM.frames)
+        child.stdin.close()
+        thread.join(60)
+        assert not thread.is_alive()
+    assert child.returncode == 0
     (path,) = running.results
     result = ptyr.read(path)
     assert result.ledger["used"] == BEAM.frames
-    assert any(0 < u < BEAM.frames for u in used), "nothing was reconstructed before the writer was done"
     finished = Session(make_plan(load(configuration(tmp_path / "again", file))), metrics=Metrics())
     (path,) = finished.run()
     again = ptyr.read(path)
@@ -597,7 +604,7 @@ def test_a_damaged_file_named_in_the_configuration_ends_the_source_with_its_name
     for path in damaged(tmp_path).values():
         transport, decoder = source(file=str(path), frames="/d")
         with pytest.raises(OSError, match=path.name):
-            events_of(transport, decoder, 10.0)
+            events_of(transport, decoder)
 
 
 def test_the_end_is_told_by_count_by_mark_and_by_silence(tmp_path: Path) -> None:
@@ -645,8 +652,8 @@ def test_room_that_is_not_filled_yet_is_no_frame_and_gaps_are_left_out_in_the_en
     f.flush()
     transport, decoder = source(file=str(file), frames="/d", idle_s=None)
     transport.open()
-    events = [e for _ in range(6) for m in [transport.receive(0.05)] if m is not None for e in decoder.feed(m)]
-    assert sorted(pixels_of(events)) == [0, 1, 2]
+    events: list[Any] = []
+    come(transport, decoder, events, lambda: sorted(pixels_of(events)) == [0, 1, 2])
     f.close()
     while not any(isinstance(e, ScanEnded) for e in events):
         message = transport.receive(0.05)

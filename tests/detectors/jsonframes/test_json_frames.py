@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ports import beside
 from problems import BEAM, GEOMETRY, PATTERNS, PLACES
 
 from ptystream.codecs import decode
@@ -293,22 +295,23 @@ def test_a_session_over_a_socket_uses_every_frame(name: str, tmp_path: Path) -> 
 
 
 def test_every_port_of_a_detector_is_listened_to_and_a_silent_wait_ends(tmp_path: Path) -> None:
-    with PlainSender("push") as first:
-        port = int(first.address.rpartition(":")[2])
-        with PlainSender("push", f"tcp://127.0.0.1:{port + 1}") as second:
-            p = source_parameters(SlsScan, PtyScanParameters)(link="push", address=first.address, ports=2, late_s=0.2)
-            made = SlsScan.decoder(p, "s/data")
-            transport = SlsScan.transport(p, "s/data", made)
-            transport.open()
-            whole = list(of_sls(SMALL))
-            for number, parts in enumerate(whole[:9]):  # the last frame lacks a part
-                (first, second)[number % 2].send(parts)
-            events: list[Any] = []
-            deadline = time.monotonic() + 60
-            while len(pixels_of(events)) < 5 and time.monotonic() < deadline:
-                message = transport.receive(0.05)
-                events += made.feed(message) if message is not None else []
-            transport.close()
+    with ExitStack() as stack:
+        senders = beside(stack, lambda: PlainSender("push"), lambda port: PlainSender("push", f"tcp://127.0.0.1:{port}"))
+        p = source_parameters(SlsScan, PtyScanParameters)(link="push", address=senders[0].address, ports=2, late_s=1.0)
+        made = SlsScan.decoder(p, "s/data")
+        transport = SlsScan.transport(p, "s/data", made)
+        transport.open()
+        for sender in senders:
+            sender.wait(60)
+        whole = list(of_sls(SMALL))
+        for number, parts in enumerate(whole[:9]):  # the last frame lacks a part
+            senders[number % 2].send(parts)
+        events: list[Any] = []
+        deadline = time.monotonic() + 60
+        while len(pixels_of(events)) < 5 and time.monotonic() < deadline:
+            message = transport.receive(0.05)
+            events += made.feed(message) if message is not None else []
+        transport.close()
     assert sorted(pixels_of(events)) == [0, 1, 2, 3, 4]
     assert told(events).get("incomplete_frame") == 1
     wrong = source_parameters(SlsScan, PtyScanParameters)(address="ipc:///tmp/x", ports=2)

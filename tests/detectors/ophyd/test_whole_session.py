@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def engine() -> Iterator[RunEngine]:
 
 
 def test_a_session_is_stopped_by_a_plan_when_it_is_good_enough(tmp_path: Path, engine: RunEngine) -> None:
-    """A detector that sends what it sees at the places where the motors are; the plan has more points than are needed."""
+    """A detector that sends what it sees at the places where the motors are; the plan has points without an end."""
     from ophyd.sim import SynAxis
 
     y, x = SynAxis(name="y"), SynAxis(name="x")
@@ -74,7 +75,7 @@ def test_a_session_is_stopped_by_a_plan_when_it_is_good_enough(tmp_path: Path, e
             yield from bps.stage_all(live, counter)
             frames.start("a")
             places.start("a")
-            count = yield from until_converged(BEAM.positions_m(), point, live, error=40.0, least=20, steady=1)
+            count = yield from until_converged(cycle(BEAM.positions_m()), point, live, error=40.0, least=20, steady=1)
             frames.end(count)
             places.end(count)
             yield from bps.unstage_all(live, counter)
@@ -84,6 +85,6 @@ def test_a_session_is_stopped_by_a_plan_when_it_is_good_enough(tmp_path: Path, e
         thread.join(60.0)
         publisher.close()
     assert not thread.is_alive()
-    assert 20 <= count < BEAM.frames
+    assert count >= 20
     assert len(session.results) == 1
     assert session.results[0].exists()

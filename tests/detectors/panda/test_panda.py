@@ -372,11 +372,11 @@ def test_a_box_that_is_away_is_tried_again_without_burning_time(tmp_path: Path) 
     transport.open()
     assert transport.receive(0.1).parts[0] == b"connected"
     server.stop()
-    began, cpu = time.monotonic(), time.process_time()
+    began, cpu = time.monotonic(), time.thread_time()
     while time.monotonic() - began < 1.5:
         message = transport.receive(0.1)
         assert message is None or message.parts[0] == b"OK\n"
-    assert time.process_time() - cpu < 0.5
+    assert time.thread_time() - cpu < 0.5
     transport.close()
 
 
@@ -417,7 +417,7 @@ def test_what_a_data_port_sent_is_given_back_on_one_with_its_lost_connection() -
 
 def give(giver: Any, messages: list[Message]) -> None:
     with giver:
-        giver.wait(20.0)
+        giver.wait(60)
         for message in messages:
             giver.again(message.parts)
-        giver.flush(20.0)
+        giver.flush(60)

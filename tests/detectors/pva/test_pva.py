@@ -66,18 +66,28 @@ def test_every_codec_comes_back_and_the_old_frame_is_left_out() -> None:
     np.testing.assert_array_equal(got[5], PATTERNS[5][:, :30])
     assert [(e.reason, e.count) for e in events if isinstance(e, Rejected)] == [("gap", 1)]
     stamps = [int(e.timestamps_ns[0]) for e in events if isinstance(e, Frames)]
-    assert abs(stamps[0] - time.time_ns()) < 60e9
+    assert abs(stamps[0] - time.time_ns()) < 600e9
 
 
 def test_a_queue_that_is_full_loses_what_the_ids_tell() -> None:
     with Ioc("T:Image") as ioc:
         transport, decoder = source(ioc, queue=2, first_id=1)
+        updated, came = transport._updated, threading.Event()
+
+        def listening(update: Any) -> None:
+            updated(update)
+            if update.uniqueId == 6:
+                came.set()
+
+        transport._updated = listening
         transport.open()
         connected(transport)
         for number in range(6):
             ioc.post(PATTERNS[number], number + 1)
-            time.sleep(0.05)
-        events = [e for _ in range(2) for e in decoder.feed(transport.receive(60))]
+        assert came.wait(60)
+        events: list[Any] = []
+        while (message := transport.receive(0.0)) is not None:
+            events += decoder.feed(message)
         ioc.post(PATTERNS[7], 8)
         events += decoder.feed(transport.receive(60))
         transport.close()
