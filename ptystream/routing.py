@@ -196,7 +196,8 @@ class Router:
     def drop(self, pending: Pending) -> None:
         """A run is over. Its frames are given back, and what comes late for its scans begins no other."""
         with self._lock:
-            self._drop(pending)
+            if any(known is pending for known in self._pending):  # otherwise it was given up for another
+                self._drop(pending)
 
     def _drop(self, pending: Pending) -> None:
         self._pending.remove(pending)

@@ -259,13 +259,17 @@ def test_the_command_gives_a_damaged_recording_back_on_the_wire(link: str, tmp_p
                 channel, _, address = line.split()
                 addresses[channel] = address
         got: dict[str, list[tuple[bytes, ...]]] = {}
+        threads = []
         for channel, address in addresses.items():
             wanted = sum(m.channel == channel for m in expected)
             parameters = ZmqScan.Parameters(address=address, link=link)
             transport = ZmqScan.transport(parameters, channel, ZmqScan.decoder(parameters, channel))
             got[channel] = []
-            threading.Thread(target=take, args=(transport, wanted, got[channel]), daemon=True, name=channel).start()
-        assert process.wait(60) == 0, process.stderr.read()
+            threads.append(threading.Thread(target=take, args=(transport, wanted, got[channel]), daemon=True, name=channel))
+            threads[-1].start()
+        assert process.wait(200) == 0, process.stderr.read()
+        for thread in threads:
+            thread.join(60)
     for channel in addresses:
         assert got[channel] == [tuple(map(bytes, m.parts)) for m in expected if m.channel == channel]
 

@@ -446,6 +446,41 @@ class Tap:
         pass
 
 
+def test_what_came_last_is_recorded_and_acknowledged_before_the_sockets_close(tmp_path: Path) -> None:
+    class Late(Tap):
+        """Keeps messages when it is asked to."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.queued: list[tuple[Message, Callable[[Message], None] | None]] = []
+
+        def write(self, message: Message, recorded: Callable[[Message], None] | None = None) -> None:
+            self.queued.append((message, recorded))
+
+        def flush(self, timeout_s: float) -> None:
+            for queued in self.queued:
+                super().write(*queued)
+
+    class Socket(Stalled):
+        closed = False
+
+        def acknowledge(self, message: Message) -> None:
+            self.acknowledged += not self.closed
+
+        def close(self) -> None:
+            self.closed = True
+
+    frames, places = messages()
+    data, positions = Socket("s/data", frames), Socket("s/positions", places)
+    running = session(tmp_path, data, positions, Metrics())
+    running._tap = Late()
+    for source in running._sources:
+        source._tap = running._tap
+    running.run()
+    assert data.closed and positions.closed
+    assert (data.acknowledged, positions.acknowledged) == (len(frames), len(places))
+
+
 def test_a_scan_that_a_failure_cut_off_is_not_noted_as_done(tmp_path: Path) -> None:
     frames, places = messages()
 

@@ -164,10 +164,12 @@ class Sender:
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until everything is acknowledged; None: as long as any call may wait. Raises `SenderError` with what is not. Plain
-        links do not know."""
-        if self._link is None:
-            return
+        links do not know: what a 'push' still has to send gets so much time to go, on closing."""
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        if self._link is None:
+            if self._plain_push:
+                self._socket.linger = int(timeout_s * 1000)
+            return
         with self._changed:
             link = self._link
             if not self._changed.wait_for(lambda: link.first == link.next or self._failure is not None, timeout_s):
