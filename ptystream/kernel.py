@@ -12,7 +12,7 @@ from ptystream.params.errors import ConfigurationError, Fault
 
 log = logging.getLogger(__name__)
 
-START_S = 30.0
+START_S = 120.0
 
 
 def start_kernel(names: Mapping[str, Any]) -> str:

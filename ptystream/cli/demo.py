@@ -16,7 +16,7 @@ from ptystream.cli.live import run_session
 from ptystream.params.load import load
 
 PTYSTREAM = [sys.executable, "-P", "-m", "ptystream"]
-START_S = 30.0
+START_S = 120.0
 
 
 def demo(output: str, frames: int, rate: float, side: int, browser: bool, seed: int, device: str | None) -> int:
