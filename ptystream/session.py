@@ -177,6 +177,7 @@ class Session:
             if self._tap is not None:  # senders keep what was not acknowledged, and that goes over sockets that are open
                 with contextlib.suppress(RuntimeError):
                     self._tap.flush(FLUSH_S)
+                self.metrics.recording(self._tap.lost, self._tap.full)
             for source in self._sources:
                 source.stop()
             if self.frame_files is not None:

@@ -167,6 +167,7 @@ def test_a_session_goes_on_and_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     (wanted,) = roomy.run()
     unlimited.close(finished=True)
     Disk(monkeypatch, 60_000)
+    monkeypatch.setattr(recording, "RETRY_S", 1000.0)  # a small message would fit
     metrics = Metrics()
     session, recorder = run(tmp_path / "full", metrics)
     (path,) = session.run()

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 
 import h5py
@@ -209,7 +210,10 @@ def test_only_what_was_just_written_can_be_indexed(tmp_path):
 
 
 def _until_failed(recorder):
-    recorder._thread.join(60)
+    deadline = time.monotonic() + 60
+    while recorder.failure is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     recorder.write(Message(0, "c", ()))
 
 
