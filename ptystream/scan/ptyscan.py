@@ -154,6 +154,8 @@ class PtyScan:
                 told = f"{self.label}/{source}"
                 reader = ReadingThread(told, lambda read, arrived: self._enter(source, read, arrived), self._break, self._copies)
                 self._readers[source] = reader
+                if self._released:  # meanwhile
+                    reader.stop()
         if reader is not None:
             reader.add(event, arrival_ns)
         else:
@@ -269,7 +271,7 @@ class PtyScan:
             self._intake.release()
             self._pairing.keep()
             self._changed()
-        for reader in self._readers.values():
+        for reader in list(self._readers.values()):  # another source's thread may add its own
             reader.stop()
         self._files = {}  # closed by whoever is still reading
         if self._saver is not None:
