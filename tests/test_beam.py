@@ -68,6 +68,7 @@ def result(folder: Path, given: dict[str, Messages], **settings: Any) -> ptyr.Re
     return ptyr.read(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("also", "name", "reason"), [(I0, "i0", "beam_off"), (SHUTTER, "open", "shutter_closed")])
 def test_with_the_beam_off_for_a_fifth_of_the_frames_the_image_is_that_of_the_others(
     tmp_path: Path, also: dict[str, Any], name: str, reason: str
@@ -118,6 +119,7 @@ class Paused(Memory):
             return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lost", "live", "complete"),
     [
@@ -140,6 +142,7 @@ def test_a_beam_loss_suspends_the_time_out_of_the_scan(tmp_path: Path, lost: boo
     assert silent == (not complete)
 
 
+@pytest.mark.slow
 def test_lost_positions_are_interpolated_marked_and_put_right_when_they_come_late(tmp_path: Path) -> None:
     """A wire that loses a tenth of the positions; the same, with those that were lost sent again when the frames are over."""
     lost = np.arange(7, N - 1, 10)

@@ -143,6 +143,7 @@ def test_the_misfit_falls_and_the_layer_is_found(whole: Run) -> None:
     assert whole.frames == len(FRAMES) // ANGLES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [np.arange(len(FRAMES)), ORDER], ids=["curve after curve", "any"])
 def test_frames_that_come_while_it_runs_give_the_same_object(order: np.ndarray) -> None:
     """A layer at a known place: a shift along the beam could not be seen in the frames."""

@@ -159,6 +159,7 @@ def test_a_file_goes_to_ptyd_and_back_unchanged(cxi: Path, recorded: Path, tmp_p
                 np.testing.assert_array_equal(first[path][()], second[path][()], path)
 
 
+@pytest.mark.slow
 def test_a_converted_file_is_reconstructed_as_the_recording_is(recorded: Path, tmp_path: Path) -> None:
     convert(recorded, tmp_path / "scan.ptyd")
     given = scans.configuration(tmp_path, scans.Case("", Faults()))
@@ -211,6 +212,7 @@ def test_ptypys_prepared_files_become_cxi(name: str, tmp_path: Path) -> None:
             np.testing.assert_array_equal(file["entry_1/data_1/data"][row], wanted[index][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["moonflower_minimal.ptyr", "ours"])
 def test_a_result_becomes_images_that_others_find(name: str, recorded: Path, tmp_path: Path) -> None:
     given: Path
@@ -293,6 +295,7 @@ def test_a_scan_and_an_acquisition_of_several_are_chosen(recorded: Path, tmp_pat
         assert len(frames_of(tmp_path / f"{label}.ptyd")) == count
 
 
+@pytest.mark.slow
 def test_the_command(recorded: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "ptystream", "convert"]
     done = subprocess.run([*command, str(recorded), str(tmp_path / "m.cxi")], capture_output=True, text=True, timeout=240)

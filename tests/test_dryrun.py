@@ -19,6 +19,7 @@ from ptystream.params.load import load
 from ptystream.run import EngineEntry
 
 
+@pytest.mark.slow
 def test_nothing_is_opened_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = sources()
     p = parameters(tmp_path, e={"numiter": 5})
@@ -46,6 +47,7 @@ def test_a_dry_run_finds_what_the_run_would_not_start_with(tmp_path: Path) -> No
         Ptycho(p).run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("modes", "precision", "item"), [(1, "single", 8), (3, "single", 8), (2, "double", 16)])
 def test_sizes_are_those_of_the_arrays(tmp_path: Path, modes: int, precision: str, item: int) -> None:
     p = parameters(tmp_path)
@@ -76,6 +78,7 @@ def test_sizes_are_those_of_the_arrays(tmp_path: Path, modes: int, precision: st
 ENERGIES = {"energies": (1.0, 1.1, 1.2), "probe_dispersion": "linear", "object_dispersion": "irregular"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "probes", "objects", "scale"),
     [
@@ -96,6 +99,7 @@ def test_sizes_are_those_of_the_model(tmp_path: Path, given: dict, probes: int, 
     np.testing.assert_allclose(scan.canvas, np.ptp(PLACES, axis=0) / 3e-8 + side, atol=2)
 
 
+@pytest.mark.slow
 def test_rocking_curves_are_what_an_engine_counts(tmp_path: Path) -> None:
     data = {"name": "ZmqScan", "shape": 16, "energy": 8.5, "distance": 2.0, "psize": 2e-4, "num_frames": 60}
     data["positions"] = {"name": "ZmqScan", "channels": {"angle": "rocking"}}
@@ -117,6 +121,7 @@ def _live(p: dict) -> dict:
     return given
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_real_engine_is_what_was_said(tmp_path: Path) -> None:
     configuration = load(parameters(tmp_path))
     (engine,) = dry_run(configuration).engines
@@ -135,6 +140,7 @@ def test_the_memory_of_a_real_engine_is_what_was_said(tmp_path: Path) -> None:
     assert held <= 400 * engine.bytes_per_frame + engine.bytes_beside + 100e3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["Full", "OPRModel"])
 def test_probe_and_object_are_counted_once(tmp_path: Path, model: str) -> None:
     """What is said of all together is what a run of as many frames as are tried holds, probe and object among it."""
@@ -169,6 +175,7 @@ def test_probe_and_object_are_counted_once(tmp_path: Path, model: str) -> None:
     assert needs.memory_bytes == pytest.approx(counts + peak, abs=0.7 * images)
 
 
+@pytest.mark.slow
 def test_time_grows_with_the_iterations_and_the_frames(tmp_path: Path) -> None:
     p = parameters(tmp_path, a={"numiter": 10}, b={"numiter": 30})
     p.scans.MF.data.num_frames = 500

@@ -230,6 +230,7 @@ def _waiting(autosave: Autosave) -> None:
     autosave.look = patient  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_dumps_come_at_their_interval_and_the_newest_stay(tmp_path: Path) -> None:
     for keep, wanted in ((None, [4, 8, 12, 16]), (2, [12, 16])):
         folder = tmp_path / str(keep)
@@ -268,6 +269,7 @@ def test_dumps_take_a_tenth_of_the_time_at_most(tmp_path: Path, monkeypatch: pyt
     assert written == [4, 7, 9]  # each took two seconds, so twenty pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autosave", [{"active": False, "interval": 1}, {"interval": 0}, {"interval": -1}])
 def test_no_dumps_where_none_are_wanted(tmp_path: Path, autosave: dict[str, Any]) -> None:
     frames, places = messages()
@@ -292,6 +294,7 @@ def test_a_pattern_that_cannot_be_filled_in_is_told_before_anything_runs(tmp_pat
         make_plan(configuration(tmp_path, autosave={"rfile": "%(nonsense)s.ptyr"}))
 
 
+@pytest.mark.slow
 def test_each_engine_leaves_its_result_under_its_own_name(tmp_path: Path) -> None:
     engines = {"a": {"name": "DM", "numiter": 3}, "b": {"name": "DM", "numiter": 2, "alpha": 0.5}}
     frames, places = messages()
@@ -355,6 +358,7 @@ def _interrupted(made: Configuration, count: int) -> Path:
     return recorder.path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [False, True])
 def test_an_interrupted_session_goes_on_from_dump_and_recording(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: bool

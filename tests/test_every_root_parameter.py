@@ -178,6 +178,7 @@ def test_every_parameter_of_the_root_has_a_line_here() -> None:
         assert path.rpartition(".")[2] in (Path(__file__).parent / file).read_text(), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CASES)
 def test_every_value_makes_a_difference(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values, beside = CASES[path]

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import faults as matrix
 import numpy as np
@@ -188,11 +189,18 @@ def test_what_cannot_be_is_refused(given, said):
         Faults(**given)
 
 
-@pytest.mark.parametrize("case", list(matrix.cases()), ids=lambda case: case.name)
+def every_case() -> list[Any]:
+    """All of the matrix; `make quick` does with a few."""
+    few = ("drop, ends too", "corrupt", "most of them together")
+    return [pytest.param(c, id=c.name, marks=[] if c.name in few else [pytest.mark.slow]) for c in matrix.cases()]
+
+
+@pytest.mark.parametrize("case", every_case())
 def test_a_session_survives_counts_exactly_and_the_image_stays_good(case: matrix.Case) -> None:
     assert matrix.faults_of(case, matrix.outcome(case.name)) == []
 
 
+@pytest.mark.slow
 def test_the_matrix_can_miss() -> None:
     """A skew of half a frame, which nobody corrects, ruins the image; where the configuration says it, it does not."""
     wrong = matrix.Case("", Faults(skew=5e-3), 1.5, {"interpolate": "time"})
@@ -227,6 +235,7 @@ def test_a_recording_of_other_channels_is_refused(tmp_path: Path) -> None:
             Playback(str(matrix.record(tmp_path / f"{faults.drop}")), faults=faults).transports(load(given))
 
 
+@pytest.mark.slow
 def test_the_command_replays_into_a_session(tmp_path: Path) -> None:
     recording = matrix.record(tmp_path / "scan.ptyrec")
     config = tmp_path / "scan.yaml"
@@ -242,6 +251,7 @@ def test_the_command_replays_into_a_session(tmp_path: Path) -> None:
         assert done.returncode == 1 and said in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("link", ["acknowledged", "push"])
 def test_the_command_gives_a_damaged_recording_back_on_the_wire(link: str, tmp_path: Path) -> None:
     recording = matrix.record(tmp_path / "scan.ptyrec")

@@ -54,6 +54,7 @@ def resumed(path: Path, patterns: np.ndarray, **settings: Any) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_floating_intensities_are_in_the_file_and_are_those_of_the_beam(tmp_path: Path) -> None:
     run = finished(FLUCTUATING, engines=FLOATING, engine=ML)
     path = ptyr.write(tmp_path / "a.ptyr", result_of(run, configuration(tmp_path)))
@@ -105,6 +106,7 @@ def test_modes_and_coefficients_are_the_singular_value_decomposition(frames: int
         np.testing.assert_allclose(coefficients[mode].conj().T @ coefficients[mode], np.eye(len(found[mode])), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_of_many_frames_the_leading_modes_are_found_as_well() -> None:
     r = np.random.default_rng(0)
     own, modes = (r.normal(size=shape) + 1j * r.normal(size=shape) for shape in ((600, 3), (3, 400)))
@@ -125,6 +127,7 @@ def test_dimensions_that_probes_lack_are_left_out() -> None:
     assert coefficients.shape == (1, 4, 1)
 
 
+@pytest.mark.slow
 def test_modes_of_relaxed_probes_are_in_the_file_and_give_the_probes_back(tmp_path: Path) -> None:
     run = finished(PATTERNS, engines=WIDE, engine=DMOPR, model=OPR)
     path = ptyr.write(tmp_path / "a.ptyr", result_of(run, configuration(tmp_path)))

@@ -197,6 +197,7 @@ def test_a_scan_that_is_complete_at_the_start_has_nothing_to_restart() -> None:
     assert "restart" not in [e["do"] for e in run.schedule]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("latency", "restart"), [(None, False), (1e-9, False), (None, True)])
 def test_a_schedule_applied_again_gives_the_same_bits(threads: int, latency: float | None, restart: bool) -> None:
@@ -448,6 +449,7 @@ def test_what_frames_that_rest_illuminate_follows_those_that_leave(monkeypatch: 
     assert wrong() < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("passes", [1, 10])
 def test_a_phase_ramp_converges_however_many_overlap_passes_there_are(passes: int) -> None:
     """Pixels at the rim of the object, which hardly any light fell on, must not carry the probe away."""

@@ -110,6 +110,7 @@ def whole(folder: Path) -> ptyr.Result:
     return ptyr.read(path)
 
 
+@pytest.mark.slow
 def test_two_tiles_that_arrive_one_after_the_other_become_one_picture_as_good_as_of_one_scan(tmp_path: Path) -> None:
     _, made = mosaic(tmp_path / "mosaic")
     wanted = whole(tmp_path / "whole")

@@ -153,6 +153,7 @@ def test_scans_that_are_saved_to_one_file_are_reconstructed_one_after_another(tm
         assert beside.session.plan.overlap == wanted
 
 
+@pytest.mark.slow
 def test_runs_in_turn_come_to_the_same_bits_as_one_after_another(tmp_path: Path) -> None:
     scans = [messages("a"), messages("b")]
     start = {"min_frames_for_recon": BEAM.frames + 1}
@@ -290,6 +291,7 @@ def test_numbers_are_the_smallest_that_are_free() -> None:
 # ---------------------------------------------------------------------- cut off
 
 
+@pytest.mark.slow
 def test_two_runs_that_were_cut_off_go_on_under_their_names(tmp_path: Path) -> None:
     """From their own dumps; the one that had a result by then is left out."""
     engines = {"e": {"name": "DM", "numiter": 200}}

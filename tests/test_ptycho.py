@@ -84,6 +84,7 @@ def test_a_script_ends_with_arrays(tmp_path: Path) -> None:
     assert P.p.scans.MF.data.shape == BEAM.side
 
 
+@pytest.mark.slow
 def test_the_same_script_in_other_words_gives_the_same_bits(tmp_path: Path) -> None:
     first = Ptycho(parameters(tmp_path / "a"), transports=sources()).run()
     plain = json.loads(json.dumps(parameters(tmp_path / "b")))
@@ -148,6 +149,7 @@ def test_several_scans_and_engines_run_in_one_and_templates_do_not(tmp_path: Pat
     assert [info.numiter for info in P.runtime.iter_info] == [4] * 4 + [3] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", ["all", *PARTS])
 def test_the_benchmark_says_where_the_time_went(tmp_path: Path, wanted: str) -> None:
     p = parameters(tmp_path, a={"numiter": 5}, b={"numiter": 5})
@@ -168,6 +170,7 @@ def test_without_it_there_is_no_benchmark(tmp_path: Path) -> None:
 LEVELS = {"CRITICAL": 0, "ERROR": 0, "INTERACTIVE": 0, "WARNING": 0, "INFO": 1, "INSPECT": 2, "DEBUG": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEVELS)
 def test_a_level_says_what_its_name_promises(
     tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
@@ -186,6 +189,7 @@ def test_a_level_says_what_its_name_promises(
     assert logging.getLogger("ptystream").level == before
 
 
+@pytest.mark.slow
 def test_a_script_without_a_log_of_its_own_gets_one(tmp_path: Path) -> None:
     code = f"""
     import sys, logging
@@ -319,6 +323,7 @@ def plots(home: Path) -> list[str]:
     return sorted(str(f.relative_to(home)) for f in home.rglob("*.png"))
 
 
+@pytest.mark.slow
 def test_plots_are_dumped_at_their_interval_under_their_names(tmp_path: Path) -> None:
     p = parameters(tmp_path, a={"numiter": 6}, b={"numiter": 5})
     p.io.autoplot = Param(dump=True, threaded=False, interval=3, layout="minimal")
@@ -333,6 +338,7 @@ def test_plots_are_dumped_at_their_interval_under_their_names(tmp_path: Path) ->
     assert imread(tmp_path / "t-5.png").shape[:2] == (418, 1210)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "off", [{"active": False}, {"interval": 0}, {"interval": -1}, {"dump": False}], ids=["active", "0", "-1", "dump"]
 )
@@ -343,6 +349,7 @@ def test_plots_that_are_off_are_not_drawn(tmp_path: Path, off: dict[str, Any]) -
     assert plots(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_draws_the_newest_and_the_last(tmp_path: Path) -> None:
     p = parameters(tmp_path, e={"numiter": 40})
     p.io.autoplot = Param(dump=True, layout="minimal")
@@ -355,6 +362,7 @@ def test_a_process_of_its_own_draws_the_newest_and_the_last(tmp_path: Path) -> N
     assert spent < time.monotonic() - started
 
 
+@pytest.mark.slow
 def test_a_movie_is_made_of_the_plots_and_they_are_kept(tmp_path: Path) -> None:
     p = parameters(tmp_path)
     p.io.autoplot = Param(make_movie=True, threaded=False, interval=2, layout="minimal")
@@ -365,6 +373,7 @@ def test_a_movie_is_made_of_the_plots_and_they_are_kept(tmp_path: Path) -> None:
     assert movie.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_drawing_that_fails_is_told_and_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "plots").write_text("no folder")
     for threaded in (False, True):
@@ -376,6 +385,7 @@ def test_a_drawing_that_fails_is_told_and_ends_nothing(tmp_path: Path, caplog: p
         assert caplog.text.count("drawing failed, no more plots") == 1
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_the_newest_plot_below_its_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[bytes] = []
 

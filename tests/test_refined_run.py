@@ -46,6 +46,7 @@ def finished(*engines: dict, watch: list | None = None, engine: type = DM) -> Ru
     raise AssertionError("the run does not end")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [DM, EPIE, SDR])
 def test_what_is_counted_from_the_last_frame_begins_there_and_snapshots_show_it(engine: type) -> None:
     watched: list = []
@@ -79,6 +80,7 @@ class Three(Full):
     Parameters = ThreeParameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [DM, EPIE])
 def test_positions_of_scans_with_different_numbers_of_modes_are_refined(engine: type) -> None:
     entry = EngineEntry("e", engine.__name__, engine.Parameters(numiter=3, position_refinement={**REFINE, "start": 1}), engine)

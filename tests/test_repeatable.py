@@ -46,6 +46,7 @@ def dawdle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SimulatedTransport, "receive", slowly)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [100000, 20, 7])
 def test_a_simulated_scan_repeats_to_the_same_bits_at_any_speed(
     block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

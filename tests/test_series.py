@@ -35,6 +35,7 @@ def acquisition(meta: dict[str, Any], angle: float | None) -> dict[str, list[lis
     return {"data": frames, "positions": places}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("series", "meta", "angle", "known"),
     [

@@ -113,7 +113,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("size", [2, 5])
+@pytest.mark.parametrize("size", [2, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES)
 def test_several_ranks_give_what_one_gives(case: str, size: int) -> None:
     engine, settings, model = CASES[case]

@@ -198,6 +198,7 @@ def check(outcome: Outcome, reference: tuple[ptyr.Result, float]) -> None:
     assert difference(undisturbed, outcome.result) <= tolerance, outcome.moment
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("moment", "count"), QUICK)
 def test_a_killed_session_finishes_its_scan(
     tmp_path: Path, reference: tuple[ptyr.Result, float], moment: str, count: int

@@ -219,6 +219,7 @@ def test_the_same_parameters_come_to_the_same(engine: str) -> None:
     assert outcome(engine, "{}") == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "path"), [(engine, path) for engine, cases in ENGINES.items() for path in cases])
 def test_every_value_makes_a_difference(engine: str, path: str) -> None:
     values, beside = ENGINES[engine][path]

@@ -75,6 +75,7 @@ def test_no_iteration_along_the_whole_polynomial_makes_the_gaussian_cost_larger(
     assert (np.diff(errors) <= 1e-5 * errors[1:]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gaussian", "euclid"])
 def test_a_scan_that_grows_ends_like_one_that_is_complete(kind: str) -> None:
     """No further from it than twice the iterations are, up to what a fixed number of them leaves open."""

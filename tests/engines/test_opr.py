@@ -74,6 +74,7 @@ def test_the_subspace_is_that_of_a_singular_value_decomposition(frames: int, dim
     )
 
 
+@pytest.mark.slow
 def test_probes_that_wander_fit_in_a_subspace_and_not_in_one_probe() -> None:
     patterns = drifting()
     one = reconstructed(make_run(engines=[{"numiter": 25, **SETTINGS}]), patterns)
@@ -99,6 +100,7 @@ def test_the_subspace_widens_when_it_is_to() -> None:
     assert rank(6) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latency", [None, 1e-9])
 def test_frames_that_come_while_it_runs_bring_probes_of_their_own(latency: float | None) -> None:
     patterns = drifting()
@@ -186,6 +188,7 @@ def test_probes_of_too_few_dimensions_go_where_the_change_is_largest() -> None:
     np.testing.assert_array_equal(tangent(on, probes[:3], change[:3], 3), change[:3])
 
 
+@pytest.mark.slow
 def test_likely_probes_that_wander_fit_in_a_subspace_and_not_in_one_probe() -> None:
     patterns = drifting()
     one = reconstructed(make_run(engines=[{"scale_precond": True, **LIKELY}], engine=ML), patterns)
@@ -198,6 +201,7 @@ def test_likely_probes_that_wander_fit_in_a_subspace_and_not_in_one_probe() -> N
     assert singular_values(relaxed)[3] < 1e-4
 
 
+@pytest.mark.slow
 def test_the_cost_sinks_from_step_to_step() -> None:
     run = reconstructed(make_run(engines=[{"subspace_dim": 3, **LIKELY}], engine=MLOPR, model=OPR), drifting())
     cost = run.history()[0][:, 1]
@@ -205,6 +209,7 @@ def test_the_cost_sinks_from_step_to_step() -> None:
     assert cost[-1] < 0.1 * cost[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modes", [1, 2])
 def test_the_subspace_of_likely_probes_widens_when_it_is_to(modes: int) -> None:
     def ranks(iterations: int) -> list[int]:
@@ -221,6 +226,7 @@ def test_the_subspace_of_likely_probes_widens_when_it_is_to(modes: int) -> None:
     assert ranks(8) == [3] * modes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latency", [None, 1e-9])
 def test_frames_that_come_get_likely_probes_as_good_as_at_once(latency: float | None) -> None:
     patterns, given = drifting(), {"subspace_dim": 3, **LIKELY}
@@ -263,6 +269,7 @@ def test_a_shorter_step_leads_from_the_same_start() -> None:
         np.testing.assert_allclose(sample.data, before + part * taken.length * taken.steps[name], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_fewer_dimensions_are_taken_while_it_runs() -> None:
     run, _ = begun()
     assert singular_values(run)[2] > 1e-3
@@ -272,6 +279,7 @@ def test_fewer_dimensions_are_taken_while_it_runs() -> None:
     assert cost[-1] < 0.99 * cost[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subpix", [None, "linear", "fourier"])
 def test_the_gradient_of_each_frames_probe_is_the_slope_of_the_cost(subpix: str | None) -> None:
     engine, r = begun(threads=3, subpix=subpix)[0].engine, np.random.default_rng(3)
@@ -304,6 +312,7 @@ def test_the_engine_is_found_by_its_name() -> None:
     assert (held.parameters.subspace_dim, held.parameters.subspace_start, held.parameters.scale_precond) == (4, 0, True)
 
 
+@pytest.mark.slow
 def test_likely_probes_of_a_device_are_those_of_the_cpu(
     monkeypatch: pytest.MonkeyPatch, require: Callable[[str, bool], None]
 ) -> None:

@@ -61,6 +61,7 @@ def test_near_field_frames_give_the_object_back_and_far_field_does_not() -> None
     assert found[1] > 0.5
 
 
+@pytest.mark.slow
 def test_a_probe_too_large_for_the_detectors_sampling_needs_a_finer_model() -> None:
     """What one detector pixel sums over is more than one speckle: only the finer model can be right."""
     coarse = Geometry((24, 24), 7.2, 2.0, (1e-4, 1e-4))
@@ -78,6 +79,7 @@ def test_a_probe_too_large_for_the_detectors_sampling_needs_a_finer_model() -> N
     assert found[1] > 5 * found[0]
 
 
+@pytest.mark.slow
 def test_a_finer_model_of_a_small_probe_agrees_with_the_plain_one() -> None:
     coarse = Geometry((24, 24), 7.2, 2.0, (1e-4, 1e-4))
     fine = replace(coarse, resample=2)
@@ -155,6 +157,7 @@ def test_single_precision_and_threads_with_everything_at_once() -> None:
     np.testing.assert_allclose(double.iterate(3).errors, held[0][0], rtol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subpix", [None, "linear", "fourier"])
 def test_a_device_does_the_same(
     subpix: str | None, monkeypatch: pytest.MonkeyPatch, require: Callable[[str, bool], None]
@@ -191,6 +194,7 @@ def chromatic(kind: str | None, iterations: int = 80) -> tuple[float, float, DM]
     return difference(dm, objects[0]), misfit, dm
 
 
+@pytest.mark.slow
 def test_linear_dispersion_is_between_none_and_no_assumption() -> None:
     found = {kind: chromatic(kind) for kind in (None, "linear", "irregular")}
     storages = found["linear"][2].reconstruction.objects

@@ -166,6 +166,7 @@ def test_what_frames_illuminate_is_known_at_their_new_places() -> None:
 # ------------------------------------------------------------------ bounds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["Annealing", "GridSearch"])
 @pytest.mark.parametrize("subpix", [None, "linear"])
 def test_no_frame_ever_goes_further_than_max_shift_from_where_it_was_measured(method: str, subpix: str | None) -> None:
@@ -532,6 +533,7 @@ HELD = {"EPIE": {"alpha": 0.0}, "SDR": {"beta_object": 0.0}}
 """An object that does not give way, so that every frame finds the same."""
 
 
+@pytest.mark.slow
 @sequential
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("subpix", [None, "linear"])

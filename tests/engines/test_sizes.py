@@ -65,6 +65,7 @@ def both(
     return engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 def test_frames_of_two_sizes_give_one_object(name: str) -> None:
     kind, given = ENGINES[name]
@@ -94,6 +95,7 @@ def test_scans_that_share_nothing_do_as_each_does_alone(name: str) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["EPIE, batch", "EPIE, linear", "SDR"])
 def test_a_device_does_the_same(name: str, monkeypatch: pytest.MonkeyPatch, require: Any) -> None:
     require("c++", COMPILER is not None)

@@ -20,6 +20,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch, require: Callable[[str, bool], Non
     monkeypatch.setitem(backend.BACKENDS, "gpu", device)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize(("name", "case"), EACH)
 def test_the_device_form_agrees_with_the_oracle(name: str, case: str) -> None:
@@ -31,6 +32,7 @@ def test_the_device_form_agrees_with_the_oracle(name: str, case: str) -> None:
     np.testing.assert_allclose(progress.errors, q.errors, rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("name", ["EPIE", "SDR"])
 @pytest.mark.parametrize("batch", [1, 4])

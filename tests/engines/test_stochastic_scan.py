@@ -57,6 +57,7 @@ def image(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return storage.data[0], padded[y + 64 : y + 64 + height, x + 64 : x + 64 + width]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [EPIE, SDR])
 @pytest.mark.parametrize("blocks", [1, 4])
 def test_a_scan_converges_to_what_was_simulated(engine: Any, blocks: int) -> None:
@@ -76,6 +77,7 @@ def test_a_batch_converges_too_if_more_slowly() -> None:
     assert many[-1] < 1.5
 
 
+@pytest.mark.slow
 def test_two_scans_on_objects_and_probes_of_their_own() -> None:
     run = finished(EPIE, labels=("s", "t"))
     assert len(run.reconstruction.probes) == len(run.reconstruction.objects) == 2
@@ -142,6 +144,7 @@ class Modes(Full):
     Parameters = ModesParameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("engine", [EPIE, SDR])
 def test_scans_may_have_different_numbers_of_modes(engine: Any, batch: int) -> None:

@@ -179,6 +179,7 @@ def test_every_parameter_of_a_model_has_a_line_here(model: str) -> None:
     assert {MODELS[name] for name in CASES} == set(MODELS.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "path"), [(m, p) for m, cases in CASES.items() for p in cases if (m, p) not in REFUSED])
 def test_every_value_makes_a_difference(model: str, path: str, outcome: Callable[..., str]) -> None:
     values, beside = CASES[model][path]

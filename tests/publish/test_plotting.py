@@ -96,6 +96,7 @@ def test_a_picture_is_shown_without_a_file_and_with_one() -> None:
     assert not nothing.due("r", 1)
 
 
+@pytest.mark.slow
 def test_orders_go_through_pipes_one_after_another(tmp_path: Path) -> None:
     orders, answers = io.BytesIO(), io.BytesIO()
     write_order(orders, (snapshot(3), tmp_path / "a.png", "minimal", True))
@@ -110,6 +111,7 @@ def test_orders_go_through_pipes_one_after_another(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() in answered
 
 
+@pytest.mark.slow
 def test_the_newest_is_drawn_and_those_between_are_not(tmp_path: Path) -> None:
     settings = AutoplotParameters(dump=True, layout="minimal")
     plots = Plotter(settings, Drawing, lambda run, info: tmp_path / f"{info['iterations']}.png")

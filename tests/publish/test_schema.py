@@ -182,6 +182,7 @@ def test_the_forms_are_not_taken_for_each_other() -> None:
         encode(snapshot(), "float32")
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=4), st.integers(0, 3))
 def test_random_parts_are_refused(parts: list[bytes], place: int) -> None:

@@ -69,6 +69,7 @@ def test_the_newest_plot_is_shown_in_a_window(stub: Path, threaded: bool) -> Non
     assert (first != last).any()
 
 
+@pytest.mark.slow
 def test_a_window_that_the_user_closes_ends_its_plots_and_nothing_else(stub: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     window = Window.open(Drawing.window)
@@ -99,6 +100,7 @@ def test_nobody_waits_for_a_window_that_answers_no_more(stub: Path) -> None:
     window.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "why"),
     [
@@ -132,6 +134,7 @@ def test_a_display_is_looked_for_by_the_means_of_the_system(monkeypatch: pytest.
     assert desktop()
 
 
+@pytest.mark.slow
 def test_a_session_opens_it_without_being_asked_for_files_and_not_where_plots_are_off(stub: Path, tmp_path: Path) -> None:
     p = parameters(tmp_path)
     p.io.autoplot = Param(interval=4, layout="minimal")

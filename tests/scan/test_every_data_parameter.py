@@ -310,6 +310,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return {k: {**base[k], **v} if isinstance(v, dict) and isinstance(base.get(k), dict) else v for k, v in over.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "path"), [(source, path) for source, cases in CASES.items() for path in cases])
 def test_every_value_makes_a_difference(source: str, path: str, tmp_path: Path, files: Mapping[str, str]) -> None:
     values, beside = CASES[source][path]

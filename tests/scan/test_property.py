@@ -77,6 +77,7 @@ def oracle(per: int, events: list[tuple[str, Event]]) -> tuple[int, dict[int, in
     return arrivals, first, {i: np.mean(list(v.values()), axis=0) for i, v in value.items()}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(acquisitions(), st.data())
 def test_every_frame_is_handed_out_once_with_its_own_position_or_is_accounted_for(acquisition, data) -> None:

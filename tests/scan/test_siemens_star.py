@@ -17,6 +17,7 @@ from ptystream.scan.ptyscan import PtyScan
 FILE = Path(__file__).parents[3] / "shared/data/siemens-star-small.npz.bz2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("center", "shifted"), [((64.0, 64.0), True), ("fft", False)])
 def test_the_siemens_star_lies_in_the_slabs_as_whole_counts_with_zero_frequency_at_the_corner(center, shifted) -> None:
     if not FILE.exists():

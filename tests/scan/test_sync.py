@@ -139,6 +139,7 @@ def acquisitions(draw: st.DrawFn) -> Acquisition:
     return Acquisition(rules, [(source, next(queues[source])) for source in order], came, expected)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(acquisitions(), st.data())
 def test_a_frame_has_the_mean_of_its_own_samples_or_none_whatever_the_network_did(acquisition: Acquisition, data: Any) -> None:
@@ -159,6 +160,7 @@ def test_a_frame_has_the_mean_of_its_own_samples_or_none_whatever_the_network_di
     assert counts["received"] == counts["used"] + sum(scan.ledger.reason_counts().values())
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(
     st.integers(3, 30),

@@ -61,6 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[ptyr.Result, Path]:
     return recorded(folder, files=True), folder
 
 
+@pytest.mark.slow
 def test_a_replay_and_a_verification_need_the_files_no_more(made: tuple[ptyr.Result, Path], monkeypatch: Any) -> None:
     result, folder = made
     monkeypatch.setattr("ptystream.files.PATIENCE_S", 0.0)

@@ -102,6 +102,7 @@ def connected(sender: Any, running: Running) -> None:
         assert time.monotonic() < deadline
 
 
+@pytest.mark.slow
 def test_fly_scan_over_zeromq_while_its_files_grow(tmp_path: Path) -> None:
     find = {**FLY, "num_frames": "start:frames"}
     data = {"name": "BlueskyScan", "address": "tcp://127.0.0.1:*", "bind": True, "prefix": "ptycho", "find": find}
@@ -119,6 +120,7 @@ def test_fly_scan_over_zeromq_while_its_files_grow(tmp_path: Path) -> None:
     sound(running.result())
 
 
+@pytest.mark.slow
 def test_frames_by_zeromq_and_positions_by_documents(tmp_path: Path) -> None:
     """Other names for the same scan on both sides: the start document tells the detector's."""
     feed = Feed("positions")
@@ -146,6 +148,7 @@ def test_positions_from_files_with_several_samples_a_frame(tmp_path: Path) -> No
     sound(running.result())
 
 
+@pytest.mark.slow
 def test_lost_documents_are_in_the_ledger_and_the_rest_is_reconstructed(tmp_path: Path) -> None:
     feed = Feed("lossy")
     running = Running(tmp_path, {"name": "BlueskyScan", "via": "process", "feed": "lossy", "find": STEP})
@@ -192,6 +195,7 @@ def test_jsonl_of_a_fly_scan_recorded_and_given_back(tmp_path: Path) -> None:
     assert ptyr.read(path).ledger["used"] == BEAMLINE.frames
 
 
+@pytest.mark.slow
 def test_files_that_never_come_are_counted_and_end_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ptystream.files.PATIENCE_S", 0.3)
     feed = Feed("elsewhere")

@@ -96,6 +96,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Documents:
     return run(plan_of("files", folder, 3)) + run(plan_of("fly", folder, rate_hz=5000.0)) + run(plan_of("step", folder, 3))
 
 
+@pytest.mark.slow
 def test_every_entry_of_every_document_may_be_odd(sound: Documents) -> None:
     """One entry after the other is replaced by something odd; the decoder lives and counts."""
     find = {"y": [*([STEP["y"]]), FLY["y"]], "x": [STEP["x"], FLY["x"]], "energy": "config:camera:photon_energy"}

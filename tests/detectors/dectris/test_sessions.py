@@ -135,6 +135,7 @@ def test_several_connections_share_a_series(tmp_path: Path, plain: ptyr.Result) 
     assert quality < 0.2
 
 
+@pytest.mark.slow
 def test_several_addresses_and_an_image_that_never_comes(tmp_path: Path) -> None:
     camera, messages = Camera(**SET_UP), list(series_of(Camera(**SET_UP), 3, RAW))
     assert camera.end(3) == messages[-1]
@@ -277,6 +278,7 @@ def test_a_session_that_was_cut_off_goes_on_with_the_header_it_recorded(tmp_path
 # ------------------------------------------------------------------ before it runs
 
 
+@pytest.mark.slow
 def test_before_it_runs_the_geometry_is_said_to_come(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "c.json"
     with Detector() as detector:

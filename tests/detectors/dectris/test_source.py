@@ -178,6 +178,7 @@ def test_messages_are_paced_and_can_be_stopped() -> None:
     assert [round(2 * seconds) for seconds in waits] == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["v1", "stream2"])
 def test_the_command_plays_a_file(tmp_path: Path, format: str) -> None:
     np.save(tmp_path / "f.npy", FRAMES)

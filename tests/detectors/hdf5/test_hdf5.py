@@ -99,6 +99,7 @@ def test_a_finished_file_comes_whole_and_known_codecs_as_they_are_stored(scans: 
     assert events[-1] == ScanEnded(f"{codec}.h5", BEAM.frames, "completed")
 
 
+@pytest.mark.slow
 def test_a_session_reconstructs_while_another_process_writes(tmp_path: Path) -> None:
     file = tmp_path / "scan.h5"
     given = configuration(tmp_path, file) | {"min_frames_for_recon": 20}
@@ -218,6 +219,7 @@ def test_places_are_read_as_they_are_written(text: str, place: Place) -> None:
     assert parse(text) == place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "/", "a/b", "/a[1]", "/a[:,:]", "/a[:,x]", "/a in furlongs", "/a@", "/a[0,1]"])
 def test_what_is_no_place_is_refused_when_the_configuration_is_read(tmp_path: Path, scans: Path, text: str) -> None:
     for name in ("times", "energy_from", "expected", "finished", "mask_from"):
@@ -247,6 +249,7 @@ def test_what_cannot_be_is_told_before_anything_runs(tmp_path: Path, scans: Path
         load(configuration(tmp_path, scans / "lz4.h5", positions={"name": "Hdf5Scan", "file": "x.h5"}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 3])
 @pytest.mark.parametrize("codec", ["bslz4", "gzip", "none"])
 def test_awkward_growth_gives_every_frame_once(tmp_path: Path, chunk: int, codec: str) -> None:
@@ -430,6 +433,7 @@ def come(transport: Any, decoder: Any, events: list[Any], until: Any, limit_s: f
         more -= until()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readings", [False, True])
 def test_a_closed_master_waits_for_the_files_behind_it(tmp_path: Path, readings: bool) -> None:
     """Sources that are missing, begun, half full and closed at last, interleaved row by row."""

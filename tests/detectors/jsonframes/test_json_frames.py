@@ -113,6 +113,7 @@ def test_an_ids_return_a_first_id_and_a_pause_begin_another_acquisition_of_an_io
     assert any(isinstance(e, ScanStarted) for e in fed(made, of_ioc(few, first_id=11), 10**18 + 4 * 10**9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
@@ -131,6 +132,7 @@ def test_lost_messages_are_counted_and_every_other_frame_keeps_its_number(name: 
     assert isinstance(events[-1], ScanEnded)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(order=st.permutations(range(14)), twice=st.integers(0, 13))
 def test_a_receivers_messages_in_any_order_come_out_in_theirs(order: list[int], twice: int) -> None:
@@ -219,6 +221,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 def test_damaged_messages_are_rejected_by_name_and_the_next_one_is_understood(name: str) -> None:
     good = list(SOURCES[name][1](SMALL))
@@ -247,6 +250,7 @@ def test_damaged_messages_are_rejected_by_name_and_the_next_one_is_understood(na
         assert len(pixels_of(after)) == len(SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())

@@ -34,6 +34,7 @@ def engine() -> Iterator[RunEngine]:
     made.loop.close()
 
 
+@pytest.mark.slow
 def test_a_session_is_stopped_by_a_plan_when_it_is_good_enough(tmp_path: Path, engine: RunEngine) -> None:
     """A detector that sends what it sees at the places where the motors are; the plan has points without an end."""
     from ophyd.sim import SynAxis

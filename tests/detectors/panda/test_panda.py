@@ -58,6 +58,7 @@ def table_of(events: list[Any]) -> dict[str, Any]:
     return {name: np.concatenate([e.channels[name] for e in found]) for name in found[0].channels}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaled", [True, False])
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(1, 3000), min_size=1, max_size=30), together=st.integers(1, 300))
@@ -162,6 +163,7 @@ def test_a_damaged_stream_is_told_and_the_next_acquisition_is_understood(name: s
     assert sum(len(e.channels[CHANNELS["y"]]) for e in after if isinstance(e, Samples) and e.epoch == "next") == 50
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_changed_bytes_never_raise(data: Any) -> None:
@@ -307,6 +309,7 @@ def session(folder: Path, positions: dict[str, Any], **data: Any) -> Session:
     return Session(make_plan(load(whole), transports={"s/data": Memory("s/data", frames)}), metrics=Metrics())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaled", [True, False])
 def test_a_session_takes_its_positions_from_a_data_port_that_drops_the_connection_once(tmp_path: Path, scaled: bool) -> None:
     first = [list(stream(TABLE, scaled=s, arm_time="a")) for s in (True, False)]

@@ -210,6 +210,7 @@ writer.finish(META, {})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["append", "link"])
 def test_a_writer_in_another_process_is_followed_to_the_last_frame(tmp_path: Path, mode: str) -> None:
     here = Path(__file__).parent
@@ -314,6 +315,7 @@ def _virtual(file: h5py.File) -> None:
     file["chunks/1"].create_virtual_dataset("data", layout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -471,6 +473,7 @@ def test_a_reprocessed_file_is_saved_anew(tmp_path: Path) -> None:
         np.testing.assert_allclose(file["meta/psize"][()], 2 * GEOMETRY["psize"])
 
 
+@pytest.mark.slow
 def test_ptypys_frames_are_reconstructed_as_ptypy_did(tmp_path: Path) -> None:
     """DM on ptypy's own prepared file, from ptypy's own probe: its last errors are met."""
     for name in ("moonflower_link.ptyd", *(f"moonflower_link.ptyd.part{k:03d}" for k in range(3))):

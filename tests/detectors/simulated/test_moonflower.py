@@ -182,6 +182,7 @@ def test_a_geometry_that_is_not_known_ends_with_what_to_give() -> None:
         transport("MoonFlowerScan", **SMALL, energy=None)
 
 
+@pytest.mark.slow
 def test_a_moonflower_is_reconstructed_while_it_comes(tmp_path: Path) -> None:
     data = {"name": "MoonFlowerScan", "shape": 32, "num_frames": 120, "density": 0.12, "block_wait_count": 1}
     data |= {"block_wait_s": 0.3, "photons": 1e7}
@@ -243,6 +244,7 @@ def test_a_session_that_was_killed_goes_on_from_its_record(tmp_path: Path) -> No
     np.testing.assert_array_equal(np.stack([decode(p) for e in again if isinstance(e, Frames) for p in e.payloads]), whole)
 
 
+@pytest.mark.slow
 def test_a_simulated_scan_can_be_recorded_and_replayed(tmp_path: Path) -> None:
     given = configured(tmp_path, {"s": {"data": {"name": "MoonFlowerScan", **SMALL}}}, 2, seed=3, min_frames_for_recon=100)
     given["io"]["recording"] = {"active": False}

@@ -238,6 +238,7 @@ def test_positions_far_apart_end_with_what_to_do() -> None:
         transport("SimScan", **{**SMALL, "xy": {"override": [[0.0, 0.0], [1.0, 1.0]]}})
 
 
+@pytest.mark.slow
 def test_a_simulated_scan_is_reconstructed(tmp_path: Path) -> None:
     data = {"name": "SimScan", **SMALL, "xy": {**XY, "steps": 11}, "add_poisson_noise": True, "detector": "PILATUS_300K"}
     data["illumination"] = {"aperture": {"size": 3e-6}, "photons": 1e7, "propagation": {"parallel": 2e-3}}
@@ -248,6 +249,7 @@ def test_a_simulated_scan_is_reconstructed(tmp_path: Path) -> None:
     assert agreement(found, truth, result.coverage["SsG00"]) < 0.06
 
 
+@pytest.mark.slow
 def test_a_simulated_near_field_scan_is_reconstructed(tmp_path: Path) -> None:
     light = {"aperture": {"size": 8e-6, "diffuser": (1.0, 3.0)}, "photons": 1e8}
     places = XyParameters(model="round", steps=8, spacing=1e-6).positions(0)

@@ -124,6 +124,7 @@ KEYS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(
     kind=st.sampled_from(["start", "frames", "samples", "end"]),

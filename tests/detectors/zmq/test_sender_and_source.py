@@ -242,6 +242,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_after_kill_9_at_any_moment_the_recording_is_whole(tmp_path):
     path, count = tmp_path / "r.ptyrec", 1500
     with Sender(buffer_bytes=200_000, timeout_s=200.0) as sender:

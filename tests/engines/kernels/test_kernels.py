@@ -94,6 +94,7 @@ sizes = pytest.mark.parametrize("frames", [1, 7, 40])
 precisions = pytest.mark.parametrize("precision", ["single", "double"])
 
 
+@pytest.mark.slow
 @sizes
 @precisions
 def test_waves_are_formed_from_probe_and_object(form: Any, frames: int, precision: str) -> None:
@@ -124,6 +125,7 @@ def test_measured_amplitudes_are_put_on(form: Any, frames: int, precision: str, 
     q.same(f, factor * q.f)
 
 
+@pytest.mark.slow
 @sizes
 @precisions
 @pytest.mark.parametrize("counts", sorted(COUNTS))
@@ -157,6 +159,7 @@ def test_a_frame_without_a_valid_pixel_stays_as_it_is(form: Any) -> None:
     np.testing.assert_array_equal(q.get(error), 0)
 
 
+@pytest.mark.slow
 @sizes
 @precisions
 @pytest.mark.parametrize("summed", [True, False])
@@ -188,6 +191,7 @@ def test_sums_on_the_canvas(form: Any, frames: int, precision: str) -> None:
     q.same(lit, q.on_canvas(np.abs(q.views()) ** 2))
 
 
+@pytest.mark.slow
 @sizes
 @precisions
 def test_sums_on_the_probe(form: Any, frames: int, precision: str) -> None:
@@ -205,6 +209,7 @@ def test_sums_on_the_probe(form: Any, frames: int, precision: str) -> None:
     q.same(powers, np.abs(windows) ** 2)
 
 
+@pytest.mark.slow
 @sizes
 @precisions
 def test_bilinear_shifts(form: Any, frames: int, precision: str) -> None:
@@ -224,6 +229,7 @@ def test_bilinear_shifts(form: Any, frames: int, precision: str) -> None:
     q.same(real, wanted.real)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
 @pytest.mark.parametrize("real", sorted(REALS))
 @pytest.mark.parametrize("count", sorted(COUNTS))
@@ -248,6 +254,7 @@ def test_the_compiler_says_what_is_wrong(require: Callable[[str, bool], None]) -
     assert "nonsense" in log
 
 
+@pytest.mark.slow
 @sizes
 @precisions
 @pytest.mark.parametrize("kept", [True, False])

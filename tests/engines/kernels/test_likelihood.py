@@ -42,6 +42,7 @@ class Weighted(Case):
         return self.sent("counts", "row", "trust")
 
 
+@pytest.mark.slow
 @sizes
 @precisions
 @kinds
@@ -74,6 +75,7 @@ def test_costs_and_slopes(form: Any, frames: int, precision: str, kind: str, flo
     np.testing.assert_allclose(q.get(f), slope * q.f.astype(complex), **close)
 
 
+@pytest.mark.slow
 @sizes
 @precisions
 @kinds
@@ -112,6 +114,7 @@ def test_the_polynomial_along_a_line(form: Any, frames: int, precision: str, kin
     np.testing.assert_allclose(q.get(found).T, wanted, rtol=5e-4, atol=5e-4 * size.max())
 
 
+@pytest.mark.slow
 @kinds
 @pytest.mark.parametrize("counts", sorted(COUNTS))
 def test_every_count_type_counts(form: Any, counts: str, kind: str) -> None:
