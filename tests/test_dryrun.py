@@ -180,7 +180,7 @@ def test_time_grows_with_the_iterations_and_the_frames(tmp_path: Path) -> None:
     p = parameters(tmp_path, a={"numiter": 10}, b={"numiter": 30})
     p.scans.MF.data.num_frames = 500
     needs = dry_run(load(p))
-    assert all(1e-7 < e.seconds_per_frame < 0.1 for e in needs.engines)
+    assert all(1e-7 < e.seconds_per_frame < 10.0 for e in needs.engines)
     assert needs.seconds == pytest.approx(500 * sum(e.seconds_per_frame * e.iterations for e in needs.engines))
     assert [e.iterations for e in needs.engines] == [10, 30]
     assert needs.result is not None

@@ -35,7 +35,7 @@ class Engine(threading.Thread):
     def end(self) -> None:
         self.over = True
         self.rung.set()
-        self.join(10)
+        self.join(60)
 
 
 @pytest.fixture

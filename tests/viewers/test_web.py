@@ -20,6 +20,8 @@ from ptystream.viewers.web.server import Feed, Histories, application
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
+LIMIT_MS = 120_000
+"""How long a browser on a machine that is busy may take."""
 PIXELS = "(() => { const c = document.getElementById('%s'); return Array.from(c.getContext('2d')"
 PIXELS += ".getImageData(0, 0, c.width, c.height).data); })()"
 
@@ -158,8 +160,9 @@ def test_one_of_several_runs_can_be_chosen_and_the_newest_is_shown_otherwise(sit
 
     address, publisher = site
     with sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = player.chromium.launch(executable_path=chromium, args=FLAGS, timeout=LIMIT_MS)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.set_default_timeout(LIMIT_MS)
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
@@ -231,8 +234,9 @@ def test_the_browser_draws_the_published_object_and_follows(site: tuple[str, Pub
     address, publisher = site
     publisher.offer(snapshot(1))
     with sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = player.chromium.launch(executable_path=chromium, args=FLAGS, timeout=LIMIT_MS)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.set_default_timeout(LIMIT_MS)
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
