@@ -19,13 +19,14 @@ from rich.console import Console
 from ptystream.cli.check import check
 from ptystream.codecs import decode
 from ptystream.detectors.bluesky import BlueskyScan
-from ptystream.detectors.hdf5 import reading
+from ptystream.detectors.hdf5 import follow, reading
 from ptystream.detectors.hdf5.paths import Place
 from ptystream.events import FileRows, Frames, Payload, Rejected, Rows, SampleRows, Samples
 from ptystream.files import FileError, Reader
 from ptystream.launch import launch
 from ptystream.params.load import load
 from ptystream.storage import opened, ptyr, virtual
+from ptystream.storage.h5 import H5Error
 from ptystream.storage.opened import Opened, RefusedError
 
 STACK = test_files.STACK
@@ -143,6 +144,31 @@ def test_rows_of_a_virtual_dataset_are_waited_for_and_never_zeros(tmp_path: Path
         if part:
             assert isinstance(read(2), FileRows)
     reader.close()
+
+
+def test_single_numbers_and_masks_are_held_to_the_same(tmp_path: Path) -> None:
+    outside = written(tmp_path / "out" / "far.h5")
+    (tmp_path / "in").mkdir()
+    path = leading_file(tmp_path / "in", str(outside))
+    with h5py.File(path, "r+") as file:
+        layout = h5py.VirtualLayout((20, 12), STACK.dtype)
+        layout[:] = h5py.VirtualSource("later.h5", "mask", (20, 12))
+        file.create_virtual_dataset("mask", layout)
+        file.attrs["units"] = "m"
+    with Opened(path) as file:
+        for place in ("/y", "/group/y"):
+            with pytest.raises(RefusedError, match="`folders`"):
+                reading.number(file, Place(place))
+            with pytest.raises(RefusedError, match="`folders`"):
+                reading.marks(file, Place(place.replace("/y", "/data"))) if "group" in place else file.has("/group/data")
+        with pytest.raises(H5Error, match="is not there yet"):
+            follow.mask_of(file, follow.Wanted(mask=Place("/mask")))
+        assert reading.number(file, Place("/mask")) is None
+    with h5py.File(tmp_path / "in" / "later.h5", "w", libver="v110") as file:
+        file["mask"] = STACK[0] > 2
+    with Opened(path, (tmp_path / "out",)) as file:
+        np.testing.assert_array_equal(follow.mask_of(file, follow.Wanted(mask=Place("/mask"))), STACK[0] <= 2)
+        assert reading.number(file, Place("/y")) == 0.0
 
 
 def test_a_pipe_is_not_opened(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +43,34 @@ def test_a_claim_gets_what_is_left_and_gives_it_back() -> None:
     assert budget.left == 90
 
 
+class Slow(int):
+    """A limit that takes a while to be compared with what is claimed."""
+
+    def __sub__(self, other: int) -> int:
+        time.sleep(1e-3)
+        return int(self) - other
+
+
 def test_a_claim_is_right_however_many_threads_make_one() -> None:
-    budget = Budget(50_000)
+    budget, got = Budget(Slow(200)), list[int]()
 
     def work() -> None:
         claim = Claim(budget, 1)
-        for k in range(5000):
-            claim.grow(k % 97)
-            claim.shrink(k % 13)
-        claim.shrink(0)
+        claims.append(claim)
+        for k in range(0, 40, 4):
+            got.append(claim.grow(k))
 
+    claims: list[Claim] = []
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert budget.left == 50_000
+    assert sum(claim.count for claim in claims) == 200 and budget.left == 0
+    claims.clear()
+    del threads
+    gc.collect()
+    assert budget.left == 200
 
 
 def test_slabs_claim_what_they_take_and_release_it() -> None:
