@@ -46,6 +46,8 @@ def told(action: str, value: Any) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(_short(entry) for entry in value) or "-"
     return f"{value:.6g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
