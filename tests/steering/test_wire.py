@@ -32,12 +32,14 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(number=st.integers(0, 2**60), action=st.text(max_size=100), arguments=st.dictionaries(st.text(), VALUES, max_size=4))
 def test_a_request_comes_back_as_it_was(number: int, action: str, arguments: dict[str, Any]) -> None:
     request = Request(number, action, arguments, "somebody")
     assert decode_request(encode_request(request)) == request
 
 
+@settings(deadline=None)
 @given(value=VALUES)
 def test_a_reply_comes_back_as_it_was(value: Any) -> None:
     assert decode_reply(encode_reply(Reply(3, value))) == Reply(3, value)
@@ -77,7 +79,7 @@ def test_what_is_too_large_is_refused_before_it_is_read() -> None:
         decode_request(bytes(MAX_REQUEST_BYTES + 1))
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(raw=st.binary(max_size=60))
 def test_no_bytes_raise_anything_else(raw: bytes) -> None:
     for decode in (decode_request, decode_reply):
