@@ -207,6 +207,7 @@ class Router:
             self._over[acquisition] = None
         for forgotten in list(self._over)[:-REMEMBERED]:
             del self._over[forgotten]
+        pending.run.forget()
         for scan in pending.run.scans.values():
             scan.buffer.release()
 

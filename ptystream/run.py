@@ -232,6 +232,10 @@ class Run(RunState):
         if self.complete and self.engine is not None:
             self.engine.complete()
 
+    def forget(self) -> None:
+        """It is over: its frames are given back."""
+        self._stores.clear()
+
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint: its frames are taken from the buffers again, the iterations are not repeated.
 

@@ -230,7 +230,7 @@ class Intake:
             )
             wanted, left = max(expected or 0, self._slots), self.budget.left
             if slabs.reserve(wanted) < wanted:
-                slabs.release()
+                slabs.trim()
                 free = f"{left / 2**30:.3f} GiB of memory that are free of the {self.budget.limit / 2**30:.3f} GiB"
                 raise PrepareError(
                     "undecided",
@@ -326,8 +326,7 @@ class Intake:
     def release(self) -> None:
         """Forget frames and slabs."""
         self._held.clear()
-        if self.slabs is not None:
-            self.slabs.release()
+        self.trim()
         self.slabs = self._preparation = None
         self.failure = "the scan was released"
 

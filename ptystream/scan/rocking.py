@@ -183,7 +183,7 @@ class RockingScan(PtyScan):
         """Forget frames and curves."""
         super().release()
         if self._curves is not None:
-            self._curves.release()
+            self._curves.trim()
         self._curves = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class Slabs:
         self.limit = float(np.iinfo(dtype).max) if dtype.kind in "ui" else float("inf")
         self.frame_bytes = int(np.prod(shape)) * dtype.itemsize
         self.slab_frames = slab_frames or max(1, SLAB_BYTES // self.frame_bytes)
+        self._make = partial(_touched, (self.slab_frames, *shape), dtype)
         self._claim = Claim(budget, self.slab_frames * self.frame_bytes)
         self._slabs: list[NDArray[Any]] = []
         self._ahead: _Ahead | None = None
@@ -54,13 +56,10 @@ class Slabs:
         return self._claim.grow(-(-frames // self.slab_frames)) * self.slab_frames
 
     def trim(self) -> None:
-        """Give back what was claimed and not taken."""
-        self._claim.shrink(len(self._slabs) + (self._ahead is not None))
-
-    def release(self) -> None:
-        """Give everything back: nobody looks at the frames any more."""
-        self._slabs, self._ahead = [], None
-        self._claim.shrink(0)
+        """No further frame comes: give back what was claimed and holds none. The rest is given back when nobody, such as who
+        saves the frames, holds the slabs any more."""
+        self._ahead = None
+        self._claim.shrink(len(self._slabs))
 
     @property
     def nbytes(self) -> int:
@@ -82,20 +81,21 @@ class Slabs:
         needed = -(-frames // self.slab_frames)
         while len(self._slabs) < needed:
             ahead, self._ahead = self._ahead, None
-            self._slabs.append(ahead.result() if ahead is not None else self._take())
+            self._slabs.append(ahead.result() if ahead is not None else self._make())
         full = len(self._slabs) * self.slab_frames
         if self._ahead is None and (expected is None or expected > full) and self.reserve(full + 1) > full:
-            self._ahead = _Ahead(self._take, self._pool)
+            self._ahead = _Ahead(self._make, self._pool)
 
     def row(self, slot: int) -> NDArray[Any]:
         """The frame of a slot, shape (y, x), to be written or read in place."""
         frame: NDArray[Any] = self._slabs[slot // self.slab_frames][slot % self.slab_frames]
         return frame
 
-    def _take(self) -> NDArray[Any]:
-        slab = np.empty((self.slab_frames, *self.shape), self.dtype)
-        slab.reshape(-1).view(np.uint8)[::PAGE_BYTES] = 0
-        return slab
+
+def _touched(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    slab = np.empty(shape, dtype)
+    slab.reshape(-1).view(np.uint8)[::PAGE_BYTES] = 0
+    return slab
 
 
 class _Ahead:

@@ -73,7 +73,7 @@ def test_a_claim_is_right_however_many_threads_make_one() -> None:
     assert budget.left == 200
 
 
-def test_slabs_claim_what_they_take_and_release_it() -> None:
+def test_slabs_claim_what_they_take_and_give_it_back_with_themselves() -> None:
     budget = Budget(10 * 4 * 128)
     store = Slabs((8, 8), np.dtype("uint16"), np.ones((8, 8), np.uint8), budget=budget, slab_frames=4)
     store.require(5, expected=8)
@@ -83,8 +83,13 @@ def test_slabs_claim_what_they_take_and_release_it() -> None:
     assert budget.left == 8 * 4 * 128
     store.require(9)  # and one ahead
     assert budget.left == 6 * 4 * 128
-    store.release()
-    assert budget.left == budget.limit and store.nbytes == 0
+    store.trim()
+    assert budget.left == 7 * 4 * 128
+    held = store  # whoever saves the frames, say
+    del store
+    assert budget.left == 7 * 4 * 128 and len(held.slab(2)) == 4
+    del held
+    assert budget.left == budget.limit
 
 
 def test_scans_share_the_memory_and_give_it_back_when_they_are_dropped() -> None:
