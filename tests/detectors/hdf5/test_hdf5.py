@@ -391,6 +391,77 @@ def test_a_virtual_dataset_waits_for_the_sources_that_are_missing(tmp_path: Path
         assert frames.written(half, False) == 2 * half
 
 
+def patterned(path: Path, file: str, dataset: str, per: int) -> None:
+    """A closed file whose frames '/v', `per` to a block, lie in files or datasets that a pattern names."""
+    with h5py.File(path, "w", libver="v110") as f:
+        whole = h5py.h5s.create_simple((0, 32, 32), (h5py.h5s.UNLIMITED, 32, 32))
+        whole.select_hyperslab((0, 0, 0), (h5py.h5s.UNLIMITED, 1, 1), (per, 1, 1), (per, 32, 32))
+        source = h5py.h5s.create_simple((per, 32, 32))
+        made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        made.set_virtual(whole, file.encode(), dataset.encode(), source)
+        h5py.h5d.create(f.id, b"v", h5py.h5t.STD_U16LE, whole, made)
+
+
+@pytest.mark.parametrize(("file", "dataset"), [("raw%%_%b.h5", "d"), ("raw.h5", "d%b"), ("%b/raw_%b.h5", "d")])
+def test_sources_that_a_pattern_names_come_block_by_block(tmp_path: Path, file: str, dataset: str) -> None:
+    patterned(tmp_path / "v.h5", file, dataset, 4)
+    transport, decoder = source(file=str(tmp_path / "v.h5"), frames="/v", idle_s=3.0)
+    transport.open()
+    events: list[Any] = []
+
+    def there() -> int:
+        return len(pixels_of(events))
+
+    for block in range(3):
+        path = tmp_path / file.replace("%%", "%").replace("%b", str(block))
+        path.parent.mkdir(exist_ok=True)
+        with h5py.File(path, "a", libver="v110") as f:
+            # The second is made with room for all of its frames, and one of them is never written.
+            data = f.create_dataset(dataset.replace("%b", str(block)), (4, 32, 32), "u2", chunks=(1, 32, 32))
+            for row in range(4):
+                if (block, row) != (1, 2):
+                    data[row] = PATTERNS[4 * block + row]
+        if block == 0:
+            come(transport, decoder, events, lambda: there() == 4)
+    come(transport, decoder, events, lambda: any(isinstance(e, ScanEnded) for e in events))
+    got = pixels_of(events)
+    assert sorted(got) == [k for k in range(12) if k != 6]
+    for k, frame in got.items():
+        np.testing.assert_array_equal(frame, PATTERNS[k])
+    assert events[-1].count == 12
+
+
+def test_a_pattern_leads_to_no_other_folder(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    inside.mkdir()
+    outside.mkdir()
+    patterned(inside / "v.h5", str(outside / "raw%b.h5"), "d", 4)
+    with h5py.File(outside / "raw0.h5", "w") as f:
+        f["d"] = PATTERNS[:4]
+    from ptystream.detectors.hdf5.paths import Opened
+    from ptystream.detectors.hdf5.reading import FrameDataset
+    from ptystream.storage.h5 import H5Error
+
+    with Opened(inside / "v.h5") as file, pytest.raises(H5Error, match="only files below"):
+        FrameDataset(file, "/v").written(0, True)
+
+
+@pytest.mark.parametrize("chunks", [(1, 32, 32), (2, 32, 32), (1, 16, 32), None])
+def test_what_a_closed_source_never_got_is_missing_and_not_dark(tmp_path: Path, chunks: Any) -> None:
+    written = {None: [], (2, 32, 32): [0, 1, 4, 5]}.get(chunks, [0, 2, 5])
+    with h5py.File(tmp_path / "part.h5", "w", libver="v110") as f:
+        data = f.create_dataset("d", (6, 32, 32), "u2", chunks=chunks)
+        for row in written:
+            data[row] = PATTERNS[row]
+    with h5py.File(tmp_path / "v.h5", "w", libver="v110") as f:
+        layout = h5py.VirtualLayout((6, 32, 32), "u2")
+        layout[:] = h5py.VirtualSource("part.h5", "d", (6, 32, 32))
+        f.create_virtual_dataset("v", layout)
+    events = events_of(*source(file=str(tmp_path / "v.h5"), frames="/v"))
+    assert sorted(pixels_of(events)) == written
+    assert isinstance(events[-1], ScanEnded) and events[-1].count == 6
+
+
 def master_of(path: Path, parts: int, rows: int) -> None:
     """A closed file whose frames '/v' and readings '/y' lie in `parts` others of so many rows: every `parts`-th is of one."""
     with h5py.File(path, "w", libver="v110") as f:
