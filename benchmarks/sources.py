@@ -101,7 +101,8 @@ def stored(frames: Any, path: Path) -> None:
 
 def files(frames: Any, folder: Path) -> Iterator[list[Any]]:
     path = folder / f"stream{len(frames)}.h5"
-    stored(frames, path)
+    if not path.exists():  # somebody may still read it
+        stored(frames, path)
     resource = {
         "uid": "r",
         "data_key": "cam",

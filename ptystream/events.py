@@ -34,7 +34,7 @@ class FileRows:
 
     file: str
     dataset: str
-    """Path within an HDF5 file; '' for a .npy file."""
+    """Path within an HDF5 file; '' for a .npy or TIFF file."""
     row: int
     """Number of the frame, all axes before (y, x) counted as one."""
     folders: tuple[str, ...] | None = field(default=None, compare=False)

@@ -220,7 +220,7 @@ class Reader:
 
     def _frame(self, where: FileRows) -> Payload:
         if not where.dataset:
-            return _numpy_frame(where)
+            return _tiff_frame(where) if where.file.lower().endswith((".tif", ".tiff")) else _numpy_frame(where)
         held = self._dataset(where, 2, where.row)
         dataset, codec = held.data, held.codec
         y, x = dataset.shape[-2:]
@@ -296,7 +296,25 @@ def _numpy_frame(where: FileRows) -> Payload:
         or not 0 < stack.itemsize * math.prod(stack.shape[-2:]) <= MAX_FRAME_BYTES
     ):
         raise FileError(f"{where.file}: holds {stack.shape} of {stack.dtype} and no frames")
-    frame = stack.reshape(-1, *stack.shape[-2:])[where.row]
+    return _plain(stack.reshape(-1, *stack.shape[-2:])[where.row])
+
+
+def _tiff_frame(where: FileRows) -> Payload:
+    try:
+        import tifffile
+    except ImportError as error:
+        raise FileError(f"{where.file}: TIFF files need the library tifffile: pip install 'ptystream[tiff]'") from error
+    _check(where)
+    with tifffile.TiffFile(where.file) as file:
+        page = file.pages[where.row]
+        kind = None if page.dtype is None else np.dtype(page.dtype)
+        sound = kind is not None and kind.kind in "buif" and len(page.shape) == 2
+        if not sound or kind is None or not 0 < kind.itemsize * math.prod(page.shape) <= MAX_FRAME_BYTES:
+            raise FileError(f"{where.file}: holds {page.shape} of {page.dtype} and no frame")
+        return _plain(page.asarray())
+
+
+def _plain(frame: NDArray[Any]) -> Payload:
     if frame.dtype.kind == "b":
         frame = frame.astype(np.uint8)
     if frame.dtype.itemsize == 8 and frame.dtype.kind in "iu" and frame.min() >= 0 and frame.max() < 1 << 32:

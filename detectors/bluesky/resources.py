@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote, urlparse
 
@@ -18,7 +19,10 @@ MAX_DATUMS = 1 << 20
 MAX_ROW = 1 << 48
 HDF5 = "application/x-hdf5"
 AREA_DETECTOR = "/entry/data/data"
-"""Dataset of areaDetector's HDF5 plugin."""
+"""Dataset of areaDetector's HDF5 plugin, and of the files of an EIGER."""
+TIFF_TEMPLATE = re.compile(r"[^%]*%s[^%]*%s[^%]*%(?:\d{1,2})?(?:\.\d{1,2})?d[^%]*")
+"""Folder, name and number of a TIFF file: nothing else is formatted."""
+READ = "HDF5, NPY_SEQ, AD_TIFF and AD_EIGER are; let the detector's plugin write HDF5, or take its frames over ZeroMQ"
 
 
 @dataclass(slots=True)
@@ -43,6 +47,11 @@ class Resource:
     frames: int | None
     """Frames of one datum; None: as the descriptor says."""
     template: str | None = None
+    """Of files that hold a frame each."""
+    name: str = ""
+    """Of TIFF files, what the template wants beside folder and number."""
+    per_file: int | None = None
+    """Of an EIGER, frames of one file."""
 
 
 @dataclass(slots=True)
@@ -128,15 +137,31 @@ class Files:
         file = self.located(posixpath.join(str(document.get("root", "")), path))
         frames = arguments.get("frame_per_point", arguments.get("multiplier"))
         dataset = self.dataset or arguments.get("dataset") or arguments.get("path") or arguments.get("key") or AREA_DETECTOR
-        template = None
+        template: Any = None
+        name: Any = ""
+        per_file = None
         if spec == "NPY_SEQ":
             template, dataset = f"{file}_{{}}.npy", ""
+        elif spec.startswith("AD_TIFF"):
+            template, name, dataset = arguments.get("template"), arguments.get("filename"), ""
+            if not isinstance(template, str) or len(template) > 256 or not TIFF_TEMPLATE.fullmatch(template):
+                raise WireError(
+                    "malformed", f"the resource {uid!r:.60} has the template {template!r:.60}, not like '%s%s_%6.6d.tiff'"
+                )
+            if not isinstance(name, str) or len(name) > 1024:
+                raise WireError("malformed", f"the resource {uid!r:.60} has the file name {name!r:.60}")
+        elif spec.startswith("AD_EIGER"):
+            per_file, dataset = arguments.get("images_per_file"), self.dataset or AREA_DETECTOR
+            if not _is_count(per_file) or not per_file:
+                raise WireError(
+                    "malformed", f"the resource {uid!r:.60} of an EIGER tells no images_per_file, but {per_file!r:.40}"
+                )
         elif not ("HDF5" in spec.upper() or path.endswith((".h5", ".hdf5", ".nxs"))):
-            raise WireError("unknown_spec", f"resources of the kind {spec!r:.60} are not read: HDF5 and NPY_SEQ are")
+            raise WireError("unknown_spec", f"resources of the kind {spec!r:.60} are not read: {READ}")
         if not isinstance(dataset, str):
             raise WireError("malformed", f"the resource {uid!r:.60} names the dataset {dataset!r:.60}")
         known = frames if _is_count(frames) and 0 < frames <= 1 << 16 else None
-        _remember(self.resources, uid, Resource(spec, file, dataset, known, template), MAX_RESOURCES)
+        _remember(self.resources, uid, Resource(spec, file, dataset, known, template, name, per_file), MAX_RESOURCES)
 
     def datum(self, uid: str, resource: str, arguments: Any) -> None:
         """Take over a Datum."""
@@ -148,17 +173,40 @@ class Files:
         resource = self.resources.get(uid)
         if resource is None:
             raise WireError("unknown_resource", f"datum {datum!r:.60} of a resource that was not told")
+        if resource.per_file is not None:
+            rows = _of_eiger(resource, resource.per_file, arguments, resource.frames or per_event)
+            return [replace(row, folders=self.folders) for row in rows]
+        if resource.spec.startswith("AD_TIFF") and resource.template is not None:
+            first = _point(datum, arguments) * (resource.frames or per_event)
+            folder, numbers = posixpath.join(resource.file, ""), range(first, first + (resource.frames or per_event))
+            return [FileRows(resource.template % (folder, resource.name, number), "", 0, self.folders) for number in numbers]
         if resource.template is not None:
             point = arguments.get("index", arguments.get("point_number", datum.rpartition("/")[2]))
             text = str(point)
             if not text.isdecimal() or len(text) > 12:
                 raise WireError("malformed", f"datum {datum!r:.60} has no number")
             return [FileRows(resource.template.format(text), "", 0, self.folders)]
-        point = arguments.get("point_number", arguments.get("frame", arguments.get("index")))
-        if not _is_count(point):
-            raise WireError("malformed", f"datum {datum!r:.60}: point_number {point!r:.40} is no row")
+        point = _point(datum, arguments)
         per = resource.frames or per_event
         return [FileRows(resource.file, resource.dataset, point * per + k, self.folders) for k in range(per)]
+
+
+def _point(datum: str, arguments: Mapping[str, Any]) -> int:
+    """Which event a datum belongs to, from 0 on. Raises `WireError`."""
+    point = arguments.get("point_number", arguments.get("frame", arguments.get("index")))
+    if not _is_count(point):
+        raise WireError("malformed", f"datum {datum!r:.60}: point_number {point!r:.40} is no row")
+    return int(point)
+
+
+def _of_eiger(resource: Resource, per_file: int, arguments: Mapping[str, Any], per_event: int) -> list[FileRows]:
+    """The frames of a series, in the files beside its master, of which each holds `per_file`. Raises `WireError`."""
+    series, one = arguments.get("seq_id"), arguments.get("frame_num")
+    if not _is_count(series) or not (one is None or _is_count(one)):
+        raise WireError("malformed", f"a datum of an EIGER with seq_id {series!r:.40}, frame_num {one!r:.40}")
+    numbers = range(per_event) if one is None else [int(one)]
+    name = f"{resource.file}_{series}_data_"
+    return [FileRows(f"{name}{k // per_file + 1:06d}.h5", resource.dataset, k % per_file) for k in numbers]
 
 
 def _is_count(value: Any) -> bool:
