@@ -1,8 +1,9 @@
 """Every source into slabs: decoder, ledger, decoding threads, and the reading of files. 256² uint16, whole frames.
 
 Messages lie in memory and files in the page cache; sockets are left out (`ingest.py` has them). *frames/s*: sustained until
-every frame is in its slab, all threads at work. *decode*: what one core needs from a message (or its file) to pixels, ms per
-frame. *copied*: bytes per frame that are written from the message on, by one thread: the largest block of memory that the
+every frame is in its slab, all threads at work; *cores*: what that takes of all of them together, ms per frame, which other
+programs on the machine change less. *decode*: what one core needs from a message (or its file) to pixels, ms per frame.
+*copied*: bytes per frame that are written from the message on, by one thread: the largest block of memory that the
 receiver, the decoder and the scan each take anew for a message (tracemalloc, medians), what is decompressed into memory that is
 kept (counted where the codecs run), and what lands in the slab (counted where frames are prepared). Copies whose memory was
 given back before the next one was taken count once, so it is a lower bound. *Floor*: a plain copy of the same frames into a
@@ -249,17 +250,17 @@ class Run:
             seen = self.buffer.changed(seen, 0.05)
 
 
-def sustained(case: Case, frames: Any, folder: Path) -> float:
-    """Frames a second until every frame is in its slab (readings: has its position)."""
+def sustained(case: Case, frames: Any, folder: Path) -> tuple[float, float]:
+    """(frames a second, milliseconds of all cores per frame) until every frame is in its slab (readings: has its position)."""
     run = Run(case, frames, folder, parallel=True)
-    began = time.perf_counter()
+    began, cores = time.perf_counter(), time.process_time()
     for message in run.received():
         for event in run.decoder.feed(message):
             run.buffer.feed(run.role, event, message.arrival_ns)
     run.wait(run.there)
-    spent = time.perf_counter() - began
+    spent, cores = time.perf_counter() - began, time.process_time() - cores
     run.buffer.release()
-    return len(frames) / spent
+    return len(frames) / spent, 1e3 * cores / len(frames)
 
 
 def decoding(case: Case, frames: Any, folder: Path) -> float:
@@ -379,8 +380,8 @@ def main() -> int:
     frames, known = pictures(given.frames), tests()
     print(f"plain copy into a slab: {statistics.median(floor(frames) for _ in range(5)):.3f} ms a frame; {os.cpu_count()} cores")
     print(f"a frame has {frames[0].nbytes} bytes\n")
-    print("| source | tests | frames/s | decode, ms per frame | copied, bytes per frame | frames |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| source | tests | frames/s | cores, ms | decode, ms | copied, bytes | frames |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as scratch:
         for name, case in CASES.items():
             if given.only not in name:
@@ -388,14 +389,13 @@ def main() -> int:
             try:
                 sustained(case, frames[:40], Path(scratch))  # imports
             except ValueError as error:
-                print(f"| {name} | {known[name]} | {error!s:.100} | | | |", flush=True)
+                print(f"| {name} | {known[name]} | {error!s:.100} | | | | |", flush=True)
                 continue
-            rates = [sustained(case, frames, Path(scratch)) for _ in range(given.repeats)]
+            runs = [sustained(case, frames, Path(scratch)) for _ in range(given.repeats)]
+            rate, cores = (statistics.median(values) for values in zip(*runs, strict=True))
             costs = [decoding(case, frames[:500], Path(scratch)) for _ in range(given.repeats)]
             size = copied(case, frames[:400], Path(scratch))
-            cells = (
-                f"{statistics.median(rates):.0f} | {statistics.median(costs):.3f} | {size:.0f} | {size / frames[0].nbytes:.2f}"
-            )
+            cells = f"{rate:.0f} | {cores:.3f} | {statistics.median(costs):.3f} | {size:.0f} | {size / frames[0].nbytes:.2f}"
             print(f"| {name} | {known[name]} | {cells} |", flush=True)
     return 0
 
