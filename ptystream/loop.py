@@ -63,6 +63,8 @@ class Loop:
         self._engine_number = -1
         self._left = 0
         """Iterations of this engine still guaranteed."""
+        self._numiter = 0
+        """As it was when they were counted: it may be steered."""
         self._unchanged = 0
         """Iterations since the last new frame."""
         self._budget: float | None = None
@@ -101,6 +103,7 @@ class Loop:
         self._engine_number = [entry.label for entry in self.run.engines].index(checkpoint.engine)
         self._left, self._unchanged = int(held["left"]), int(held["unchanged"])
         self._budget = None if held["budget"] is None else float(held["budget"])
+        self._numiter = int(self.run.engines[self._engine_number].parameters.numiter)
         self._rotation, self._absorbing = int(held["rotation"]), bool(held["absorbing"])
 
     def cut(self) -> None:
@@ -130,6 +133,8 @@ class Loop:
             return Step.DONE
         assert run.engine_entry is not None
         numiter = int(run.engine_entry.parameters.numiter)
+        self._left += numiter - self._numiter
+        self._numiter = numiter
         if new:
             self._unchanged = 0
         if not run.complete:
@@ -221,7 +226,7 @@ class Loop:
         if self._engine_number >= len(self.run.engines):
             return False
         entry = self.run.engines[self._engine_number]
-        self._left = int(entry.parameters.numiter)
+        self._left = self._numiter = int(entry.parameters.numiter)
         self._unchanged = 0
         parameters = entry.parameters.model_dump(mode="json")
         self.run.apply({"do": "engine", "label": entry.label, "name": entry.name, "parameters": parameters})

@@ -104,7 +104,10 @@ def make_plan(
     context = Context(
         device=device, threads=threads, seed=root.seed, precision=root.data_type, fft=configuration.scans[0].parameters.ffttype
     )
-    engines = [EngineEntry(e.label, e.name, e.parameters, spread(ranks, e.name, e.engine)) for e in configuration.engines]
+    engines = [  # with parameters of their own: what is steered in a run is in its schedule, and so repeated with it
+        EngineEntry(e.label, e.name, e.parameters.model_copy(deep=True), spread(ranks, e.name, e.engine))
+        for e in configuration.engines
+    ]
     dumping = Dumping(configuration, recorder)
     return Plan(
         name=configuration.name,
@@ -124,6 +127,7 @@ def make_plan(
         autosave=dumping.autosave if root.io.autosave.active else None,
         checkpoint=dumping.checkpoint if interrupted else lambda name: None,
         warm_up=lambda: warm_up(configuration, engines, context),
+        configuration=configuration,
         device=reason if ranks is None else f"{ranks.size} ranks; {reason}",
         close=partial(_wait, savers),
     )

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,23 @@ class Run(RunState):
     def _apply_engine(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         self._start_engine(entry["label"])
 
+    def _apply_steer(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
+        """A parameter is another from here on; those of engines are in force for the one at work and for those to come."""
+        branch, _, path = entry["path"].partition(".")
+        label, _, name = path.partition(".")
+        if branch != "engines":
+            return  # what the session heeds, and what the other entries tell
+        number = next(k for k, chosen in enumerate(self.engines) if chosen.label == label)
+        chosen = self.engines[number]
+        parameters = chosen.parameters.model_copy(deep=True)
+        *inner, last = name.split(".")
+        setattr(reduce(getattr, inner, parameters), last, entry["value"])
+        self.engines[number] = replace(chosen, parameters=parameters)
+        if self.engine_entry is chosen:
+            self.engine_entry = self.engines[number]
+            if self.engine is not None:
+                self.engine.configure(parameters)
+
     def _apply_resume(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         """The engine goes on from probe, object and its own state alone: as after a dump, so in a repetition."""
         state = self._resumed
@@ -244,7 +262,7 @@ class Run(RunState):
         for label, scan in self.scans.items():
             scan.buffer.has(Schedule(checkpoint.schedule).frames(label), timeout_s=60.0)
         for entry in Schedule(checkpoint.schedule).to_repeat():
-            if entry["do"] in ("decide", "take", "revise", "end"):
+            if entry["do"] in ("decide", "take", "revise", "steer", "end"):
                 getattr(self, f"_apply_{entry['do']}")(entry, {})
         assert self.reconstruction is not None
         self.schedule = Schedule(checkpoint.schedule)

@@ -12,6 +12,7 @@ revise   scan, index, what, value, before                   a frame that was alr
 engine   label, name, parameters                            an engine starts
 iterate  iterations, rows (or None)                         iterations over these rows of the pod table (None: all)
 average  –                                                  the mean of the iterates begins
+steer    path, value, before, who, time_ns                   a parameter changed on request
 resume   label                                              the engine starts again from probe, object and its state
 finish   –                                                  the engine ended and wrote its result
 end      scan, reason                                       the scan was complete; with the last the engine is told so

@@ -13,6 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ptystream.publish.publisher import Publisher
 from ptystream.routing import Router
 from ptystream.run import Run
 from ptystream.scan.ptyscan import PtyScan
+from ptystream.schedule import Entry
 from ptystream.steering.actions import Actions
 from ptystream.steering.desk import Desk
 from ptystream.storage.frames import FrameFiles
@@ -100,6 +102,8 @@ class Session:
         """Whether no further scan can come."""
         self._teller = Teller(metrics, publisher, plotter, plan.publish_interval_s)
         self._failure: BaseException | None = None
+        self._steered: dict[str, Entry] = {}
+        """Path → the newest change of a parameter."""
         self._unsaved: dict[str, Exception] = {}
         """Run → why its result could not be written; with a recording, a restart makes it again."""
         self._stop_asked = threading.Event()
@@ -294,6 +298,8 @@ class Session:
             log.info("%s: %s", able.run.name, able.names)
             self._turns.append(Turn(able, number, Loop(able.run, self.plan.loop), self._teller.of(able.run)))
             self._resume(self._turns[-1])
+            for entry in self._steered.values():
+                able.run.apply(entry)
 
     def _able(self, run: Run) -> bool:
         """Whether enough frames came for it, or no more will."""
@@ -439,6 +445,18 @@ class Session:
         for scan in run.scans.values():
             if not scan.ended:
                 scan.buffer.end(reason)
+
+    def steer(self, path: str, value: Any, before: Any, who: str) -> None:
+        """Have a parameter that was changed take effect, in the runs under way and those to come. Only in the engine's thread."""
+        entry = {"do": "steer", "path": path, "value": value, "before": before, "who": who, "time_ns": time.time_ns()}
+        self._steered[path] = entry
+        if path == "live.latency":
+            self.plan = replace(self.plan, loop=replace(self.plan.loop, latency_s=value))
+        elif path == "io.publish.interval_s":
+            self._teller.interval_s = value
+        for turn in self._turns:
+            turn.loop.settings = self.plan.loop
+            turn.run.apply(entry)
 
     def end_scan(self, run: Run, reason: str) -> None:
         """A run gets no further frames, and comes to its end. Only in the engine's thread."""

@@ -13,6 +13,7 @@ from ptystream.decoder import Decoder
 from ptystream.engine import Context
 from ptystream.epochs import EpochMap
 from ptystream.loop import LoopSettings
+from ptystream.params.load import Configuration
 from ptystream.run import Run
 from ptystream.run_state import EngineEntry
 from ptystream.scan.ptyscan import PtyScan
@@ -74,5 +75,7 @@ class Plan:
     """Waits for what is still being written when the runs are over."""
     warm_up: Callable[[], None] = lambda: None
     """Compiles what the engines need, while the session waits for its first frame."""
+    configuration: Configuration | None = None
+    """What it was made from; parameters that are steered change in it."""
     device: str = ""
     """In one line for the user, where the engines run."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from ptystream.steering.desk import Refused, action, actions_of
+from ptystream.steering.desk import ASKING, Refused, action, actions_of
+from ptystream.steering.tree import Tree
 
 if TYPE_CHECKING:
     from ptystream.session import Session
@@ -38,6 +39,37 @@ class Actions:
         if files is None:
             raise Refused("io.frames.active", False, "frames are not written to files: set it to true")
         return [file.told() for file in files.files()]
+
+    @action("viewer", changes=False)
+    def get(self, path: str = "") -> Any:
+        """The value of a parameter in force, or of a branch: `live.latency`, `engines.engine00`; nothing: all."""
+        return self._tree().get(path)
+
+    @action("viewer", changes=False)
+    def steerable(self) -> dict[str, Any]:
+        """Every parameter that may change while the session runs, with its value."""
+        return self._tree().steerable()
+
+    @action()
+    def set(self, path: str, value: Any) -> dict[str, Any]:
+        """Change a parameter, for the runs under way and those to come; answers what it was and what it is."""
+        change = self._tree().set(path, value)
+        self._session.steer(change.path, change.value, change.before, ASKING.get())
+        return {"path": change.path, "before": change.before, "value": change.value}
+
+    @action()
+    def restart(self) -> None:
+        """Take the starting probe again, and the exit waves as probe × object; the object stays."""
+        run = self._session.current
+        if run is None or run.engine is None:
+            raise Refused("restart", None, "no engine is at work")
+        run.apply({"do": "restart"})
+
+    def _tree(self) -> Tree:
+        configuration = self._session.plan.configuration
+        if configuration is None:
+            raise Refused("get", None, "this session was made without a configuration")
+        return Tree(configuration)
 
     @action(at_once=True)
     def pause(self) -> None:

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -18,6 +19,8 @@ from ptystream.steering.wire import Fault, Reply, Request
 log = logging.getLogger(__name__)
 audit = logging.getLogger("ptystream.audit")
 
+ASKING: ContextVar[str] = ContextVar("asking", default="")
+"""Who asked for the action that is being done."""
 MAX_WAITING = 100
 """Requests that wait for the engine; further ones are refused."""
 
@@ -138,6 +141,7 @@ class Desk:
 
     def _done(self, request: Request, asked: Action, who: str) -> Reply:
         """The reply; whatever goes wrong is a fault in it, and ends nothing."""
+        token = ASKING.set(who)
         try:
             value = asked.checked(**request.arguments)
         except ValidationError as error:
@@ -151,6 +155,8 @@ class Desk:
             reply = Reply(request.id, fault=Fault(request.action, "", f"failed: {type(error).__name__}: {error}"[:500]))
         else:
             reply = Reply(request.id, value)
+        finally:
+            ASKING.reset(token)
         if asked.kind.changes:
             told = ", ".join(f"{key}={value!r:.200}" for key, value in request.arguments.items())
             outcome = "done" if reply.fault is None else f"refused: {reply.fault}"

@@ -26,7 +26,7 @@ from ptystream.plan import make_plan
 from ptystream.publish.publisher import Publisher
 from ptystream.session import Session
 from ptystream.steering.client import Steering
-from ptystream.steering.desk import Desk, Refused
+from ptystream.steering.desk import Refused
 from ptystream.steering.server import Server
 from ptystream.storage.frames import FrameFiles
 
@@ -212,8 +212,3 @@ def test_stop_over_the_wire_saves_what_is_there(beamline: Beamline) -> None:
         steering.ask("stop")
     beamline.thread.join(60)
     assert not beamline.thread.is_alive() and len(beamline.session.results) == 1
-
-
-def test_a_desk_knows_every_action_of_a_session(beamline: Beamline) -> None:
-    assert isinstance(beamline.session.desk, Desk)
-    assert sorted(beamline.session.desk.actions) == ["actions", "end", "frames", "pause", "resume", "save", "status", "stop"]

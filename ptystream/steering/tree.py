@@ -1,0 +1,77 @@
+"""The parameters of a running session by their paths: what they are, and which of them may change while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from ptystream.params.errors import closest, faults_of
+from ptystream.params.load import Configuration
+from ptystream.results import effective
+from ptystream.steering.desk import Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A parameter that was changed."""
+
+    path: str
+    value: Any
+    before: Any
+
+
+class Tree:
+    """Reads and changes what a configuration says, in place; whoever changes it has the rest of the session follow."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+
+    def get(self, path: str = "") -> Any:
+        """The value of a parameter, or a branch as nested names. Raises `Refused` for a path that is none."""
+        found: Any = effective(self._configuration)
+        for name in path.split(".") if path else ():
+            if not isinstance(found, Mapping) or name not in found:
+                known = closest(name, map(str, found)) if isinstance(found, Mapping) else "it has no parts"
+                raise Refused(path, None, f"is no parameter: {name}: {known}")
+            found = found[name]
+        return found
+
+    def steerable(self) -> dict[str, Any]:
+        """Every parameter that may change while the session runs, by its path, with its value."""
+        found: dict[str, Any] = {}
+        for prefix, branch in self._branches():
+            for name, field in type(branch).model_fields.items():
+                if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("steerable"):
+                    found[f"{prefix}.{name}"] = getattr(branch, name)
+        return found
+
+    def set(self, path: str, value: Any) -> Change:
+        """Put a value in force here. Raises `Refused` for a path that is none or may not change, and a value that may not be."""
+        before = self.get(path)
+        if path not in self.steerable():
+            raise Refused(path, value, f"may not change while the session runs; {closest(path, self.steerable())}")
+        prefix, _, name = path.rpartition(".")
+        branch = dict(self._branches())[prefix]
+        try:
+            setattr(branch, name, value)
+        except ValidationError as error:
+            fault = faults_of(error, type(branch), prefix)[0]
+            raise Refused(path, value, fault.remedy) from None
+        return Change(path, getattr(branch, name), before)
+
+    def _branches(self) -> Iterator[tuple[str, BaseModel]]:
+        """Those that may hold such a parameter."""
+        yield from _within("", self._configuration.root)
+        for engine in self._configuration.engines:
+            yield from _within(f"engines.{engine.label}", engine.parameters)
+
+
+def _within(prefix: str, branch: BaseModel) -> Iterator[tuple[str, BaseModel]]:
+    yield prefix, branch
+    for name in type(branch).model_fields:
+        inner = getattr(branch, name)
+        if isinstance(inner, BaseModel):
+            yield from _within(f"{prefix}.{name}".lstrip("."), inner)

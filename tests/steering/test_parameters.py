@@ -1,0 +1,162 @@
+"""Parameters that change while a session runs: looked up, refused, in force at once and in the runs to come, and repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from memory import Memory, messages
+from problems import BEAM, GEOMETRY
+
+from ptystream.metrics import Metrics
+from ptystream.params.load import load
+from ptystream.plan import make_plan
+from ptystream.recording import Recorder, Recording
+from ptystream.session import Session
+from ptystream.steering.actions import Actions
+from ptystream.steering.desk import Refused
+from ptystream.steering.tree import Tree
+from ptystream.steering.wire import Reply, Request
+from ptystream.storage import ptyr
+from ptystream.verify import verify
+
+
+def configuration(folder: Path, **root: Any) -> Any:
+    data = {"name": "ZmqScan", "shape": BEAM.side, **GEOMETRY, "positions": {"name": "ZmqScan"}}
+    given = {
+        "run": "t",
+        "min_frames_for_recon": BEAM.frames,
+        "threads": 1,
+        "io": {"home": str(folder), "rfile": "%(run)s.ptyr"},
+        "scans": {"s": {"name": "Full", "data": data, "illumination": {"aperture": {"size": 4e-7}}}},
+        "engines": {"e": {"name": "DM", "numiter": 12}},
+        **root,
+    }
+    return load(given)
+
+
+class Steered:
+    """A session that is asked for something at the beginning of one of its rounds, in its own thread."""
+
+    def __init__(self, folder: Path, when: Callable[[Session], bool], *asked: tuple[str, dict[str, Any]], **root: Any) -> None:
+        self.replies: list[Reply] = []
+        made = configuration(folder, **root)
+        self.recorder = Recorder(folder / "t.ptyrec", {})
+        runs = int(root.get("live", {}).get("runs", 1))
+        pairs = [messages("abc"[k]) for k in range(runs)]
+        frames, places = ([m for pair in pairs for m in pair[k]] for k in (0, 1))
+        sources = {"s/data": Memory("s/data", frames), "s/positions": Memory("s/positions", places)}
+        self.session = Session(make_plan(made, transports=sources, recorder=self.recorder), metrics=Metrics(), tap=self.recorder)
+        serve, left = self.session.desk.serve, list(asked)
+
+        def serving() -> bool:
+            if left and when(self.session):
+                for number, (name, arguments) in enumerate(left):
+                    self.session.desk.ask(Request(number, name, arguments), self.replies.append, who="anna")
+                left.clear()
+            return serve()
+
+        self.session.desk.serve = serving  # type: ignore[method-assign]
+        self.results = self.session.run()
+        self.recorder.close(finished=True)
+
+    def refused(self) -> str:
+        (reply,) = self.replies
+        return str(reply.fault)
+
+
+def after(iterations: int) -> Callable[[Session], bool]:
+    return lambda session: session.current is not None and session.current.iterations >= iterations
+
+
+def steered(result: ptyr.Result) -> list[Any]:
+    return [entry for entry in result.schedule if entry["do"] == "steer"]
+
+
+def test_a_change_is_in_force_between_two_passes_and_the_result_repeats_to_the_same_bits(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    plain = ptyr.read(Steered(tmp_path / "plain", after(99)).results[0])
+    made = Steered(tmp_path, after(4), ("set", {"path": "engines.e.alpha", "value": 0.7}))
+    assert made.replies[0].value == {"path": "engines.e.alpha", "before": 1.0, "value": 0.7}
+    result = ptyr.read(made.results[0])
+    (entry,) = steered(result)
+    assert (entry["path"], entry["value"], entry["before"], entry["who"]) == ("engines.e.alpha", 0.7, 1.0, "anna")
+    at = result.schedule.index(entry)
+    assert sum(e["iterations"] * e.get("times", 1) for e in result.schedule[:at] if e["do"] == "iterate") == 4
+    assert not np.array_equal(result.object["SsG00"].data, plain.object["SsG00"].data)
+    report = verify(result, Recording(tmp_path / "t.ptyrec"), offline=False)
+    assert report.same_bits
+
+
+@pytest.mark.parametrize("numiter", [5, 30])
+def test_numiter_counts_from_the_same_beginning(tmp_path: Path, numiter: int) -> None:
+    made = Steered(tmp_path, after(8), ("set", {"path": "engines.e.numiter", "value": numiter}))
+    assert ptyr.read(made.results[0]).iter_info[-1]["iteration"] == max(numiter, 9)
+
+
+def test_runs_to_come_have_it_from_their_beginning(tmp_path: Path) -> None:
+    asked = ("set", {"path": "engines.e.numiter", "value": 3})
+    made = Steered(tmp_path, lambda session: session.finished == 1, asked, live={"runs": 2, "overlap": 1})
+    first, second = (ptyr.read(path) for path in made.results)
+    assert (first.iter_info[-1]["iteration"], second.iter_info[-1]["iteration"]) == (12, 3)
+    assert not steered(first) and second.schedule.index(steered(second)[0]) < len(second.schedule)
+
+
+def test_what_the_session_heeds_changes_too(tmp_path: Path) -> None:
+    asked = [("set", {"path": "live.latency", "value": 0.5}), ("set", {"path": "io.publish.interval_s", "value": 2})]
+    made = Steered(tmp_path, after(3), *asked, ("get", {"path": "live.latency"}), ("get", {"path": "io.publish"}))
+    assert made.session.plan.loop.latency_s == 0.5 and made.session._teller.interval_s == 2.0
+    assert made.replies[2].value == 0.5 and made.replies[3].value["interval_s"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "why"),
+    [
+        ("engines.e.alpha", -1.0, "engines.e.alpha: -1.0: should be greater than or equal to 0"),
+        ("engines.e.alpha", "much", "should be a valid number"),
+        ("engines.e.alfa", 1.0, "is no parameter: alfa: did you mean 'alpha'?"),
+        ("engines.e.fourier_power_bound", 0.5, "may not change while the session runs"),
+        ("scans.s.data.psize", 1e-6, "may not change while the session runs"),
+        ("io.home", "/", "may not change while the session runs"),
+        ("engines.e.alpha.__class__", 1, "is no parameter"),
+        ("__class__", 1, "is no parameter"),
+    ],
+)
+def test_what_may_not_be_is_refused_and_changes_nothing(tmp_path: Path, path: str, value: Any, why: str) -> None:
+    made = Steered(tmp_path, after(2), ("set", {"path": path, "value": value}))
+    assert why in made.refused()
+    result = ptyr.read(made.results[0])
+    assert not steered(result) and result.iter_info[-1]["iteration"] == 12
+
+
+def test_restart_takes_the_starting_probe_again_and_repeats(tmp_path: Path) -> None:
+    made = Steered(tmp_path, after(4), ("restart", {}))
+    assert made.replies == [Reply(0)]
+    result = ptyr.read(made.results[0])
+    assert [entry["do"] for entry in result.schedule].count("restart") == 1
+    assert verify(result, Recording(tmp_path / "t.ptyrec"), offline=False).same_bits
+
+
+def test_restart_without_an_engine_is_refused(tmp_path: Path) -> None:
+    frames, places = messages()
+    sources = {"s/data": Memory("s/data", frames), "s/positions": Memory("s/positions", places)}
+    idle = Session(make_plan(configuration(tmp_path), transports=sources), metrics=Metrics())
+    with pytest.raises(Refused, match="no engine is at work"):
+        Actions(idle).restart()
+
+
+def test_every_steerable_parameter_of_every_engine_can_be_looked_up_and_set(tmp_path: Path) -> None:
+    names = ["DM", "RAAR", "EPIE", "SDR", "ML"]
+    engines = {f"e{k}": {"name": name} for k, name in enumerate(names)}
+    tree = Tree(configuration(tmp_path, engines=engines))
+    found = tree.steerable()
+    assert {"live.latency", "io.publish.interval_s", *(f"engines.e{k}.numiter" for k in range(5))} <= set(found)
+    for path, value in found.items():
+        assert tree.get(path) == value
+        assert tree.set(path, value).before == value
+    with pytest.raises(Refused, match="is no parameter"):
+        tree.get("engines.e9")
+    assert tree.get()["run"] == "t"
