@@ -134,6 +134,10 @@ class Publisher:
                 self.viewers = subscriptions.total()
                 with self._lock:
                     fresh, self._newest = self._newest, {}
+                if asked and fresh:  # who has just come gets what is kept of other runs too, the older first
+                    older = [run for run in last if run not in fresh]
+                    for run in older[len(older) - min(len(older), max(0, RUNS_KEPT - len(fresh))) :]:
+                        self._send(last[run], asked)
                 for run, snapshot in fresh.items():
                     last.pop(run, None)
                     last[run] = with_ramps(snapshot)

@@ -16,6 +16,7 @@ from snapshots import snapshot
 
 from ptystream.publish.publisher import QUEUE, Publisher, PublisherError, topic_of
 from ptystream.publish.schema import decode, encode
+from ptystream.publish.snapshot import Snapshot
 from ptystream.viewers.client import Client
 
 
@@ -77,6 +78,33 @@ def test_the_end_of_a_run_is_not_lost_to_the_beginning_of_the_next(
     publisher.offer(snapshot(0, run="b"))
     assert decode(received(first)[1:]).number == 9
     late = subscriber(sockets, publisher.endpoint)
+    assert {decode(received(late)[1:]).run for _ in range(2)} == {"a", "b"}
+
+
+def test_nor_is_it_to_who_comes_when_the_next_one_begins(
+    publisher: Publisher, sockets: list[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = zmq.Context.instance().socket(zmq.SUB)
+    sockets.append(pictures)
+    pictures.subscribe(topic_of("uint8", "a"))
+    pictures.connect(publisher.endpoint)
+    subscriber(sockets, publisher.endpoint, "a")
+    wait_for(publisher, 2)
+    busy, free = threading.Event(), threading.Event()
+
+    def slow(shown: Snapshot, form: str) -> Any:
+        if form == "uint8":  # the other form is on its way
+            busy.set()
+            assert free.wait(60)
+        return encode(shown, form)
+
+    monkeypatch.setattr("ptystream.publish.publisher.encode", slow)
+    publisher.offer(snapshot(9, run="a", state="finished"))
+    assert busy.wait(60)
+    late = subscriber(sockets, publisher.endpoint)
+    time.sleep(0.3)  # for the subscription to be there with the next offer
+    publisher.offer(snapshot(0, run="b"))
+    free.set()
     assert {decode(received(late)[1:]).run for _ in range(2)} == {"a", "b"}
 
 
