@@ -26,6 +26,8 @@ from ptystream.verbosity import INSPECT
 
 log = logging.getLogger(__name__)
 
+COMING_S = 60.0
+"""How long a frame of a schedule that is repeated is waited for."""
 PART_OF = {
     "take": "data_load",
     "decide": "data_load",
@@ -64,7 +66,7 @@ class Run(RunState):
         scan, then = self.scans[entry["scan"]], entry.pop("then", {})
         block = blocks.get(scan.label)
         if block is None:
-            block = as_then(scan.buffer.take_exactly(from_runs(entry["indices"]), timeout_s=60.0), then)
+            block = as_then(scan.buffer.take_exactly(from_runs(entry["indices"]), timeout_s=COMING_S), then)
         if self.reconstruction is None:
             self.reconstruction = Reconstruction({}, {}, PodTable(max(s.model.pods for s in self.scans.values())))
         if scan.number not in self._stores:
@@ -260,7 +262,7 @@ class Run(RunState):
         For a run that has done nothing. Raises `TimeoutError` where a frame is not there, before anything is taken.
         """
         for label, scan in self.scans.items():
-            scan.buffer.has(Schedule(checkpoint.schedule).frames(label), timeout_s=60.0)
+            scan.buffer.has(Schedule(checkpoint.schedule).frames(label), timeout_s=COMING_S)
         for entry in Schedule(checkpoint.schedule).to_repeat():
             if entry["do"] in ("decide", "take", "revise", "steer", "end"):
                 getattr(self, f"_apply_{entry['do']}")(entry, {})

@@ -114,7 +114,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("size", [2, pytest.param(5, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[] if c in ("DM", "ML") else [pytest.mark.slow]) for c in CASES])
 def test_several_ranks_give_what_one_gives(case: str, size: int) -> None:
     engine, settings, model = CASES[case]
     alone = eventful(prepared(engine, settings, None, model=model))

@@ -47,6 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[ptyr.Result, Recordi
     return live(tmp_path_factory.mktemp("live"), faults)
 
 
+@pytest.mark.slow
 def test_a_live_result_with_late_and_lost_messages_is_repeated_to_the_same_bits(made: Any) -> None:
     result, recording, _ = made
     takes = [entry for entry in result.schedule if entry["do"] == "take"]
@@ -59,12 +60,14 @@ def test_a_live_result_with_late_and_lost_messages_is_repeated_to_the_same_bits(
     assert "the same bits" in "\n".join(found.lines()) and found.lines()[-1] == "verified"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ML", "EPIE", "RAAR"])
 def test_the_other_engines_repeat_too(engine: str, tmp_path: Path) -> None:
     result, recording, _ = live(tmp_path, Faults(late=0.1), engines={"e": {"name": engine, "numiter": 10}})
     assert verify(result, recording, offline=False).same_bits
 
 
+@pytest.mark.slow
 def test_one_changed_pixel_is_found(made: Any) -> None:
     result, recording, _ = made
     name, storage = next(iter(result.object.items()))
@@ -90,6 +93,7 @@ def test_a_schedule_that_was_changed_is_found(made: Any) -> None:
     assert not verify(replace(result, schedule=schedule), recording, offline=False).good
 
 
+@pytest.mark.slow
 def test_the_second_of_two_scans_of_one_name_is_found_in_their_recording(tmp_path: Path) -> None:
     first = Recording(scans.record(tmp_path / "one.ptyrec"))
     recorder = Recorder(tmp_path / "two.ptyrec")
@@ -107,7 +111,8 @@ def test_the_second_of_two_scans_of_one_name_is_found_in_their_recording(tmp_pat
         assert verify(result, Recording(tmp_path / "two.ptyrec"), offline=False).same_bits
 
 
-def test_what_cannot_be_verified_is_refused(made: Any, tmp_path: Path) -> None:
+def test_what_cannot_be_verified_is_refused(made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptystream.run.COMING_S", 1.0)
     result, recording, _ = made
     with pytest.raises(VerifyError, match="no schedule"):
         verify(replace(result, schedule=[]), recording)
@@ -134,6 +139,7 @@ def test_distances_are_those_of_the_common_part(made: Any) -> None:
     assert changed(storage, storage) == 0 and changed(storage, part) == storage.data.size
 
 
+@pytest.mark.slow
 def test_the_command_says_it_and_draws_it(made: Any, tmp_path: Path) -> None:
     _, recording, path = made
     command = [sys.executable, "-P", "-m", "ptystream", "verify", str(path), str(recording.path)]

@@ -26,6 +26,7 @@ def compare(engine: Any, q: Any) -> None:
     np.testing.assert_allclose(engine.snapshot().objects["o"].data, q.object, rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("name", sorted(CASES))
 @pytest.mark.parametrize("modes", [(1, 1), (2, 2)])
@@ -38,6 +39,7 @@ def test_the_device_form_agrees_with_the_oracle(name: str, modes: tuple[int, int
     np.testing.assert_allclose(progress.errors, q.errors, rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize(
     "what", ["extend", "position", "withdrawn", "frame", "mask", "rest", "centre", "average", "restart", "refine", "search"]

@@ -56,6 +56,7 @@ def apart(first: Run, second: Run) -> float:
     return align(middle(first), middle(second), (np.hypot(y, x) < 18).astype(float)).complex_rms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["quadratic", "all"])
 @pytest.mark.parametrize("kind", LIKELIHOODS)
 def test_the_misfit_falls_towards_that_of_noise(kind: str, line: str) -> None:

@@ -22,6 +22,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch, require: Callable[[str, bool], Non
     monkeypatch.setitem(backend.BACKENDS, "gpu", device)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_the_device_form_agrees_with_the_oracle(name: str) -> None:

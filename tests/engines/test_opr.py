@@ -89,6 +89,7 @@ def test_probes_that_wander_fit_in_a_subspace_and_not_in_one_probe() -> None:
     assert values[2] > 1e-2 * values[0]
 
 
+@pytest.mark.slow
 def test_the_subspace_widens_when_it_is_to() -> None:
     def rank(iterations: int) -> int:
         parameters = {"numiter": iterations, "subspace_dim": 3, "subspace_start": 4, **SETTINGS}
@@ -254,6 +255,7 @@ def begun(threads: int = 1, iterations: int = 6, **given: object) -> tuple[Run, 
     return run, loop
 
 
+@pytest.mark.slow
 def test_a_shorter_step_leads_from_the_same_start() -> None:
     engine = begun()[0].engine
     storage, taken, start = engine.reconstruction.probes["SsG00"], engine._taken, engine._started["probe SsG00"].copy()
@@ -292,6 +294,7 @@ def test_the_gradient_of_each_frames_probe_is_the_slope_of_the_cost(subpix: str 
     assert slope == pytest.approx(inner, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_does_not_change_a_bit_of_likely_probes() -> None:
     one, three = (begun(threads)[0] for threads in (1, 3))
     np.testing.assert_array_equal(*(next(iter(run.reconstruction.probes.values())).data for run in (one, three)))

@@ -188,6 +188,7 @@ def test_every_value_makes_a_difference(model: str, path: str, outcome: Callable
     assert len(set(came)) == wanted, f"{path}: {values}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", CASES)
 def test_the_same_parameters_come_to_the_same(model: str, outcome: Callable[..., str]) -> None:
     assert outcome(model, {}) == outcome(model, {}, again=True)

@@ -52,6 +52,7 @@ def shown(folder: Path) -> list[Path]:
     return sorted(folder.glob("shown-*.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threaded", [False, True])
 def test_the_newest_plot_is_shown_in_a_window(stub: Path, threaded: bool) -> None:
     window = Window.open(Drawing.window)

@@ -27,6 +27,7 @@ def test_hue_is_phase_and_brightness_is_amplitude() -> None:
     np.testing.assert_allclose(np.exp(2j * np.pi * back[..., 0]), np.exp(1j * angle), atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "drawn",
     [
@@ -47,6 +48,7 @@ def test_every_kind_of_result_is_drawn(drawn: Result, tmp_path: Path) -> None:
     assert shown[..., :3].std() > 0.05
 
 
+@pytest.mark.slow
 def test_the_constant_phase_and_the_ramp_do_not_show(tmp_path: Path) -> None:
     plain = result()
     y, x = np.mgrid[:80, :90]
@@ -59,6 +61,7 @@ def test_the_constant_phase_and_the_ramp_do_not_show(tmp_path: Path) -> None:
     assert np.abs(first - third).mean() > np.abs(first - second).mean() * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pixel", [None, (2e-8, 4e-8)])
 def test_the_scan_map_shows_what_became_of_each_frame(pixel: tuple[float, float] | None, tmp_path: Path) -> None:
     frames = np.array([[10 * (k // 5), 7 * (k % 5), k % len(LEDGER_CODES)] for k in range(20)], "f4")
@@ -99,6 +102,7 @@ def several(count: int, probes: int) -> Snapshot:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("probes", [2, 1])
 def test_every_object_is_drawn_with_its_probe(layout: str, probes: int) -> None:

@@ -42,6 +42,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_shows_its_panels(layout: str, tmp_path: Path) -> None:
     assert titles(layout) == EXPECTED[layout]
@@ -52,6 +53,7 @@ def test_a_layout_shows_its_panels(layout: str, tmp_path: Path) -> None:
     assert [f.name for f in tmp_path.iterdir()] == ["a.png"]  # no part of it is left over
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_before_the_first_frames_there_is_nothing_but_a_picture(layout: str) -> None:
     empty = replace(seen(iterations=0), probe={}, object={}, coverage={}, ledger_map=np.zeros((0, 3), np.float32), ledger={})
@@ -109,6 +111,7 @@ def test_the_sections_through_a_volume_are_its_middles(nested: bool) -> None:
     np.testing.assert_allclose(np.ma.filled(shown["phase, middle of y"], np.nan), phase, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["png", "jpg", "pdf", "svg", "tif"])
 def test_a_picture_has_the_format_of_its_ending(ending: str, tmp_path: Path) -> None:
     path = Figure.save(seen(), tmp_path / f"a.{ending}", "minimal")

@@ -82,6 +82,7 @@ def sound(result: Any, count: int = BEAMLINE.frames) -> None:
     assert result.misfit[-1, 0] < 3.0, "the truth has 1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["step", "files", "fly"])
 def test_a_run_engine_in_the_same_process(tmp_path: Path, kind: str) -> None:
     feed = Feed(f"process {kind}")

@@ -107,6 +107,7 @@ def test_waves_are_formed_from_probe_and_object(form: Any, frames: int, precisio
     q.same(out, (1 - 1.7) * q.waves.astype(complex) + 1.7 * q.views() * q.windows())
 
 
+@pytest.mark.slow
 @sizes
 @precisions
 @pytest.mark.parametrize("bound", [-1.0, 0.0, 1.5, 1e9])
@@ -142,6 +143,7 @@ def test_misfits_of_the_model(form: Any, frames: int, precision: str, counts: st
     np.testing.assert_array_equal(q.get(valid), q.good.sum(axis=(1, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", sorted(COUNTS))
 def test_every_count_type_is_projected(form: Any, counts: str) -> None:
     q = Case(form, 5, "single", counts, pods=1)
