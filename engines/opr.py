@@ -6,14 +6,11 @@ Odstrcil et al., Opt. Express 24, 8360 (2016). The model OPRModel gives each fra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ptystream.chance import generator
 from ptystream.engine import Context
+from ptystream.model.subspace import PRESENT, Basis, Products, leading
 from ptystream.params.base import Branch, parameter
 from ptystream.reconstruction import Reconstruction, Storage
 from ptystream.scan.block import FrameStore
@@ -26,23 +23,6 @@ from .line import Taken
 from .ml import ML, MLParameters
 from .tiled import TiledEngine
 from .tiles import Tile
-
-PRESENT = 1e-6
-"""Part of the largest squared singular value from which on probes are taken to have a dimension: what single precision tells."""
-SPARE = 7
-"""Directions that the search for a subspace has beside those that are wanted: the more, the fewer passes."""
-RANDOM = 3
-"""Of them, where the others are known."""
-PASSES = 40
-"""At most, over the probes."""
-TOLERANCE = 1000
-"""Times the precision at hand: how much of the largest singular value a pass still has to move for another to follow."""
-STILL = 0.8
-"""A pass that leaves more than so much of what had to change was the last: the rest is rounding, or no matter."""
-
-
-Basis = tuple[Any, Any]
-"""(U (frame, dimension), U† P (dimension, pixel)) of probes P (frame, pixel): see `leading`."""
 
 
 class SubspaceParameters(Branch):
@@ -89,9 +69,14 @@ class LowRank(TiledEngine):
         return int(self.p.subspace_dim) if self.curiter >= self.p.subspace_start else 1
 
     def _constrain(self, storage: Storage, data: Any) -> list[Basis]:
-        """Project the probes, in place; what they are in for each mode."""
-        modes, before = storage.modes_per_frame, storage.data
-        return [project(self.on, data[mode::modes], self._dimensions(), before[mode::modes]) for mode in range(modes)]
+        """Project probes that come after the storage's, in place; what they are in for each mode."""
+        return self._projected(storage, data, storage.data)
+
+    def _projected(self, storage: Storage, data: Any, before: Any) -> list[Basis]:
+        """Project probes of a storage, in place; what they are in for each mode. `before`: see `leading`."""
+        modes = storage.modes_per_frame
+        known = [None if before is None else before[mode::modes] for mode in range(modes)]
+        return [project(self.on, data[mode::modes], self._dimensions(), known[mode]) for mode in range(modes)]
 
 
 class DMOPR(LowRank, DM):
@@ -132,7 +117,8 @@ class MLOPR(LowRank, ML):
         kept = self._dimensions(), *(len(storage.data) for _, storage in self._own())
         if self._kept != kept and self.p.probe_update_start <= self.curiter:
             self._kept = kept
-            self._retract()
+            for name, storage in self._own():  # which did not lie in what they are to lie in now
+                self._retract(name, storage, None)
             self._taken = None  # what it cost was the cost of other probes
         return super()._iteration(visited)
 
@@ -145,8 +131,7 @@ class MLOPR(LowRank, ML):
                 spare = self.on.xp.empty_like(before)
             storage.data = scaled(self.on, 1.0, before, length, steps[name], out=spare)
             self._started[name] = before
-        if own:
-            self._retract()
+            self._retract(name, storage, before)
 
     def _move_again(self, taken: Taken, length: float) -> None:
         for name, storage in self._own():
@@ -164,7 +149,7 @@ class MLOPR(LowRank, ML):
             modes, dimensions = storage.modes_per_frame, self._dimensions()
             if name not in self._bases or self._bases[name][0] is not storage.data:
                 parts = (storage.data[mode::modes].reshape(len(storage.data) // modes, -1) for mode in range(modes))
-                self._bases[name] = storage.data, [leading(self.on, part, dimensions) for part in parts]
+                self._bases[name] = storage.data, [leading(products(self.on), part, dimensions) for part in parts]
             for mode, basis in enumerate(self._bases[name][1]):
                 keep_tangent(self.on, basis, found[name][mode::modes], dimensions)
         return found
@@ -173,16 +158,21 @@ class MLOPR(LowRank, ML):
         """The probes that have layers of each frame."""
         return [(name, storage) for name, storage in self._probes() if storage.modes_per_frame]
 
-    def _retract(self) -> None:
-        for name, storage in self._own():
-            self._bases[name] = storage.data, self._constrain(storage, storage.data)
+    def _retract(self, name: str, storage: Storage, before: Any) -> None:
+        """Project probes that have moved from `before`, where they were projected."""
+        self._bases[name] = storage.data, self._projected(storage, storage.data, before)
+
+
+def products(on: Backend) -> Products:
+    """Products over all frames, on the threads."""
+    return Products(on.xp, on.put, partial(_along, on), partial(_across, on))
 
 
 def project(on: Backend, probes: Any, dimensions: int, before: Any = None) -> Basis:
     """Put probes (frame, y, x) to the closest ones that lie in `dimensions` dimensions, in place: the leading terms of a
     singular value decomposition. `before`: see `leading`."""
     known = None if before is None else before.reshape(len(before), -1)
-    basis = leading(on, probes.reshape(len(probes), -1), dimensions, known)
+    basis = leading(products(on), probes.reshape(len(probes), -1), dimensions, known)
     if dimensions < len(probes):
         _spread(on, *basis, probes)
     return basis
@@ -243,48 +233,3 @@ def _across(on: Backend, left: Any, rows: Any) -> Any:
 
     on.sweeper.sweep([slice(first, first + size) for first in range(0, rows.shape[1], size)], work)
     return found
-
-
-def leading(on: Backend, rows: Any, dimensions: int, before: Any = None) -> Basis:
-    """(U (row, dimension), U† rows): the left singular vectors of the largest singular values of `rows` (row, pixel), the
-    largest first, and what the rows are in them.
-
-    Subspace iteration with a few directions to spare: Halko, Martinsson & Tropp, SIAM Review 53, 217 (2011). It costs a few
-    products with as many columns, where all inner products of frames would cost their number squared. It ends where what
-    U U† rows still would change by is far below single precision's part of the power, or after `PASSES`: among singular values
-    that are nearly the same any choice is nearly the best. `before` (row, pixel) are rows that lie in so few dimensions, and not
-    far from these: some of them are a better beginning than random directions, of which a few remain in case they are not.
-    """
-    xp, spare = on.xp, min(len(rows), dimensions + SPARE)
-    wide, precise = rows.dtype, np.dtype(np.complex128)
-    tolerance = TOLERANCE * float(np.finfo(wide).eps)
-    begin, last = on.put(directions(rows.shape[1], spare, wide)), np.inf
-    if before is not None:
-        some = before[np.linspace(0, len(before) - 1, max(spare - RANDOM, 0)).astype(np.int64)].conj().T
-        begin = xp.concatenate([some, begin[:, : spare - some.shape[1]] * xp.abs(some).max(initial=1e-30)], axis=1)
-    image = _along(on, rows, begin)
-    for _ in range(PASSES):
-        basis = xp.linalg.qr(image.astype(precise))[0].astype(wide)
-        seen = _across(on, basis, rows)
-        exact = seen.astype(precise)  # a dimension of a thousandth of the amplitude has a millionth of the power
-        powers, turn = xp.linalg.eigh(exact @ exact.conj().T)
-        powers, turn = powers[::-1][:dimensions], turn[:, ::-1][:, :dimensions].astype(wide)
-        left, right = basis @ turn, turn.conj().T @ seen
-        if spare == len(rows):
-            break
-        image = _along(on, rows, xp.ascontiguousarray(seen.conj().T))
-        # rows rows† U - U Λ is, to first order, what U still turns by, times Λ
-        rest = xp.linalg.norm(image @ turn - left * powers, axis=0) ** 2
-        missing = xp.where(powers > tolerance**2 * powers[0], rest / xp.maximum(powers, 1e-300), 0).sum()
-        moved = float(xp.sqrt(missing / xp.maximum(powers[0], 1e-300)))
-        if moved <= tolerance or moved > STILL * last:
-            break
-        last = moved
-    return left, right
-
-
-@lru_cache(maxsize=4)
-def directions(pixels: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Where the search for a subspace begins: random numbers (pixel, direction), always the same."""
-    random = generator(0, "directions of a search for a subspace", pixels, count)
-    return (random.normal(size=(pixels, count)) + 1j * random.normal(size=(pixels, count))).astype(dtype)

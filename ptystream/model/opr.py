@@ -12,22 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from ptystream.chance import generator
 from ptystream.model.parameters import FullParameters
 from ptystream.model.scan_model import Full
+from ptystream.model.subspace import PLAIN, PRESENT, leading
 from ptystream.params.base import parameter
 from ptystream.reconstruction import Reconstruction
 from ptystream.scan.block import Block, FrameStore
 
-PRESENT = 1e-6
-"""Part of the strongest mode's power from which on probes are taken to have a dimension: what single precision tells."""
-
 FEW = 256
 """Frames whose products are decomposed at once."""
-SPARE = 7
-"""Directions that the search has beside those that are wanted."""
-PASSES = 6
-"""Of that search: engines leave probes that have few dimensions, and one pass finds these."""
 
 
 def decomposed(probes: NDArray[Any], modes: int, dimensions: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -41,27 +34,20 @@ def decomposed(probes: NDArray[Any], modes: int, dimensions: int) -> tuple[NDArr
     for mode in range(modes):
         own = probes[mode::modes]
         flat = own.reshape(len(own), -1)
-        basis = _basis(flat, dimensions + SPARE)
-        inside = (basis.conj().T @ flat).astype(np.complex128)
-        powers, vectors = np.linalg.eigh(inside @ inside.conj().T)
-        powers, vectors = powers[::-1][:dimensions], basis @ vectors[:, ::-1][:, :dimensions]
-        there = max(1, int((powers > PRESENT * powers[0]).sum()))
-        found.append((there, vectors.astype(probes.dtype), flat))
+        vectors = _every(flat, dimensions) if len(flat) <= FEW else leading(PLAIN, flat, dimensions)[0]
+        inside = vectors.conj().T @ flat
+        powers = (np.abs(inside.astype(np.complex128)) ** 2).sum(axis=1)
+        found.append((max(1, int((powers > PRESENT * powers[0]).sum())), vectors, inside))
     count = max(there for there, _, _ in found)
-    left = [(vectors[:, :count].conj().T @ flat).reshape(-1, *probes.shape[1:]) for _, vectors, flat in found]
+    left = [inside[:count].reshape(-1, *probes.shape[1:]) for _, _, inside in found]
     return np.stack(left), np.stack([vectors[:, :count] for _, vectors, _ in found])
 
 
-def _basis(flat: NDArray[Any], count: int) -> NDArray[Any]:
-    """Orthonormal columns (frame, direction) that span the leading left singular vectors of probes (frame, pixel): of many frames
-    `count` columns by subspace iteration, where a decomposition of all their products would take the cube of their number."""
-    if len(flat) <= max(FEW, count):
-        return np.eye(len(flat), dtype=flat.dtype)
-    random = generator(0, "leading probes", len(flat), count)
-    basis = random.normal(size=(len(flat), count)).astype(flat.dtype)
-    for _ in range(PASSES):
-        basis = np.linalg.qr(flat @ (flat.conj().T @ basis).astype(flat.dtype))[0]
-    return basis
+def _every(flat: NDArray[Any], dimensions: int) -> NDArray[Any]:
+    """The leading left singular vectors (frame, dimension) of few probes (frame, pixel), from all their products."""
+    precise = flat.astype(np.complex128)
+    vectors = np.linalg.eigh(precise @ precise.conj().T)[1]
+    return np.asarray(vectors[:, ::-1][:, :dimensions].astype(flat.dtype))
 
 
 class OPRParameters(FullParameters):

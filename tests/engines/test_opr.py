@@ -11,12 +11,14 @@ from device import device
 from problems import BEAM, PATTERNS, end, feed, make_run
 
 from ptystream.engine import Context
+from ptystream.engines import opr
 from ptystream.engines.backend import BACKENDS, Backend
 from ptystream.engines.dm import DM
 from ptystream.engines.ml import ML
-from ptystream.engines.opr import DMOPR, MLOPR, keep_tangent, leading, project
+from ptystream.engines.opr import DMOPR, MLOPR, keep_tangent, products, project
 from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.model.opr import OPR, OPRParameters
+from ptystream.model.subspace import leading
 from ptystream.params.load import load
 from ptystream.run import Run
 
@@ -58,7 +60,7 @@ def projected(on: Backend, probes: np.ndarray, dimensions: int) -> np.ndarray:
 
 def tangent(on: Backend, probes: np.ndarray, change: np.ndarray, dimensions: int) -> np.ndarray:
     made = change.copy()
-    keep_tangent(on, leading(on, probes.reshape(len(probes), -1), dimensions), made, dimensions)
+    keep_tangent(on, leading(products(on), probes.reshape(len(probes), -1), dimensions), made, dimensions)
     return made
 
 
@@ -269,6 +271,28 @@ def test_a_shorter_step_leads_from_the_same_start() -> None:
         wanted = projected(engine.on, start + np.float32(part * taken.length) * taken.steps["probe SsG00"], 3)
         np.testing.assert_allclose(storage.data, wanted, atol=1e-4 * np.abs(wanted).max())
         np.testing.assert_allclose(sample.data, before + part * taken.length * taken.steps[name], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_search_for_where_probes_went_begins_where_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, begins = begun()[0].engine, []
+
+    def noted(on: Backend, probes: np.ndarray, dimensions: int, before: np.ndarray | None = None) -> object:
+        begins.append((probes.copy(), None if before is None else before.copy()))
+        return project(on, probes, dimensions, before)
+
+    monkeypatch.setattr(opr, "project", noted)
+    storage = engine.reconstruction.probes["SsG00"]
+    before = storage.data.copy()
+    engine.iterate(1)
+    moved, known = begins[-1]
+    np.testing.assert_array_equal(known, before)
+    assert np.abs(moved - before).max() > 1e-4 * np.abs(before).max()
+    begins.clear()
+    engine.configure(MLOPR.Parameters(**{**LIKELY, "subspace_dim": 4}))
+    engine.iterate(1)
+    assert begins[0][1] is None  # they did not lie in what they are to lie in now
+    assert all(known is not None for _, known in begins[1:])
 
 
 @pytest.mark.slow
