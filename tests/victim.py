@@ -42,7 +42,7 @@ MOMENTS = (
     "noted",
 )
 """Where a session kills itself. Before the first frame; when the n-th message came, before it is recorded; in the middle of the
-n-th write to the recording; when the n-th message is recorded and not acknowledged; after the n-th pass; while the n-th dump is
+write of the n-th message; when the n-th message is recorded and not acknowledged; after the n-th pass; while the n-th dump is
 written, and right after it; while the result is written; when it is written, but not noted; when that is noted, but the
 session is not yet over."""
 
@@ -95,14 +95,16 @@ def doom(moment: str, count: int) -> None:
     elif moment == "recorded":
         behind(Recorder, "_write_group", lambda self, group, *_: [due() for entry in group if len(entry) == 2])
     elif moment == "torn":
+        tearing: list[bool] = []
 
         def tear(self: Recorder, buffers: list[Any]) -> None:
-            raw = b"".join(bytes(buffer) for buffer in buffers)
-            after_this[0] = lambda: (os.write(self._file.fileno(), raw[: len(raw) // 2]), die())
-            due_torn()
+            if tearing:
+                raw = b"".join(bytes(buffer) for buffer in buffers)
+                os.write(self._file.fileno(), raw[: len(raw) // 2])
+                die()
 
-        after_this: list[Callable[[], Any]] = [die]
-        due_torn = after(count, lambda: after_this[0]())
+        due_torn = after(count, lambda: tearing.append(True))
+        before(Recorder, "_write_group", lambda self, group, *_: [due_torn() for entry in group if len(entry) == 2])
         before(Recorder, "_append", tear)
     elif moment == "iterated":
         behind(Run, "apply", lambda self, entry, *_: due() if entry["do"] == "iterate" else None)
