@@ -94,5 +94,7 @@ def configuration(told: dict[str, Any], folder: Path, side: int) -> dict[str, An
                 "illumination": {"aperture": {"size": 0.42 * side * told["pixel_m"]}},
             }
         },
-        "engines": {"dm": {"name": "DM", "numiter": 60, "average_last": 10}},
+        "live": {"restart_probe": True},
+        # The difference map circles about its solution, once in some forty iterations: the mean of a whole round stands still.
+        "engines": {"dm": {"name": "DM", "numiter": 120, "average_last": 60}},
     }
