@@ -6,7 +6,7 @@ import posixpath
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlparse
 
@@ -174,8 +174,7 @@ class Files:
         if resource is None:
             raise WireError("unknown_resource", f"datum {datum!r:.60} of a resource that was not told")
         if resource.per_file is not None:
-            rows = _of_eiger(resource, resource.per_file, arguments, resource.frames or per_event)
-            return [replace(row, folders=self.folders) for row in rows]
+            return self._of_eiger(resource, resource.per_file, arguments, resource.frames or per_event)
         if resource.spec.startswith("AD_TIFF") and resource.template is not None:
             first = _point(datum, arguments) * (resource.frames or per_event)
             folder, numbers = posixpath.join(resource.file, ""), range(first, first + (resource.frames or per_event))
@@ -190,6 +189,15 @@ class Files:
         per = resource.frames or per_event
         return [FileRows(resource.file, resource.dataset, point * per + k, self.folders) for k in range(per)]
 
+    def _of_eiger(self, resource: Resource, per_file: int, arguments: Mapping[str, Any], per_event: int) -> list[FileRows]:
+        """The frames of a series, in the files beside its master, of which each holds `per_file`. Raises `WireError`."""
+        series, one = arguments.get("seq_id"), arguments.get("frame_num")
+        if not _is_count(series) or not (one is None or _is_count(one)):
+            raise WireError("malformed", f"a datum of an EIGER with seq_id {series!r:.40}, frame_num {one!r:.40}")
+        numbers = range(per_event) if one is None else [int(one)]
+        name = f"{resource.file}_{series}_data_"
+        return [FileRows(f"{name}{k // per_file + 1:06d}.h5", resource.dataset, k % per_file, self.folders) for k in numbers]
+
 
 def _point(datum: str, arguments: Mapping[str, Any]) -> int:
     """Which event a datum belongs to, from 0 on. Raises `WireError`."""
@@ -197,16 +205,6 @@ def _point(datum: str, arguments: Mapping[str, Any]) -> int:
     if not _is_count(point):
         raise WireError("malformed", f"datum {datum!r:.60}: point_number {point!r:.40} is no row")
     return int(point)
-
-
-def _of_eiger(resource: Resource, per_file: int, arguments: Mapping[str, Any], per_event: int) -> list[FileRows]:
-    """The frames of a series, in the files beside its master, of which each holds `per_file`. Raises `WireError`."""
-    series, one = arguments.get("seq_id"), arguments.get("frame_num")
-    if not _is_count(series) or not (one is None or _is_count(one)):
-        raise WireError("malformed", f"a datum of an EIGER with seq_id {series!r:.40}, frame_num {one!r:.40}")
-    numbers = range(per_event) if one is None else [int(one)]
-    name = f"{resource.file}_{series}_data_"
-    return [FileRows(f"{name}{k // per_file + 1:06d}.h5", resource.dataset, k % per_file) for k in numbers]
 
 
 def _is_count(value: Any) -> bool:
