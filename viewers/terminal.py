@@ -40,6 +40,8 @@ class Drawn:
     """Shape (y, x, 3)."""
     levels: NDArray[np.float64]
     """The same from 0 to 1, NaN where nothing is shown. Shape (y, x)."""
+    limit_rad: float = 0.0
+    """Of a phase: levels go from minus this to this."""
 
 
 def drawn(picture: Picture, coverage: Pixels | None, columns: int, lines: int, *, phase: bool) -> Drawn:
@@ -55,12 +57,14 @@ def drawn(picture: Picture, coverage: Pixels | None, columns: int, lines: int, *
     weight = averaged(seen.astype(float), shape)
     codes = (picture.phase if phase else picture.amplitude)[0][window]
     if phase:
-        turned = averaged(np.where(seen, np.exp(2j * np.pi * codes / 256), 0), shape)
-        levels = (np.angle(turned) / (2 * np.pi)) % 1.0
+        angle = np.angle(-averaged(np.where(seen, np.exp(2j * np.pi * codes / 256), 0), shape))  # code 0 stands for -π
+        limit = max(1e-3, float(np.percentile(np.abs(angle[weight >= 0.5]), 99.5))) if (weight >= 0.5).any() else np.pi
+        levels = np.clip(angle / (2 * limit) + 0.5, 0.0, 1.0)
     else:
+        limit = 0.0
         levels = averaged(np.where(seen, codes, 0).astype(float), shape) / np.maximum(weight, 1e-9) / 255
     levels = np.where(weight >= 0.5, levels, np.nan)
-    return Drawn(_coloured(levels, phase), levels)
+    return Drawn(_coloured(levels, phase), levels, limit)
 
 
 def averaged(array: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
@@ -127,7 +131,7 @@ def screen(shown: Display, columns: int, lines: int, *, colour: bool = True) -> 
         grid = Table.grid(padding=(0, 2, 0, 0))
         seen = shown.coverage.get(name)
         pictures = [drawn(picture, seen, side, height, phase=phase) for phase in (False, True)]
-        grid.add_row(f"amplitude of {name}", "phase")
+        grid.add_row(f"amplitude of {name}", f"phase, ±{pictures[1].limit_rad:.2g} rad")
         grid.add_row(*(block(one, colour=colour) for one in pictures))
         told.append(grid)
     misfit = bars(shown.about.misfit[:, 0], columns - 16)

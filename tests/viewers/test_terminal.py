@@ -56,16 +56,16 @@ def test_pictures_fit_and_show_what_was_covered(columns: int, lines: int) -> Non
     assert x == min(columns, 40) or y == min(2 * lines, 32)  # as large as fits, and never larger than it is
     assert not np.isnan(amplitude.levels).any()
     assert amplitude.levels[:, : x // 2].mean() < 0.1 and amplitude.levels[:, (x + 1) // 2 :].mean() > 0.9
-    turn = (phase.levels[-1, 0] - phase.levels[0, 0]) * 2 * np.pi
-    assert abs((turn - 1.0 + np.pi) % (2 * np.pi) - np.pi) < 0.05
+    turn = (phase.levels[-1, 0] - phase.levels[0, 0]) * 2 * phase.limit_rad
+    assert abs(turn - 1.0) < 0.05
     assert (amplitude.colours[:, -1] > amplitude.colours[:, 0]).all()
 
 
 def test_phases_are_averaged_on_the_circle() -> None:
     made = shown()
     picture = replace(made.object["o"], phase=np.tile(np.array([[250, 6]], np.uint8), (40, 30))[None])
-    levels = terminal.drawn(picture, made.coverage["o"], 10, 4, phase=True).levels
-    assert np.minimum(levels, 1 - levels).max() < 0.01
+    found = terminal.drawn(picture, made.coverage["o"], 10, 4, phase=True)
+    assert found.limit_rad == pytest.approx(np.pi, abs=0.01) and (np.abs(found.levels - 0.5) > 0.49).all()
 
 
 def test_without_coverage_nothing_is_drawn_and_nothing_fails() -> None:
