@@ -49,6 +49,13 @@ def test_the_reconstructed_flower_is_the_simulated_one(demo: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_demo_verifies(demo: Path) -> None:
+    command = [*PTYSTREAM, "verify", str(demo / "demo.ptyr"), str(demo / "demo.ptyrec")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
 def test_a_replay_of_the_recording_gives_the_same_frames(demo: Path, tmp_path: Path) -> None:
     config = (demo / "demo.yaml").read_text().replace(str(demo), str(tmp_path))
     (tmp_path / "again.yaml").write_text(config)
