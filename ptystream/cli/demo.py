@@ -95,6 +95,6 @@ def configuration(told: dict[str, Any], folder: Path, side: int) -> dict[str, An
             }
         },
         "live": {"restart_probe": True},
-        # The difference map circles about its solution, once in some forty iterations: the mean of a whole round stands still.
-        "engines": {"dm": {"name": "DM", "numiter": 120, "average_last": 60}},
+        # The difference map circles about its solution, once in some forty iterations: the mean of two rounds stands still.
+        "engines": {"dm": {"name": "DM", "numiter": 120, "average_last": 80}},
     }
