@@ -132,6 +132,13 @@ def test_what_may_not_be_is_refused_and_changes_nothing(tmp_path: Path, path: st
     assert not steered(result) and result.iter_info[-1]["iteration"] == 12
 
 
+def test_the_offline_run_is_steered_too(tmp_path: Path) -> None:
+    asked = ("set", {"path": "engines.e.numiter", "value": 4})
+    made = Steered(tmp_path, after(2), asked, engines={"e": {"name": "DM", "numiter": 40}})
+    report = verify(ptyr.read(made.results[0]), Recording(tmp_path / "t.ptyrec"))
+    assert report.offline is not None and report.offline < 1e-5  # all frames were there from the beginning: the same 4 iterations
+
+
 def test_restart_takes_the_starting_probe_again_and_repeats(tmp_path: Path) -> None:
     made = Steered(tmp_path, after(4), ("restart", {}))
     assert made.replies == [Reply(0)]
