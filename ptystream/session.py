@@ -283,11 +283,11 @@ class Session:
         able = next((pending for pending in waiting if self._able(pending.run)), None)
         if not self._turns:
             self.current = able.run if able else waiting[0].run if waiting else self.current
+        if waiting and not (able and self._may_begin()):
+            first = able or waiting[0]
+            first.run.name = self._name(self._numbers.next() if first.number is None else first.number)
+            self._teller.of(first.run).tell(first.run, force=False, current=not self._turns)
         if able is None:
-            if waiting:
-                run = waiting[0].run
-                run.name = self._name(self._numbers.next() if waiting[0].number is None else waiting[0].number)
-                self._teller.of(run).tell(run, force=False, current=not self._turns)
             if not self._turns and not open_still:
                 log.info("every source has ended: no further scan will come")
                 self._over = True
