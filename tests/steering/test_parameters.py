@@ -167,3 +167,31 @@ def test_every_steerable_parameter_of_every_engine_can_be_looked_up_and_set(tmp_
     with pytest.raises(Refused, match="is no parameter"):
         tree.get("engines.e9")
     assert tree.get()["run"] == "t"
+
+
+def test_a_session_that_was_killed_goes_on_as_it_was_steered(tmp_path: Path) -> None:
+    """After the last dump, or where there was none."""
+    asked = [("set", {"path": "engines.e.numiter", "value": 3}), ("set", {"path": "live.latency", "value": 100.0})]
+    Steered(tmp_path, after(99))
+    plan = make_plan(
+        configuration(tmp_path), transports={"s/data": Memory("s/data", []), "s/positions": Memory("s/positions", [])}
+    )
+    killed, kept = Session(plan, metrics=Metrics(), tap=(tap := Recorder(tmp_path / "k.ptyrec", {}))), []
+    for name, arguments in asked:
+        killed.desk.ask(Request(1, name, arguments), kept.append, who="anna")
+    killed.desk.serve()
+    for message in Recording(tmp_path / "t.ptyrec"):
+        if message.channel.startswith("s/"):
+            tap.write(message)
+    tap.close()
+
+    none = {"s/data": Memory("s/data", []), "s/positions": Memory("s/positions", [])}
+    again = Session(
+        make_plan(configuration(tmp_path), transports=none), metrics=Metrics(), recorded=Recording(tmp_path / "k.ptyrec")
+    )
+    (path,) = again.run()
+    result = ptyr.read(path)
+    assert result.iter_info[-1]["iteration"] == 3 and len(steered(result)) == 2
+    assert again.plan.loop.latency_s == 100.0
+    assert Actions(again).get("engines.e.numiter") == 3
+    assert verify(result, Recording(tmp_path / "k.ptyrec"), offline=False).same_bits
