@@ -90,6 +90,7 @@ class Loop:
         """What a checkpoint keeps of the loop: plain numbers."""
         return {
             "left": self._left,
+            "numiter": self._numiter,
             "unchanged": self._unchanged,
             "budget": self._budget,
             "rotation": self._rotation,
@@ -103,7 +104,8 @@ class Loop:
         self._engine_number = [entry.label for entry in self.run.engines].index(checkpoint.engine)
         self._left, self._unchanged = int(held["left"]), int(held["unchanged"])
         self._budget = None if held["budget"] is None else float(held["budget"])
-        self._numiter = int(self.run.engines[self._engine_number].parameters.numiter)
+        parameters = self.run.engines[self._engine_number].parameters
+        self._numiter = int(held.get("numiter", parameters.numiter))  # it may have been steered since `left` was counted
         self._rotation, self._absorbing = int(held["rotation"]), bool(held["absorbing"])
 
     def cut(self) -> None:

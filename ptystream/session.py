@@ -30,7 +30,8 @@ from ptystream.run import Run
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.schedule import Entry
 from ptystream.steering.actions import Actions
-from ptystream.steering.desk import Desk
+from ptystream.steering.desk import Desk, Refused
+from ptystream.steering.tree import Tree
 from ptystream.storage.frames import FrameFiles
 from ptystream.telling import Follower, Teller, status_of
 from ptystream.transport import Message
@@ -52,7 +53,7 @@ FLUSH_S = 5.0
 """How long the end of a session waits until what came is recorded, and acknowledged."""
 PAUSED = "paused"
 SESSION = "session"
-"""Channel of the session's own notes in a recording: which acquisitions have a result."""
+"""Channel of the session's own notes in a recording: which acquisitions have a result, which parameters were changed."""
 
 
 class SessionError(RuntimeError):
@@ -228,6 +229,9 @@ class Session:
         for message in self._recorded:
             if message.channel == SESSION:
                 note = json.loads(bytes(message.parts[0]))
+                if "steered" in note:
+                    self._steer_again(note["steered"])
+                    continue
                 self._router.leave_out((label, key, turn) for label, key, turn in note["acquisitions"])
                 if (number := note.get("number", self.finished + 1)) is not None:
                     self._numbers.take(number)
@@ -284,11 +288,11 @@ class Session:
         able = next((pending for pending in waiting if self._able(pending.run)), None)
         if not self._turns:
             self.current = able.run if able else waiting[0].run if waiting else self.current
+        if waiting and not (able and self._may_begin()):
+            first = able or waiting[0]
+            first.run.name = self._name(self._numbers.next() if first.number is None else first.number)
+            self._teller.of(first.run).tell(first.run, force=False, current=not self._turns)
         if able is None:
-            if waiting:
-                run = waiting[0].run
-                run.name = self._name(self._numbers.next() if waiting[0].number is None else waiting[0].number)
-                self._teller.of(run).tell(run, force=False, current=not self._turns)
             if not self._turns and not open_still:
                 log.info("every source has ended: no further scan will come")
                 self._over = True
@@ -450,14 +454,32 @@ class Session:
     def steer(self, path: str, value: Any, before: Any, who: str) -> None:
         """Have a parameter that was changed take effect, in the runs under way and those to come. Only in the engine's thread."""
         entry = {"do": "steer", "path": path, "value": value, "before": before, "who": who, "time_ns": time.time_ns()}
+        if self._tap is not None:
+            self._tap.write(Message(entry["time_ns"], SESSION, (json.dumps({"steered": entry}).encode(),)))
+        self._put_in_force(entry)
+        for turn in self._turns:
+            turn.loop.settings = self.plan.loop
+            turn.run.apply(entry)
+
+    def _put_in_force(self, entry: Entry) -> None:
+        """For the session itself, and for runs to come."""
+        path, value = entry["path"], entry["value"]
         self._steered[path] = entry
         if path == "live.latency":
             self.plan = replace(self.plan, loop=replace(self.plan.loop, latency_s=value))
         elif path == "io.publish.interval_s":
             self._teller.interval_s = value
-        for turn in self._turns:
-            turn.loop.settings = self.plan.loop
-            turn.run.apply(entry)
+
+    def _steer_again(self, entry: Entry) -> None:
+        """A change that was made before the session was interrupted, perhaps after the last dump."""
+        try:
+            if self.plan.configuration is not None:
+                Tree(self.plan.configuration).set(entry["path"], entry["value"])
+        except Refused as error:
+            log.warning("%s: is not steered as it was before the interruption: %s", self.plan.name, error)
+            return
+        log.warning("%s: %s: %s, as it was steered before the interruption", self.plan.name, entry["path"], entry["value"])
+        self._put_in_force(entry)
 
     def end_scan(self, run: Run, reason: str) -> None:
         """A run gets no further frames, and comes to its end. Only in the engine's thread."""

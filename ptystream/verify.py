@@ -152,7 +152,7 @@ def verify(
 
 def repeat(result: ptyr.Result, recording: Recording, configuration: Configuration, tell: Tell) -> Run:
     """The run that the schedule of a result makes of the recording."""
-    run = _fed(result, recording, configuration, tell)[0]
+    run = _fed(result, recording, configuration, tell)
     entries = Schedule(result.schedule).to_repeat()
     for k, entry in enumerate(entries):
         tell("repeating the schedule", k, len(entries))
@@ -162,9 +162,11 @@ def repeat(result: ptyr.Result, recording: Recording, configuration: Configurati
 
 
 def _offline(result: ptyr.Result, recording: Recording, configuration: Configuration, factor: int, tell: Tell) -> Reconstruction:
-    """What `factor` × numiter iterations of all frames give."""
-    run, plan = _fed(result, recording, configuration, tell)
-    run.engines = [_longer(entry, factor) for entry in plan.engines]
+    """What `factor` × numiter iterations of all frames give, with parameters as they were at the end."""
+    run = _fed(result, recording, configuration, tell)
+    for steered in (entry for entry in result.schedule if entry["do"] == "steer"):
+        run.apply(steered)
+    run.engines = [_longer(entry, factor) for entry in run.engines]
     total = sum(int(entry.parameters.numiter) for entry in run.engines)
     what = "offline run" if factor == 1 else f"offline run of {factor} numiter"
     loop = Loop(run, LoopSettings(frames_per_block=1 << 40, min_frames_for_recon=1 << 40))
@@ -182,8 +184,8 @@ def _longer(entry: EngineEntry, factor: int) -> EngineEntry:
     return replace(entry, parameters=entry.parameters.model_copy(update={"numiter": factor * int(entry.parameters.numiter)}))
 
 
-def _fed(result: ptyr.Result, recording: Recording, configuration: Configuration, tell: Tell) -> tuple[Run, Plan]:
-    """A run that has the frames of the result's and has done nothing, with its plan."""
+def _fed(result: ptyr.Result, recording: Recording, configuration: Configuration, tell: Tell) -> Run:
+    """A run that has the frames of the result's and has done nothing."""
     follows = {scan.label: scan.data.parameters.follows for scan in configuration.scans}
     own = []
     for label, told in result.scans.items():
@@ -195,7 +197,7 @@ def _fed(result: ptyr.Result, recording: Recording, configuration: Configuration
     run, plan = fed(recording, configuration, own, decisions)
     tell("compiling", 0, 1)
     plan.warm_up()
-    return run, plan
+    return run
 
 
 def fed(

@@ -135,6 +135,27 @@ def test_a_dump_keeps_the_probe_that_a_restart_takes(tmp_path: Path) -> None:
     assert abs(first - data(run)[0]).max() > 0
 
 
+@pytest.mark.parametrize("numiter", [7, 20])
+def test_numiter_that_was_steered_just_before_the_dump_counts_after_it(numiter: int, tmp_path: Path) -> None:
+    run, loop = begun()
+    feed(run, 50, BEAM.frames)
+    end(run)
+    for _ in range(2):
+        loop.step()
+    entry = {"do": "steer", "path": "engines.e0.numiter", "value": numiter, "before": 12, "who": "", "time_ns": 0}
+    run.apply(entry)
+    checkpoint = checkpoint_of(ptyr.read(dump(run, loop, tmp_path)))
+    again = make_run(engines=ENGINES, decide_after=40, decisions=checkpoint.buffer_decisions["s"])
+    feed(again, 0, BEAM.frames)
+    end(again)
+    after = Loop(again, LoopSettings(min_frames_for_recon=40))
+    after.resume(checkpoint)
+    for one, its in ((run, loop), (again, after)):
+        while its.step() is not Step.DONE:
+            assert one.iterations < 100
+        assert one.iterations == 3 + numiter
+
+
 def test_a_revision_before_the_dump_is_in_force_after_it(tmp_path: Path) -> None:
     run, loop = begun()
     index = 7

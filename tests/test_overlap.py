@@ -145,6 +145,7 @@ def test_with_an_overlap_of_one_the_next_scan_waits(tmp_path: Path) -> None:
         beside.until(lambda: beside.places._left == 0)
         beside.until(lambda: beside.runs() and beside.runs()[0].iterations > 20)
         assert len(beside.runs()) == 1
+        assert [pending.run.name for pending in beside.session._router.pending] == ["t", "t_0002"]  # what came of it is told
 
 
 def test_scans_that_are_saved_to_one_file_are_reconstructed_one_after_another(tmp_path: Path) -> None:

@@ -152,6 +152,10 @@ class Frames(Followed):
             documents.close()
         await super()._finish()
 
+    def _told(self, numbers: Numbers) -> None:
+        if self._counted.hear(numbers):
+            super()._told(numbers)
+
     @AsyncStatus.wrap
     async def trigger(self) -> None:
         """Expose and wait for the frames."""

@@ -149,6 +149,10 @@ class Frames(Followed):
             documents.close()
         return super().unstage()
 
+    def _told(self, numbers: Numbers) -> None:
+        if self._counted.hear(numbers):
+            super()._told(numbers)
+
     def trigger(self) -> Status:
         """Expose and wait for the frames."""
         self._counted.wanted += self.frames_per_trigger

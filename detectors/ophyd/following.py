@@ -36,6 +36,8 @@ class Numbers:
     latency: float
     """Seconds from the arrival of the newest frame until an iteration had used it; NaN before."""
     created_ns: int
+    newest_frame_ns: int | None = None
+    """Arrival of the newest frame that an iteration has used."""
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Numbers:
@@ -50,11 +52,12 @@ class Numbers:
             frames_used=int(snapshot.ledger.get("used", 0)),
             latency=float(snapshot.rates.get("latency_seconds", float("nan"))),
             created_ns=snapshot.created_ns,
+            newest_frame_ns=snapshot.newest_frame_ns,
         )
 
 
 class Counted:
-    """Counts the frames of one acquisition, which begins with a staging."""
+    """Counts the frames of one acquisition, which begins with a staging, while runs of earlier ones may still be refined."""
 
     def __init__(self, per_event: int) -> None:
         self.per_event = per_event
@@ -63,13 +66,32 @@ class Counted:
     def begin(self) -> None:
         """What came before belongs to another acquisition."""
         self.wanted = self.arrived = 0
-        self._since_ns, self._begun = time.time_ns(), False
+        self._since_ns = time.time_ns()
+        self._run: str | None = None
+        self._earlier: dict[str, int] = {}
+        """Run that had frames before → how many."""
+
+    def hear(self, numbers: Numbers) -> bool:
+        """Take numbers of any run; returns whether they are of this acquisition's."""
+        name, received = numbers.run, numbers.frames_received
+        over = numbers.state not in ("waiting", "running", "paused")
+        earlier = numbers.newest_frame_ns is not None and numbers.newest_frame_ns < self._since_ns
+        if received < self._earlier.get(name, 0) or over:  # of a session that was started again the name means another run
+            self._earlier.pop(name, None)
+        if earlier and name == self._run:  # it had waited when it was heard of first
+            self._run, self.arrived = None, 0
+        if numbers.created_ns < self._since_ns or earlier:
+            if received and not over:
+                self._earlier[name] = received
+            return False
+        if name in self._earlier or (over and name != self._run) or self._run not in (None, name):
+            return False
+        self._run, self.arrived = name, received
+        return True
 
     def look(self, numbers: Numbers) -> bool:
         """Whether all that is wanted has arrived."""
-        self._begun |= numbers.created_ns >= self._since_ns and numbers.state in ("waiting", "running", "paused")
-        self.arrived = numbers.frames_received if self._begun else 0
-        return self._begun and self.arrived >= self.wanted
+        return self._run is not None and self.arrived >= self.wanted
 
     @property
     def events(self) -> int:

@@ -38,7 +38,7 @@ class Snapshot:
     iteration: int
     """Iterations of all engines so far."""
     state: str
-    """'waiting', 'running', 'finishing', 'finished', 'failed'."""
+    """'waiting', 'running', 'paused', 'finished', 'failed'."""
     probe: Mapping[str, Image]
     object: Mapping[str, Image]
     coverage: Mapping[str, NDArray[np.float32]]

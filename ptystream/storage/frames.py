@@ -21,6 +21,7 @@ import numpy as np
 
 from ptystream.codecs import CodecError, decode, encode
 from ptystream.events import Event, Frames, Payload, ScanEnded, ScanStarted
+from ptystream.storage.opened import open_growing
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +234,7 @@ class FrameFiles:
     def _is_ours(self, path: Path) -> bool:
         """Whether this session wrote it before it was interrupted: it is then made anew, from the recording."""
         try:
-            with h5py.File(path, "r", locking=False) as file:
+            with open_growing(path) as file:  # of a session that was killed it is still marked as being written
                 return bool(self._session) and file.attrs.get("session") == self._session
         except OSError:
             return False

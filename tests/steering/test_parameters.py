@@ -132,6 +132,13 @@ def test_what_may_not_be_is_refused_and_changes_nothing(tmp_path: Path, path: st
     assert not steered(result) and result.iter_info[-1]["iteration"] == 12
 
 
+def test_the_offline_run_is_steered_too(tmp_path: Path) -> None:
+    asked = ("set", {"path": "engines.e.numiter", "value": 4})
+    made = Steered(tmp_path, after(2), asked, engines={"e": {"name": "DM", "numiter": 40}})
+    report = verify(ptyr.read(made.results[0]), Recording(tmp_path / "t.ptyrec"))
+    assert report.offline is not None and report.offline < 1e-5  # all frames were there from the beginning: the same 4 iterations
+
+
 def test_restart_takes_the_starting_probe_again_and_repeats(tmp_path: Path) -> None:
     made = Steered(tmp_path, after(4), ("restart", {}))
     assert made.replies == [Reply(0)]
@@ -160,3 +167,31 @@ def test_every_steerable_parameter_of_every_engine_can_be_looked_up_and_set(tmp_
     with pytest.raises(Refused, match="is no parameter"):
         tree.get("engines.e9")
     assert tree.get()["run"] == "t"
+
+
+def test_a_session_that_was_killed_goes_on_as_it_was_steered(tmp_path: Path) -> None:
+    """After the last dump, or where there was none."""
+    asked = [("set", {"path": "engines.e.numiter", "value": 3}), ("set", {"path": "live.latency", "value": 100.0})]
+    Steered(tmp_path, after(99))
+    plan = make_plan(
+        configuration(tmp_path), transports={"s/data": Memory("s/data", []), "s/positions": Memory("s/positions", [])}
+    )
+    killed, kept = Session(plan, metrics=Metrics(), tap=(tap := Recorder(tmp_path / "k.ptyrec", {}))), []
+    for name, arguments in asked:
+        killed.desk.ask(Request(1, name, arguments), kept.append, who="anna")
+    killed.desk.serve()
+    for message in Recording(tmp_path / "t.ptyrec"):
+        if message.channel.startswith("s/"):
+            tap.write(message)
+    tap.close()
+
+    none = {"s/data": Memory("s/data", []), "s/positions": Memory("s/positions", [])}
+    again = Session(
+        make_plan(configuration(tmp_path), transports=none), metrics=Metrics(), recorded=Recording(tmp_path / "k.ptyrec")
+    )
+    (path,) = again.run()
+    result = ptyr.read(path)
+    assert result.iter_info[-1]["iteration"] == 3 and len(steered(result)) == 2
+    assert again.plan.loop.latency_s == 100.0
+    assert Actions(again).get("engines.e.numiter") == 3
+    assert verify(result, Recording(tmp_path / "k.ptyrec"), offline=False).same_bits

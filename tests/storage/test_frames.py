@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,21 @@ def test_a_restart_makes_its_files_anew(path_of: Any, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["s_a.h5"]
     with h5py.File(tmp_path / "s_a.h5") as file:
         assert file[DATASET].shape[0] == 2 and file.attrs["complete"]
+
+
+def test_a_restart_makes_those_anew_that_a_killed_session_left_open(path_of: Any, tmp_path: Path) -> None:
+    first = FrameFiles(lambda scan, epoch: tmp_path / "before" / f"{scan}_{epoch}.h5", "r", "one")
+    first.offer("s/data", frames(0, 1))
+    for _ in range(600):
+        if first.files() and first.files()[0].written == 2:
+            break
+        threading.Event().wait(0.05)
+    shutil.copy(tmp_path / "before" / "s_a.h5", tmp_path / "s_a.h5")  # as it lies there when nothing closes it
+    first.close()
+    files = written(path_of, frames(0, 1, 2), ScanEnded("a", 3), session="one")
+    assert [file.path for file in files.files()] == [tmp_path / "s_a.h5"]
+    with h5py.File(tmp_path / "s_a.h5") as file:
+        assert file[DATASET].shape[0] == 3 and file.attrs["complete"]
 
 
 @pytest.mark.parametrize("epoch", ["../../etc/x", "a/b", "..", "", "é\0ü", "x" * 500])

@@ -17,7 +17,7 @@ from bluesky.utils import FailedStatus
 from snapshots import snapshot
 
 from ptystream.detectors.ophyd import asynchronous, classic
-from ptystream.detectors.ophyd.following import Numbers
+from ptystream.detectors.ophyd.following import Counted, Numbers
 from ptystream.detectors.ophyd.plans import until_converged
 from ptystream.publish.publisher import Publisher
 from ptystream.publish.snapshot import Snapshot
@@ -76,14 +76,14 @@ def talker(publisher: Publisher) -> Iterator[Talker]:
     made.join(60)
 
 
-def device(kind: str, endpoint: str, engine: RunEngine, **more: Any) -> Any:
+def device(kind: str, endpoint: str, engine: RunEngine, name: str = "Reconstruction", **more: Any) -> Any:
     """Of one library or the other."""
     if kind == "classic":
-        return classic.Reconstruction(endpoint, name="live", **more)
+        return getattr(classic, name)(endpoint, name="live", **more)
     from ophyd_async.core import init_devices
 
     with init_devices():
-        made = asynchronous.Reconstruction(endpoint, name="live", **more)
+        made = getattr(asynchronous, name)(endpoint, name="live", **more)
     return made
 
 
@@ -185,11 +185,62 @@ def test_frames_of_the_scan_before_are_not_counted_for_this_one(publisher: Publi
     frames = classic.Frames(publisher.endpoint, name="frames")
     frames.stage()
     status = frames.trigger()
-    deadline = time.monotonic() + 60
-    while frames.frames_received.get() != 400:  # the last one of the scan before has come
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    time.sleep(0.3)  # the last one of the scan before has come
     assert not status.done
     publisher.offer(told(1, received=1))
     status.wait(60)
     frames.unstage()
+
+
+def numbers(run: str, received: int, *, state: str = "running", newest: int | None = None, created: int | None = None) -> Numbers:
+    now = time.time_ns()
+    return Numbers(run, state, 1, 1.0, received, received, 0.1, now if created is None else created, newest)
+
+
+def test_a_run_that_is_still_refined_is_not_the_acquisition() -> None:
+    long_ago = time.time_ns() - 10**9
+    counted = Counted(1)
+    counted.wanted = 1
+    assert not counted.hear(numbers("a", 60, newest=long_ago))  # iterates on frames from before the staging
+    assert not counted.hear(numbers("b", 5, state="waiting", created=long_ago))  # left over, and never to begin
+    assert not counted.hear(numbers("b", 5, state="waiting"))
+    assert not counted.look(numbers("b", 5))
+    assert counted.hear(numbers("c", 0, state="waiting")) and not counted.look(numbers("c", 0))
+    assert not counted.hear(numbers("a", 60, newest=long_ago)) and not counted.look(numbers("a", 60))
+    assert counted.hear(numbers("c", 1, state="waiting")) and counted.look(numbers("c", 1))
+    assert not counted.hear(numbers("a", 60, newest=long_ago, state="finished"))
+    assert counted.hear(numbers("c", 1, newest=time.time_ns(), state="finished")) and counted.events == 1
+
+
+def test_a_session_that_was_started_again_gives_its_runs_the_same_names() -> None:
+    long_ago = time.time_ns() - 10**9
+    counted = Counted(1)
+    assert not counted.hear(numbers("a", 60, created=long_ago))
+    assert not counted.hear(numbers("a", 60))
+    assert counted.hear(numbers("a", 2, state="waiting"))
+    counted.begin()
+    assert not counted.hear(numbers("a", 60, state="finished"))
+    assert counted.hear(numbers("a", 70, state="waiting"))
+
+
+@pytest.mark.parametrize("kind", ["classic", "async"])
+def test_a_staging_beside_a_run_that_is_refined_waits_for_frames_of_its_own(
+    kind: str, publisher: Publisher, engine: RunEngine
+) -> None:
+    eiger = device(kind, publisher.endpoint, engine, "Frames", timeout_s=1.0)
+    over, long_ago = threading.Event(), time.time_ns()
+
+    def refining() -> None:
+        while not over.wait(0.01):
+            publisher.offer(replace(told(0, received=60), newest_frame_ns=long_ago))
+
+    talker = threading.Thread(target=refining, daemon=True)
+    talker.start()
+    try:
+        engine(bps.stage(eiger, wait=True))
+        with pytest.raises(FailedStatus):
+            engine(bps.trigger(eiger, wait=True))
+        engine(bps.unstage(eiger, wait=True))
+    finally:
+        over.set()
+        talker.join(60)
