@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rich.console import Console
 from ptystream.citations import citations_of
 from ptystream.cli.progress import progress_line
 from ptystream.dryrun import dry_run
+from ptystream.health import Health
 from ptystream.kernel import start_kernel
 from ptystream.metrics import Metrics
 from ptystream.notebook import display_in_notebook
@@ -75,13 +77,14 @@ def launch(
             for line in dry_run(configuration).lines():
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
             return False
-        metrics = Metrics()
+        metrics, health = Metrics(), Health(root.io.metrics.stuck_after_s)
         publisher = _publisher(root.io.publish, root.io.home) if root.io.publish.active else None
         if publisher is not None:
             stack.callback(publisher.close)
+            health.parts["publisher"] = publisher
         url = ""
         if root.io.metrics.active:
-            url, close = metrics.serve(root.io.metrics.address, root.io.metrics.port)
+            url, close = metrics.serve(root.io.metrics.address, root.io.metrics.port, health)
             stack.callback(close)
         recorder, before = (None, None) if replay else recorder_of(configuration)
         held = replay.file if isinstance(replay, Playback) else replay or before
@@ -89,6 +92,9 @@ def launch(
         finished = False
         if recorder is not None:
             stack.callback(lambda: recorder.close(finished=finished))
+            health.parts["recorder"] = recorder
+            health.warnings["recorder"] = partial(_lost, recorder)
+            metrics.before_scrape.append(partial(metrics.disk, recorder.path))
         given = dict(transports or {})
         if replay:
             given |= (Playback(replay) if isinstance(replay, str) else replay).transports(configuration)
@@ -98,15 +104,19 @@ def launch(
         if plotter is not None:
             stack.callback(plotter.close)
         recorded = () if before is None or recording is None else recording
+        frame_files = None if replay else frame_files_of(configuration, recorder)
+        if frame_files is not None:
+            health.warnings["frame files"] = lambda: "" if frame_files.failure is None else str(frame_files.failure)
         session = Session(
             plan,
             metrics=metrics,
             publisher=publisher,
             plotter=plotter,
             tap=recorder,
-            frame_files=None if replay else frame_files_of(configuration, recorder),
+            frame_files=frame_files,
             recorded=recorded,
             on_ready=on_ready,
+            health=health,
         )
         steering = _steering(session.desk, root.io.steering, root.io.home) if root.io.steering.active else None
         if steering is not None:
@@ -156,6 +166,13 @@ def plotter_of(configuration: Configuration) -> Plotter | None:
     if not (settings.dump or settings.make_movie or show):
         return None
     return Plotter(settings, drawing, lambda run, info: home / file_name(settings.imfile, run, info), show)
+
+
+def _lost(recorder: Recorder) -> str:
+    """What somebody should know of a recording that goes on."""
+    if not recorder.lost and not recorder.full:
+        return ""
+    return f"{'the disk is full; ' if recorder.full else ''}{recorder.lost} messages are not recorded"
 
 
 def _publisher(p: PublishParameters, folder: str) -> Publisher:

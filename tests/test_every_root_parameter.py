@@ -20,6 +20,7 @@ from matplotlib.image import imread
 from test_ptycho import parameters, sources
 
 from ptystream import Ptycho, launch, plan
+from ptystream.health import Health
 from ptystream.params.branches import RootParameters
 from ptystream.publish.publisher import Publisher
 from ptystream.recording import Recorder
@@ -62,6 +63,7 @@ CASES: Cases = {
     "io.metrics.active": ([False], {}),
     "io.metrics.address": (["127.0.0.2"], {}),
     "io.metrics.port": ([9123], {}),
+    "io.metrics.stuck_after_s": ([5.0], {}),
     "io.recording.active": ([False], {}),
     "io.recording.file": (["r/%(run)s.ptyrec"], {}),
     "io.recording.fsync": ([True], {}),
@@ -108,8 +110,8 @@ class Opened:
         self.asked.append((address, given))
         return Server(desk, "tcp://127.0.0.1:*", **given)
 
-    def _serve(self, address: str, port: int) -> tuple[str, Any]:
-        self.asked.append((address, port))
+    def _serve(self, address: str, port: int, health: Health) -> tuple[str, Any]:
+        self.asked.append((address, port, health.stuck_after_s))
         return "there", lambda: None
 
     def _recorder(self, path: Path, metadata: Any, **given: Any) -> Recorder:

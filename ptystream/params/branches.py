@@ -47,6 +47,10 @@ class MetricsParameters(Branch):
     port: int = parameter(0, lower=0, upper=65535, ours=True)
     """Port of the endpoint; 0 takes a free one and the log says which."""
 
+    stuck_after_s: float = parameter(120.0, lower=1.0, ours=True)
+    """The engine is told as dead, by /healthz and to systemd, when it has not come round for so long, seconds: longer than any
+    pass and the saving of a result take."""
+
 
 class RecordingParameters(Branch):
     """The append-only record of everything that arrived."""
