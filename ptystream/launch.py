@@ -23,6 +23,7 @@ from ptystream.health import Health
 from ptystream.kernel import start_kernel
 from ptystream.metrics import Metrics
 from ptystream.notebook import display_in_notebook
+from ptystream.notifying import Notifier
 from ptystream.params.branches import PublishParameters, SteeringParameters
 from ptystream.params.home import home, located
 from ptystream.params.load import Configuration, plugins
@@ -38,7 +39,7 @@ from ptystream.steering.desk import Desk
 from ptystream.steering.server import Server
 from ptystream.storage.frames import FrameFiles
 from ptystream.transport import Transport
-from ptystream.verbosity import INTERACTIVE, ToStderr, level
+from ptystream.verbosity import CITATION, INTERACTIVE, TEXT, AsJson, ToStderr, level
 
 log = logging.getLogger(__name__)
 
@@ -65,19 +66,26 @@ def launch(
     wanted = level(root.verbose_level)
     if talkative and "verbose_level" not in root.model_fields_set:
         wanted = logging.WARNING
-    shown = talkative or wanted <= INTERACTIVE
+    shown, as_json = talkative or wanted <= INTERACTIVE, root.log_format == "json"
+
+    def tell(text: str, number: int = INTERACTIVE) -> None:
+        if as_json:
+            log.log(number, text)
+        else:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def say(text: str) -> None:
         if shown:
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+            tell(text)
 
     with ExitStack() as stack:
-        stack.enter_context(_logging_at(wanted))
+        stack.enter_context(_logging_at(wanted, AsJson() if as_json else TEXT))
         if root.dry_run:
             for line in dry_run(configuration).lines():
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
             return False
         metrics, health = Metrics(), Health(root.io.metrics.stuck_after_s)
+        stack.callback(Notifier(health).close)
         publisher = _publisher(root.io.publish, root.io.home) if root.io.publish.active else None
         if publisher is not None:
             stack.callback(publisher.close)
@@ -138,7 +146,7 @@ def launch(
         movies: list[Path] = []
         try:
             with _stopping(session) as interrupted, ExitStack() as progress:
-                if shown and wanted <= INTERACTIVE:
+                if shown and wanted <= INTERACTIVE and not as_json:
                     progress.enter_context(progress_line(session.status, console))
                 session.run()
             finished = True
@@ -146,11 +154,11 @@ def launch(
             movies += [] if plotter is None else plotter.close()
         for path in movies:
             say(f"movie: {path}")
-    for path in session.results:
-        say(f"result: {path}")
-    console.print("To cite with this result:", highlight=False, markup=False)
-    for citation in citations_of(configuration):
-        console.print(f"  {citation}", highlight=False, markup=False, soft_wrap=True)
+        for path in session.results:
+            say(f"result: {path}")
+        tell("To cite with this result:", CITATION)
+        for citation in citations_of(configuration):
+            tell(f"  {citation}", CITATION)
     return interrupted.is_set()
 
 
@@ -202,17 +210,23 @@ def frame_files_of(configuration: Configuration, recorder: Recorder | None) -> F
 
 
 @contextmanager
-def _logging_at(wanted: int) -> Iterator[None]:
-    """What the project's log says in here, and to standard error where nobody else has set a place for it."""
+def _logging_at(wanted: int, form: logging.Formatter) -> Iterator[None]:
+    """What the project's log says in here, and how; to standard error where nobody else has set a place for it."""
     logger = logging.getLogger("ptystream")
     before, handler = logger.level, None
     logger.setLevel(wanted)
     if not logger.hasHandlers():
         handler = ToStderr()
         logger.addHandler(handler)
+    ours = [h for h in (*logger.handlers, *logging.getLogger().handlers) if isinstance(h, ToStderr)]
+    forms = [h.formatter for h in ours]
+    for own in ours:
+        own.setFormatter(form)
     try:
         yield
     finally:
+        for own, earlier in zip(ours, forms, strict=True):
+            own.setFormatter(earlier)
         logger.setLevel(before)
         if handler is not None:
             logger.removeHandler(handler)

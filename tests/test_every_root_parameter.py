@@ -75,6 +75,7 @@ CASES: Cases = {
     "live.runs": ([None], {}),
 }
 ELSEWHERE = {
+    "log_format": "test_log_format.py",
     "ipython_kernel": "test_kernel.py",
     "device": "test_device.py",
     "live.epochs": "test_epochs.py",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,6 +139,10 @@ def test_a_session_tells_how_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(loop.Loop, "step", stopped)
     monkeypatch.setattr(Metrics, "serve", serving)
     monkeypatch.setattr(Recorder, "__init__", recorder)
+    systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    systemd.bind(str(tmp_path / "notify"))
+    systemd.settimeout(30)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     frames, places = messages()
     sources = {"s/data": Waiting("s/data", frames), "s/positions": Waiting("s/positions", places)}
     data = {"name": "ZmqScan", "shape": BEAM.side, **GEOMETRY, "positions": {"name": "ZmqScan"}}
@@ -168,3 +174,10 @@ def test_a_session_tells_how_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     stuck.set()
     session.join(60)
     assert not session.is_alive()
+    systemd.setblocking(False)
+    heard = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            heard += systemd.recv(4096).decode().split("\n")
+    systemd.close()
+    assert heard.count("READY=1") == 1 and heard[-1] == "STOPPING=1"

@@ -274,6 +274,12 @@ class RootParameters(Branch):
     `ptystream live` has the progress line and the warnings too where this is not given. The papers to cite are printed
     at the end at every level."""
 
+    log_format: Literal["text", "json"] = parameter("text", ours=True)
+    """How the log, and what else a session says, is written to standard error
+
+    'json': an object in one line for each record, with time, level, logger, thread, message and exception, for programs that
+    collect logs; there is no progress line then. Handlers that a script has set up itself stay as they are."""
+
     data_type: Literal["single", "double"] = parameter("single")
     """Reconstruction floating number precision"""
 
