@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json
@@ -33,7 +34,7 @@ from ptystream.params.load import load
 from ptystream.steering.client import Steering
 from ptystream.transport import Message, TransportClosed
 
-FASTER = 20.0
+FASTER = 15.0
 """Times of the rules are divided by this."""
 RATE_HZ = 20.0
 BEAM = Beamline(frames=2000, side=32, photons=2e5, step_px=3.0, samples_per_frame=1)
@@ -47,7 +48,7 @@ FAULTS = {
     "gap": "PtystreamFallingBehind",
     "full": "PtystreamRecordingLost",
 }
-HEALTHY_S, FAULTY_S = 5.0, 14.0
+HEALTHY_S, FAULTY_S = 5.0, 16.0
 
 
 class Paced:
@@ -184,7 +185,7 @@ class Prometheus:
         self.log.close()
 
 
-def until(what: Callable[[], Any], timeout_s: float = 60.0) -> None:
+def until(what: Callable[[], Any], timeout_s: float = 150.0) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
@@ -272,7 +273,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str, bo
 @pytest.mark.slow
 def test_each_fault_fires_its_alert_and_no_other(watched: Watched) -> None:
     wanted = {name: set() if alert is None else {alert} for name, alert in FAULTS.items()}
-    until(lambda: all(alerts <= watched.fired()[name] for name, alerts in wanted.items()), 20)
+    with contextlib.suppress(AssertionError):  # what is there then says more
+        until(lambda: all(alerts <= watched.fired()[name] for name, alerts in wanted.items()), 30)
     assert watched.fired() == wanted
 
 
