@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from rich.console import Console
 from ptystream.citations import citations_of
 from ptystream.cli.progress import progress_line
 from ptystream.dryrun import dry_run
+from ptystream.health import Health
 from ptystream.interaction.namespace import Namespace
 from ptystream.interaction.server import InteractionError, InteractionServer
 from ptystream.kernel import start_kernel
 from ptystream.metrics import Metrics
 from ptystream.notebook import display_in_notebook
+from ptystream.notifying import Notifier
 from ptystream.params.branches import IoParameters, PublishParameters, SteeringParameters
 from ptystream.params.home import home, located
 from ptystream.params.load import Configuration, plugins
@@ -38,7 +41,7 @@ from ptystream.steering.desk import Desk
 from ptystream.steering.server import Server
 from ptystream.storage.frames import FrameFiles
 from ptystream.transport import Transport
-from ptystream.verbosity import INTERACTIVE, ToStderr, level
+from ptystream.verbosity import CITATION, INTERACTIVE, TEXT, AsJson, ToStderr, level
 
 log = logging.getLogger(__name__)
 
@@ -66,25 +69,33 @@ def launch(
     wanted = level(root.verbose_level)
     if talkative and "verbose_level" not in root.model_fields_set:
         wanted = logging.WARNING
-    shown = talkative or wanted <= INTERACTIVE
+    shown, as_json = talkative or wanted <= INTERACTIVE, root.log_format == "json"
+
+    def tell(text: str, number: int = INTERACTIVE) -> None:
+        if as_json:
+            log.log(number, text)
+        else:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def say(text: str) -> None:
         if shown:
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+            tell(text)
 
     with ExitStack() as stack:
-        stack.enter_context(_logging_at(wanted))
+        stack.enter_context(_logging_at(wanted, AsJson() if as_json else TEXT))
         if root.dry_run:
             for line in dry_run(configuration).lines():
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
             return False
-        metrics = Metrics()
+        metrics, health = Metrics(), Health(root.io.metrics.stuck_after_s)
+        stack.callback(Notifier(health).close)
         publisher = _publisher(root.io.publish, root.io.home) if root.io.publish.active else None
         if publisher is not None:
             stack.callback(publisher.close)
+            health.parts["publisher"] = publisher
         url = ""
         if root.io.metrics.active:
-            url, close = metrics.serve(root.io.metrics.address, root.io.metrics.port)
+            url, close = metrics.serve(root.io.metrics.address, root.io.metrics.port, health)
             stack.callback(close)
         recorder, before = (None, None) if replay else recorder_of(configuration)
         held = replay.file if isinstance(replay, Playback) else replay or before
@@ -92,6 +103,9 @@ def launch(
         finished = False
         if recorder is not None:
             stack.callback(lambda: recorder.close(finished=finished))
+            health.parts["recorder"] = recorder
+            health.warnings["recorder"] = partial(_lost, recorder)
+            metrics.before_scrape.append(partial(metrics.disk, recorder.path))
         given = dict(transports or {})
         if replay:
             given |= (Playback(replay) if isinstance(replay, str) else replay).transports(configuration)
@@ -103,6 +117,9 @@ def launch(
         recorded = () if before is None or recording is None else recording
         interaction = root.io.interaction
         namespace = Namespace(configuration) if interaction.active and interaction.server.active else None
+        frame_files = None if replay else frame_files_of(configuration, recorder)
+        if frame_files is not None:
+            health.warnings["frame files"] = lambda: "" if frame_files.failure is None else str(frame_files.failure)
         session = Session(
             plan,
             metrics=metrics,
@@ -110,9 +127,10 @@ def launch(
             plotter=plotter,
             follower=namespace,
             tap=recorder,
-            frame_files=None if replay else frame_files_of(configuration, recorder),
+            frame_files=frame_files,
             recorded=recorded,
             on_ready=on_ready,
+            health=health,
         )
         steering = _steering(session.desk, root.io.steering, root.io.home) if root.io.steering.active else None
         if steering is not None:
@@ -141,7 +159,7 @@ def launch(
         movies: list[Path] = []
         try:
             with _stopping(session) as interrupted, ExitStack() as progress:
-                if shown and wanted <= INTERACTIVE:
+                if shown and wanted <= INTERACTIVE and not as_json:
                     progress.enter_context(progress_line(session.status, console))
                 session.run()
             finished = True
@@ -149,11 +167,11 @@ def launch(
             movies += [] if plotter is None else plotter.close()
         for path in movies:
             say(f"movie: {path}")
-    for path in session.results:
-        say(f"result: {path}")
-    console.print("To cite with this result:", highlight=False, markup=False)
-    for citation in citations_of(configuration):
-        console.print(f"  {citation}", highlight=False, markup=False, soft_wrap=True)
+        for path in session.results:
+            say(f"result: {path}")
+        tell("To cite with this result:", CITATION)
+        for citation in citations_of(configuration):
+            tell(f"  {citation}", CITATION)
     return interrupted.is_set()
 
 
@@ -169,6 +187,13 @@ def plotter_of(configuration: Configuration) -> Plotter | None:
     if not (settings.dump or settings.make_movie or show):
         return None
     return Plotter(settings, drawing, lambda run, info: home / file_name(settings.imfile, run, info), show)
+
+
+def _lost(recorder: Recorder) -> str:
+    """What somebody should know of a recording that goes on."""
+    if not recorder.lost and not recorder.full:
+        return ""
+    return f"{'the disk is full; ' if recorder.full else ''}{recorder.lost} messages are not recorded"
 
 
 def _publisher(p: PublishParameters, folder: str) -> Publisher:
@@ -212,17 +237,23 @@ def frame_files_of(configuration: Configuration, recorder: Recorder | None) -> F
 
 
 @contextmanager
-def _logging_at(wanted: int) -> Iterator[None]:
-    """What the project's log says in here, and to standard error where nobody else has set a place for it."""
+def _logging_at(wanted: int, form: logging.Formatter) -> Iterator[None]:
+    """What the project's log says in here, and how; to standard error where nobody else has set a place for it."""
     logger = logging.getLogger("ptystream")
     before, handler = logger.level, None
     logger.setLevel(wanted)
     if not logger.hasHandlers():
         handler = ToStderr()
         logger.addHandler(handler)
+    ours = [h for h in (*logger.handlers, *logging.getLogger().handlers) if isinstance(h, ToStderr)]
+    forms = [h.formatter for h in ours]
+    for own in ours:
+        own.setFormatter(form)
     try:
         yield
     finally:
+        for own, earlier in zip(ours, forms, strict=True):
+            own.setFormatter(earlier)
         logger.setLevel(before)
         if handler is not None:
             logger.removeHandler(handler)

@@ -19,6 +19,7 @@ from typing import Any
 
 from ptystream.bell import Bell
 from ptystream.events import Event
+from ptystream.health import Health
 from ptystream.ingest import Source, Tap
 from ptystream.kept import FILES
 from ptystream.loop import Loop, Step
@@ -75,9 +76,11 @@ class Session:
         frame_files: FrameFiles | None = None,
         recorded: Iterable[Message] = (),
         on_ready: Callable[[], None] | None = None,
+        health: Health | None = None,
     ) -> None:
         """`recorded` are messages of an interrupted session: delivered before the sources open. `frame_files`: where frames
-        are written as they come, beside what is reconstructed of them. `follower`: who is given snapshots besides."""
+        are written as they come, beside what is reconstructed of them. `follower`: who is given snapshots besides. `health` is
+        told how the session is."""
         self.plan, self.metrics = plan, metrics
         self.results: list[Path] = []
         self.current: Run | None = None
@@ -91,8 +94,10 @@ class Session:
         """Whether `pause` was called and `resume` was not yet."""
         self._tap, self._recorded, self._on_ready = tap, recorded, on_ready
         self.frame_files = frame_files
+        self.health = health or Health()
+        """Whether it is alive, and takes frames."""
         self._bell = Bell()
-        self.desk = Desk(Actions(self), self._bell.ring)
+        self.desk = Desk(Actions(self), self._bell.ring, self.metrics.asked)
         """Where the session is asked, and steered."""
         self._router = Router(plan.name, plan.scans, plan.engines, plan.context, metrics, self._bell)
         self._turns: list[Turn] = []
@@ -113,6 +118,7 @@ class Session:
             Source(c.transport, c.decoder, self._route, tap=tap, on_message=self._count, on_failure=self._fail)
             for c in plan.channels
         ]
+        metrics.before_scrape.append(self.measure)
 
     # ------------------------------------------------------------------ called from any thread
 
@@ -137,6 +143,17 @@ class Session:
             return told | kept | {"frames_per_second": 0.0}
         return status_of(run) | kept | self._teller.rates(run)
 
+    def measure(self) -> None:
+        """Bring those metrics up to date that are of no run; short, and may be called from any thread."""
+        self.metrics.heartbeat(self.health.beat_s)
+        self.metrics.unsaved(len(self._unsaved))
+        if self._tap is not None:
+            self.metrics.recording(self._tap.lost, self._tap.full)
+        if self.frame_files is not None:
+            self.metrics.not_in_files(self.frame_files.lost)
+        if self._teller.publisher is not None:
+            self.metrics.viewers(self._teller.publisher.viewers)
+
     def _route(self, channel: str, event: Event, message: Message) -> None:
         self._router.route(channel, event, message)
         if self.frame_files is not None:
@@ -157,13 +174,16 @@ class Session:
         Raises `SessionError` where a part died; what was reconstructed until then is saved first.
         """
         try:
+            self.health.beat("what an interrupted session recorded is being read")
             self._recover()
             for source in self._sources:
                 source.start()
             for source in self._sources:
+                self.health.beat(f"{source.transport.channel} is not open yet")
                 if not source.wait_open(OPEN_S):
                     raise SessionError(f"{source.transport.channel}: the source did not open within {OPEN_S:g} s")
             self._check()
+            self.health.beat("the engines are being compiled")
             self.plan.warm_up()
             if self._on_ready is not None:
                 self._on_ready()
@@ -179,6 +199,7 @@ class Session:
                     self._teller.of(run).tell(run, force=True)
             raise
         finally:
+            self.health.end()
             self.desk.close()
             if self._tap is not None:  # senders keep what was not acknowledged, and that goes over sockets that are open
                 with contextlib.suppress(RuntimeError):
@@ -268,6 +289,7 @@ class Session:
 
     def _round(self) -> None:
         """End what is due, begin what can be, and step every run once, the newest first; sleeps where nothing was done."""
+        self.health.beat()
         rung, open_still = self._bell.rung, self._any_source()  # before looking: what comes meanwhile is seen below
         ending = self._failure is not None or self._stop_asked.is_set()
         for pending in self._router.pending:
@@ -336,8 +358,7 @@ class Session:
             if self._failure is not None:
                 run.state = "failed"
             turn.told.tell(run, force=step is Step.DONE, current=run is self.current)
-            if self._tap is not None:
-                self.metrics.recording(self._tap.lost, self._tap.full)
+            self.measure()
             if engine is not None and run.engine is not engine:
                 self.plan.benchmark(run)
             if step is not Step.DONE and run.engine is None and run.engine_entry is not None:
@@ -382,6 +403,7 @@ class Session:
             self._turns.remove(turn)
             self.current = self._turns[-1].run if self._turns else self.current
             self._teller.forget(run)
+            self.metrics.over(run.state)
             self._router.drop(turn.pending)
             self.ended = time.time()
 

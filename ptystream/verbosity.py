@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 INSPECT, INTERACTIVE, CITATION = 15, 35, 45
@@ -36,12 +38,32 @@ def level(value: Any) -> int:
     raise ValueError(f"must be 0 to {len(NUMBERED) - 1} or one of {', '.join(NAMES)}")
 
 
+TEXT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+
+
+class AsJson(logging.Formatter):
+    """One object in one line for each record: time (UTC), level, logger, thread, message, and exception where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        told: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "thread": record.threadName,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told)
+
+
 class ToStderr(logging.StreamHandler[TextIO]):
     """Writes to what standard error is at that moment, so that a progress line can move out of the way."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.setFormatter(TEXT)
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]

@@ -21,6 +21,7 @@ from matplotlib.image import imread
 from test_ptycho import parameters, sources
 
 from ptystream import Ptycho, launch, plan
+from ptystream.health import Health
 from ptystream.interaction.namespace import Namespace
 from ptystream.interaction.server import InteractionServer
 from ptystream.params.branches import RootParameters
@@ -68,6 +69,7 @@ CASES: Cases = {
     "io.metrics.active": ([False], {}),
     "io.metrics.address": (["127.0.0.2"], {}),
     "io.metrics.port": ([9123], {}),
+    "io.metrics.stuck_after_s": ([5.0], {}),
     "io.recording.active": ([False], {}),
     "io.recording.file": (["r/%(run)s.ptyrec"], {}),
     "io.recording.fsync": ([True], {}),
@@ -79,6 +81,7 @@ CASES: Cases = {
     "live.runs": ([None], {}),
 }
 ELSEWHERE = {
+    "log_format": "test_log_format.py",
     "ipython_kernel": "test_kernel.py",
     "device": "test_device.py",
     "live.epochs": "test_epochs.py",
@@ -133,8 +136,8 @@ class Opened:
             free = min(int(asked.getsockname()[1]), 65000)
         return InteractionServer(namespace, desk, ServerParameters(port=free), **given)
 
-    def _serve(self, address: str, port: int) -> tuple[str, Any]:
-        self.asked.append((address, port))
+    def _serve(self, address: str, port: int, health: Health) -> tuple[str, Any]:
+        self.asked.append((address, port, health.stuck_after_s))
         return "there", lambda: None
 
     def _recorder(self, path: Path, metadata: Any, **given: Any) -> Recorder:

@@ -1,11 +1,14 @@
 """Metrics: all are served, named by convention, and written down."""
 
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from urllib.request import urlopen
 
-from problems import make_run
+from problems import end, feed, make_run
 
-from ptystream.metrics import METRICS, Metrics
+from ptystream.metrics import KNOWN_LABELS, METRICS, Metrics
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,3 +51,75 @@ def test_the_endpoint_answers_with_what_was_counted() -> None:
     assert 'ptystream_messages_received_total{channel="s/data"} 2.0' in text
     assert 'ptystream_rejected_total{reason="truncated"} 4.0' in text
     assert 'ptystream_frame_latency_seconds_count{stage="published"} 0.0' in text
+
+
+def test_promtool_finds_nothing_to_say(require: Callable[[str, bool], None]) -> None:
+    require("prometheus", shutil.which("promtool") is not None)
+    metrics, run = Metrics(), make_run()
+    feed(run, 0, 20)
+    metrics.received("s/data", 1)
+    metrics.dropped("truncated", 1)
+    metrics.recording(1, True)
+    metrics.disk(ROOT)
+    metrics.run(run, run.ledger(), 0)
+    url, close = metrics.serve()
+    try:
+        with urlopen(url) as answer:
+            text = answer.read()
+    finally:
+        close()
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_what_was_never_counted_is_there_as_nought() -> None:
+    metrics = Metrics()
+    for name, values in KNOWN_LABELS.items():
+        (label,) = next(labels for own, _, _, labels in METRICS if own == name)
+        for value in values:
+            assert metrics.registry.get_sample_value(name, {label: value}) == 0
+
+
+def test_counters_follow_the_sums_that_others_keep() -> None:
+    metrics = Metrics()
+    for lost in (0, 3, 3, 10):
+        metrics.recording(lost, lost > 3)
+        metrics.not_in_files(2 * lost)
+        value = metrics.registry.get_sample_value
+        assert value("ptystream_unrecorded_messages_total") == lost
+        assert value("ptystream_frames_not_in_files_total") == 2 * lost
+        assert value("ptystream_recording_full") == (lost > 3)
+
+
+def test_frames_that_are_refused_do_not_wait() -> None:
+    metrics = Metrics()
+    metrics.run(make_run(), {"received": 9, "used": 4, "waiting": 2, "saturated": 3}, 0)
+    assert metrics.registry.get_sample_value("ptystream_buffer_frames") == 2
+
+
+def test_a_scan_is_open_from_its_first_frame_to_its_end() -> None:
+    metrics, run = Metrics(), make_run()
+    value = metrics.registry.get_sample_value
+    metrics.run(run, run.ledger(), 0)
+    assert value("ptystream_scan_open") == 0
+    feed(run, 0, 20)
+    metrics.run(run, run.ledger(), 0)
+    assert value("ptystream_scan_open") == 1
+    assert value("ptystream_beam") == 1
+    end(run, 20)
+    run.apply({"do": "end", "scan": "s", "reason": "completed"})
+    metrics.run(run, run.ledger(), 0)
+    assert value("ptystream_scan_open") == 0
+
+
+def test_what_is_asked_at_each_scrape_is_up_to_date() -> None:
+    metrics, asked = Metrics(), []
+    metrics.before_scrape.append(lambda: metrics.viewers(len(asked)))
+    url, close = metrics.serve()
+    try:
+        for _ in range(2):
+            asked.append(1)
+            with urlopen(url) as answer:
+                assert f"ptystream_viewers {len(asked)}.0" in answer.read().decode()
+    finally:
+        close()

@@ -49,5 +49,6 @@ def run_session(
     for path in results if figure is not None else ():
         assert figure is not None
         picture = figure.save_png(ptyr.read(path), path.with_suffix(".png"), configuration.root.io.autoplot.layout)
-        console.print(f"picture: {picture}", highlight=False)
+        if configuration.root.log_format == "text":
+            console.print(f"picture: {picture}", highlight=False)
     return results

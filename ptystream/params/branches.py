@@ -48,6 +48,10 @@ class MetricsParameters(Branch):
     port: int = parameter(0, lower=0, upper=65535, ours=True)
     """Port of the endpoint; 0 takes a free one and the log says which."""
 
+    stuck_after_s: float = parameter(120.0, lower=1.0, ours=True)
+    """The engine is told as dead, by /healthz and to systemd, when it has not come round for so long, seconds: longer than any
+    pass and the saving of a result take."""
+
 
 class RecordingParameters(Branch):
     """The append-only record of everything that arrived."""
@@ -273,6 +277,12 @@ class RootParameters(Branch):
 
     `ptystream live` has the progress line and the warnings too where this is not given. The papers to cite are printed
     at the end at every level."""
+
+    log_format: Literal["text", "json"] = parameter("text", ours=True)
+    """How the log, and what else a session says, is written to standard error
+
+    'json': an object in one line for each record, with time, level, logger, thread, message and exception, for programs that
+    collect logs; there is no progress line then. Handlers that a script has set up itself stay as they are."""
 
     data_type: Literal["single", "double"] = parameter("single")
     """Reconstruction floating number precision"""

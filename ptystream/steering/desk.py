@@ -91,15 +91,18 @@ def actions_of(actor: object) -> dict[str, Action]:
 class Desk:
     """Takes requests from any thread, and has them done in the engine's."""
 
-    def __init__(self, actor: object, ring: Callable[[], None] = lambda: None) -> None:
-        """`ring` wakes the engine's thread, where `serve` is then called."""
+    def __init__(
+        self, actor: object, ring: Callable[[], None] = lambda: None, count: Callable[[bool], None] = lambda done: None
+    ) -> None:
+        """`ring` wakes the engine's thread, where `serve` is then called. `count` is told of each request whether it was done."""
         self.actions: Mapping[str, Action] = actions_of(actor)
-        self._ring, self._lock = ring, threading.Lock()
+        self._ring, self._count, self._lock = ring, count, threading.Lock()
         self._waiting: deque[tuple[Request, Action, str, Answer]] = deque()
         self._closed = ""
 
     def ask(self, request: Request, answer: Answer, *, who: str = "", role: Role = "operator") -> None:
         """Have `answer` called once, in this thread or in the engine's; neither may be held up by it."""
+        answer = self._counted(answer)
         asked = self.actions.get(request.action)
         if asked is None:
             known = ", ".join(sorted(self.actions))
@@ -122,6 +125,13 @@ class Desk:
             answer(Reply(request.id, fault=Fault(request.action, "", remedy)))
             return
         self._ring()
+
+    def _counted(self, answer: Answer) -> Answer:
+        def counting(reply: Reply) -> None:
+            self._count(reply.fault is None)
+            answer(reply)
+
+        return counting
 
     def serve(self) -> bool:
         """Do what waits; called by the engine's thread between two passes. Returns whether there was anything."""

@@ -71,6 +71,19 @@ def test_the_engine_is_woken(actor: Actor) -> None:
     assert rung == [1]
 
 
+def test_every_request_is_counted_once_as_done_or_refused(actor: Actor) -> None:
+    counted: list[bool] = []
+    desk = Desk(actor, count=counted.append)
+    asked(desk, "look")
+    asked(desk, "nothing")
+    asked(desk, "add", number=1)
+    asked(desk, "add", number=-1)
+    desk.serve()
+    asked(desk, "add", number=1)
+    desk.close()
+    assert counted == [True, False, True, False, False]
+
+
 @pytest.mark.parametrize("name", ["secret", "__init__", "nothing", "add.__globals__", ""])
 def test_only_actions_can_be_asked_for(desk: Desk, name: str) -> None:
     (reply,) = asked(desk, name)
