@@ -18,10 +18,12 @@ from rich.console import Console
 from ptystream.citations import citations_of
 from ptystream.cli.progress import progress_line
 from ptystream.dryrun import dry_run
+from ptystream.interaction.namespace import Namespace
+from ptystream.interaction.server import InteractionError, InteractionServer
 from ptystream.kernel import start_kernel
 from ptystream.metrics import Metrics
 from ptystream.notebook import display_in_notebook
-from ptystream.params.branches import PublishParameters, SteeringParameters
+from ptystream.params.branches import IoParameters, PublishParameters, SteeringParameters
 from ptystream.params.home import home, located
 from ptystream.params.load import Configuration, plugins
 from ptystream.plan import make_plan, recorder_of
@@ -51,6 +53,7 @@ def launch(
     on_session: Callable[[Session], None] | None = None,
     on_publish: Callable[[str], None] | None = None,
     on_steering: Callable[[str], None] | None = None,
+    on_interaction: Callable[[int], None] | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> bool:
     """Run a session to its end; ctrl-c saves what is there. Returns whether it was interrupted so.
@@ -98,11 +101,14 @@ def launch(
         if plotter is not None:
             stack.callback(plotter.close)
         recorded = () if before is None or recording is None else recording
+        interaction = root.io.interaction
+        namespace = Namespace(configuration) if interaction.active and interaction.server.active else None
         session = Session(
             plan,
             metrics=metrics,
             publisher=publisher,
             plotter=plotter,
+            follower=namespace,
             tap=recorder,
             frame_files=None if replay else frame_files_of(configuration, recorder),
             recorded=recorded,
@@ -111,6 +117,9 @@ def launch(
         steering = _steering(session.desk, root.io.steering, root.io.home) if root.io.steering.active else None
         if steering is not None:
             stack.callback(steering.close)
+        server = None if namespace is None else _interaction(namespace, session.desk, root.io)
+        if server is not None:
+            stack.callback(server.close)
         if on_session is not None:
             on_session(session)
         if root.ipython_kernel:
@@ -123,6 +132,10 @@ def launch(
             say(f"steering on {steering.endpoint}")
             if on_steering is not None:
                 on_steering(steering.endpoint)
+        if server is not None:
+            say(f"ptypy's clients connect to {server.endpoint}")
+            if on_interaction is not None:
+                on_interaction(server.port)
         if url:
             say(f"metrics on {url}")
         movies: list[Path] = []
@@ -169,6 +182,20 @@ def _steering(desk: Desk, p: SteeringParameters, folder: str) -> Server:
         found = {name: getattr(p, name) for name in ("keys", "peer_keys", "operators")}
         keys = {name: None if file is None else located(file) for name, file in found.items()}
     return Server(desk, p.address, **keys, insecure=p.insecure)
+
+
+def _interaction(namespace: Namespace, desk: Desk, io: IoParameters) -> InteractionServer | None:
+    """The server for ptypy's clients; None, with a warning, where no port is free: nothing else depends on it.
+
+    It cannot tell who asks. So where steering is for those with keys, or for nobody, its clients only look.
+    """
+    steering = io.steering
+    open_to_all = steering.active and steering.keys is None
+    try:
+        return InteractionServer(namespace, desk, io.interaction.server, role="operator" if open_to_all else "viewer")
+    except InteractionError as error:
+        log.warning("%s; ptypy's clients cannot connect", error)
+        return None
 
 
 def frame_files_of(configuration: Configuration, recorder: Recorder | None) -> FrameFiles | None:

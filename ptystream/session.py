@@ -32,7 +32,7 @@ from ptystream.schedule import Entry
 from ptystream.steering.actions import Actions
 from ptystream.steering.desk import Desk
 from ptystream.storage.frames import FrameFiles
-from ptystream.telling import Teller, status_of
+from ptystream.telling import Follower, Teller, status_of
 from ptystream.transport import Message
 from ptystream.turn import Numbers, Turn, aborted
 from ptystream.wiring import Plan
@@ -69,13 +69,14 @@ class Session:
         metrics: Metrics,
         publisher: Publisher | None = None,
         plotter: Plotter | None = None,
+        follower: Follower | None = None,
         tap: Tap | None = None,
         frame_files: FrameFiles | None = None,
         recorded: Iterable[Message] = (),
         on_ready: Callable[[], None] | None = None,
     ) -> None:
         """`recorded` are messages of an interrupted session: delivered before the sources open. `frame_files`: where frames
-        are written as they come, beside what is reconstructed of them."""
+        are written as they come, beside what is reconstructed of them. `follower`: who is given snapshots besides."""
         self.plan, self.metrics = plan, metrics
         self.results: list[Path] = []
         self.current: Run | None = None
@@ -100,7 +101,7 @@ class Session:
         """When the newest run that is over began, of those for which something came."""
         self._over = False
         """Whether no further scan can come."""
-        self._teller = Teller(metrics, publisher, plotter, plan.publish_interval_s)
+        self._teller = Teller(metrics, publisher, plotter, plan.publish_interval_s, follower)
         self._failure: BaseException | None = None
         self._steered: dict[str, Entry] = {}
         """Path → the newest change of a parameter."""

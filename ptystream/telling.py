@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from ptystream.engine import headline
 from ptystream.metrics import Metrics
 from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
+from ptystream.publish.snapshot import Snapshot
 from ptystream.run import Run
+
+
+class Follower(Protocol):
+    """Is given snapshots while somebody wants them; `offer` does not wait."""
+
+    wanted: bool
+
+    def offer(self, run: Run, snapshot: Snapshot) -> None: ...
 
 
 class Teller:
     """Publishes and plots runs where that is due, and keeps the metrics up to date. Called from the engine's thread."""
 
-    def __init__(self, metrics: Metrics, publisher: Publisher | None, plotter: Plotter | None, interval_s: float) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        publisher: Publisher | None,
+        plotter: Plotter | None,
+        interval_s: float,
+        follower: Follower | None = None,
+    ) -> None:
         self.metrics, self.publisher, self.plotter, self.interval_s = metrics, publisher, plotter, interval_s
+        self.follower = follower
         self._told: dict[int, Told] = {}
 
     def of(self, run: Run) -> Told:
@@ -62,13 +79,16 @@ class Told:
             if now - then >= 1.0 or force:
                 self.rates["frames_per_second"] = max(0, ledger.get("received", 0) - before) / max(now - then, 1e-3)
                 self._received_before = (now, ledger.get("received", 0))
+        follower = teller.follower if publish and current else None
         snapshot = None
-        if teller.publisher is not None or plot:
+        if teller.publisher is not None or plot or (follower is not None and follower.wanted):
             if run.newest_arrival_ns is not None:
                 self.rates["latency_seconds"] = (run.used_ns - run.newest_arrival_ns) / 1e9
             snapshot = run.snapshot(self.rates)
         if plotter is not None and plot and snapshot is not None:
             plotter.offer(snapshot, run.iter_info[-1] | run.series.keys(), last=force)
+        if follower is not None and snapshot is not None:
+            follower.offer(run, snapshot)
         if publish:
             if teller.publisher is not None and snapshot is not None:
                 teller.publisher.offer(snapshot)

@@ -8,6 +8,7 @@ from pydantic import field_validator
 
 from ptystream.params.autoplot import AutoplotParameters
 from ptystream.params.base import Branch, parameter
+from ptystream.params.interaction import InteractionParameters
 from ptystream.params.patterns import checked, checked_beforehand
 from ptystream.verbosity import level
 
@@ -176,6 +177,9 @@ class IoParameters(Branch):
 
     autoplot: AutoplotParameters = AutoplotParameters()
     """Plotting client parameters"""
+
+    interaction: InteractionParameters = InteractionParameters()
+    """ZeroMQ interactor options"""
 
     benchmark: Literal["all", "data_load", "engine_init", "engine_prepare", "engine_iterate", "engine_finalize"] | None = (
         parameter(None)

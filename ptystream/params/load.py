@@ -18,11 +18,11 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from ptystream.model.models import BARE, MODELS
 from ptystream.model.scan_model import ScanModel
 from ptystream.params.base import Branch, kinds
-from ptystream.params.branches import IoParameters, RootParameters
+from ptystream.params.branches import RootParameters
 from ptystream.params.errors import ConfigurationError, Fault, closest, faults_of
 from ptystream.params.home import home
 from ptystream.params.plain import plain
-from ptystream.params.ptypy_files import engine_name, instead_of, with_base, without_tuning, without_undeclared
+from ptystream.params.ptypy_files import engine_name, instead_of, with_base, without_tuning
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,6 @@ def read(path: Path) -> dict[str, Any]:
 def check(given: Mapping[str, Any], default_name: str) -> Configuration:
     """Check a nested dict against the tree."""
     faults: list[Fault] = []
-    given = without_undeclared(given, IoParameters.model_fields)
     rest = {key: value for key, value in given.items() if key not in ("scans", "engines")}
     root = _branch(RootParameters, rest, "", faults, extra=("scans", "engines"))
     where = Path("." if root is None else root.io.home)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,6 @@ LOADERS = {
     "Bragg3dSimScan": "a simulated Bragg scan",
 }
 """Loaders of ptypy that are no part of its parameter tree, and what they read."""
-SERVED_OTHERWISE = {"interaction": "ptypy's interaction server is not in this version: viewers look at `io.publish`"}
-"""Branches of `io` in ptypy's files, and what there is in their place."""
 MAX_BASES = 8
 
 
@@ -70,20 +68,6 @@ def without_tuning(entry: dict[str, Any], path: str) -> dict[str, Any]:
         if entry.pop(key, None) is not None:
             log.info("%s.%s: accepted, not needed here", path, key)
     return entry
-
-
-def without_undeclared(given: Mapping[str, Any], declared: Container[str]) -> dict[str, Any]:
-    """The tree without branches of `io` that this version does not declare and ptypy's files have; each is told."""
-    branch = given.get("io")
-    made = dict(given)
-    if isinstance(branch, Mapping):
-        absent = [name for name in SERVED_OTHERWISE if name in branch and name not in declared]
-        for name in absent:
-            inside = branch[name]
-            wanted = not isinstance(inside, Mapping) or inside.get("active", True)
-            log.log(logging.WARNING if wanted else logging.INFO, "io.%s: left out: %s", name, SERVED_OTHERWISE[name])
-        made["io"] = {name: value for name, value in branch.items() if name not in absent}
-    return made
 
 
 def instead_of(loader: str) -> str | None:

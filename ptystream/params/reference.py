@@ -13,10 +13,12 @@ from pydantic.fields import FieldInfo
 
 from ptystream.model.models import BARE, MODELS
 from ptystream.params.branches import RootParameters
+from ptystream.params.interaction import InteractionParameters
 from ptystream.params.load import gives_positions, plugins, source_parameters
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 
 LABELLED = {
+    "io": "Global parameters for I/O\n\nWhat `ptycho.io` links to.",
     "scandata": "Sources of frames and positions, by name: what may stand under `scans.*.data`.",
     "scan": "Scan models, by name: what may stand under `scans.*`.",
     "engine": "Engines, by name: what may stand under `engines.*`.",
@@ -47,6 +49,7 @@ def entries() -> list[dict[str, Any]]:
         found.append(
             {"path": part, "types": ["Param"], "default": {}, "lower": None, "upper": None, "choices": None, "doc": text}
         )
+    found += _walk("io.interaction", InteractionParameters)
     found += _walk("scandata.PtyScan", PtyScanParameters)
     for name, parameters in ({**BARE} | {name: model.Parameters for name, model in MODELS.items()}).items():
         found += _walk(f"scan.{name}", parameters)

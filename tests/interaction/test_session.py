@@ -1,0 +1,135 @@
+"""ptypy's clients and a whole session: CONNECT to DISCONNECT, and everything that its plot client asks, in its order."""
+
+from __future__ import annotations
+
+import socket as sockets
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from interaction.peer import Peer
+from memory import messages
+from problems import BEAM, GEOMETRY
+from rich.console import Console
+from steering.test_launched import Held
+
+from ptystream.launch import launch
+from ptystream.params.load import load
+from ptystream.session import Session
+from ptystream.storage import ptyr
+
+
+def free_port() -> int:
+    """The first of some ports that nobody has, with room above."""
+    with sockets.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return min(int(asked.getsockname()[1]), 65000)
+
+
+class Running:
+    """A session in a thread, up to the port of its interaction server, that waits with its end for `end`."""
+
+    def __init__(self, folder: Path, io: dict[str, Any] | None = None) -> None:
+        frames, places = messages()
+        self.go, self.said, self.port = threading.Event(), threading.Event(), 0
+        self.session: Session | None = None
+        data = {"name": "ZmqScan", "shape": BEAM.side, **GEOMETRY, "positions": {"name": "ZmqScan"}}
+        given = {
+            "run": "t",
+            "io": {"home": str(folder), "rfile": "%(run)s.ptyr", "interaction": {"server": {"port": free_port()}}} | (io or {}),
+            "scans": {"s": {"name": "Full", "data": data, "illumination": {"aperture": {"size": 4e-7}}}},
+            "engines": {"e": {"name": "DM", "numiter": 3, "alpha": 0.9}},
+        }
+        given["io"].setdefault("autoplot", {"dump": False, "imfile": "plots/%(run)s_%(iterations)04d.png"})
+        sources = {
+            "s/data": Held("s/data", frames[:-1], self.go),
+            "s/positions": Held("s/positions", places[:-1], self.go),
+        }
+
+        def run() -> None:
+            launch(load(given), Console(quiet=True), transports=sources, on_session=self._of, on_interaction=self._told)
+
+        self.thread = threading.Thread(target=run, daemon=True)
+        self.thread.start()
+
+    def _of(self, session: Session) -> None:
+        self.session = session
+
+    def _told(self, port: int) -> None:
+        self.port = port
+        self.said.set()
+
+    def ready(self) -> Running:
+        assert self.said.wait(60)
+        return self
+
+    def end(self) -> None:
+        self.go.set()
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Any:
+    made = Running(tmp_path).ready()
+    yield made
+    made.end()
+
+
+def when(peer: Peer, text: str, timeout_s: float = 30.0) -> Any:
+    """The answer, once it is a true one."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := peer.get_now(text)):
+        assert time.monotonic() < deadline, text
+        time.sleep(0.02)
+    return found
+
+
+def test_what_the_plot_client_asks_from_connect_to_the_end(tmp_path: Path) -> None:
+    running = Running(tmp_path).ready()
+    peer = Peer(running.port, "PlotClient")
+    assert (peer.status, peer.port) == ("ok", running.port + 10)  # the last of the pool comes first
+    assert peer.ask("PING") == {"status": "pong"}
+    assert peer.ask("AVAIL") == {"status": "ok", "avail": ["Ptycho"]}
+    autoplot = peer.get_now("Ptycho.p.io.autoplot")
+    assert autoplot["layout"] == "default" and autoplot["imfile"].startswith("plots/")
+    assert peer.get_now("Ptycho.p.io.home") == str(tmp_path)
+    when(peer, "'iter_info' in Ptycho.runtime")
+    runtime = peer.get_now("Ptycho.runtime")
+    assert runtime["run"] == "t" and len(runtime["iter_info"][-1]["error"]) == 3
+    assert peer.get_now("'start' in Ptycho.runtime") is True
+    wanted = ["Ptycho.runtime['iter_info'][-1]", "Ptycho.paths.plot_file(Ptycho.runtime)"]
+    wanted.append("Ptycho.runtime.get('allstop') is not None")
+    for part in ("obj", "probe"):
+        names = peer.get_now(f"list(Ptycho.{part}.S.keys())")
+        assert names == ["SsG00"]
+        wanted += [f"Ptycho.{part}.S['{name}'].{what}" for name in names for what in ("data", "psize", "center")]
+
+    def batch() -> dict[str, Any]:
+        tickets = [peer.request("GET", text) for text in wanted]
+        told = peer.wait(*tickets)
+        assert [message["status"] for message in told] == ["ok"] * len(wanted)
+        return dict(zip(wanted, (message["out"] for message in told), strict=True))
+
+    first = batch()
+    held = first["Ptycho.obj.S['SsG00'].data"]
+    assert held.ndim == 3 and held.dtype == np.complex64
+    assert first["Ptycho.probe.S['SsG00'].data"].shape[1:] == (BEAM.side, BEAM.side)
+    assert first[wanted[1]] == str(tmp_path / f"plots/t_{first[wanted[0]]['iterations']:04d}.png")
+    assert first[wanted[2]] is False
+    running.go.set()
+    deadline = time.monotonic() + 30
+    while not (last := batch())[wanted[2]]:
+        assert time.monotonic() < deadline
+    assert peer.ask("DISCONNECT") == {"status": "ok"}
+    peer.close()
+    running.end()
+    result = ptyr.read(tmp_path / "t.ptyr")
+    saved = result.object["SsG00"]
+    np.testing.assert_array_equal(last["Ptycho.obj.S['SsG00'].data"], saved.data)
+    np.testing.assert_allclose(last["Ptycho.obj.S['SsG00'].psize"], saved.pixel_size_m)
+    np.testing.assert_array_equal(last["Ptycho.obj.S['SsG00'].center"], [-n for n in saved.offset])
+    assert last[wanted[0]]["iterations"] == result.iter_info[-1]["iterations"]
