@@ -21,6 +21,7 @@ MAX_ARRAYS = 1000
 """An array's number has three digits on the wire."""
 MAX_DEPTH = 40
 MAX_DIMENSIONS = 8
+MAX_ELEMENTS = 1 << 40
 
 PLACE = re.compile(r"NPYARRAY\[([0-9]{3})\]")
 """What stands in the message for an array."""
@@ -117,11 +118,11 @@ def _array(told: Any, part: Buffer) -> NDArray[Any]:
         raise FramingError(f"dtype {dtype!r:.60} is not one of plain numbers")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
         raise FramingError(f"shape {shape!r:.60} is none")
+    if math.prod(max(n, 1) for n in shape) > MAX_ELEMENTS:
+        raise FramingError(f"shape {shape!r:.60} is too large")
     view, kind = memoryview(part).cast("B"), np.dtype(dtype)
     if view.nbytes != math.prod(shape) * kind.itemsize:
         raise FramingError(f"{view.nbytes} bytes are no {dtype} {shape!r:.60}")
-    if 0 in shape:
-        return np.zeros(shape, kind) if max(shape) < 1 << 31 else np.zeros(0, kind)
     return np.frombuffer(view, kind).reshape(shape)
 
 

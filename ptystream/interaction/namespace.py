@@ -120,7 +120,7 @@ class Namespace:
         return made
 
     def _runtime(self) -> dict[str, Any]:
-        """As ptypy's: 'start' when there is something to look at, 'iter_info' when something was iterated, 'allstop' at the end."""
+        """As ptypy's: 'start' when there is something to see, 'iter_info' when something was iterated, 'allstop' at the end."""
         seen = self._seen
         made: dict[str, Any] = {"run": self._run if seen is None else seen.snapshot.run}
         if seen is not None:

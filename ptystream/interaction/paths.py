@@ -198,7 +198,9 @@ class _Reader:
         while place < len(text):
             found = TOKEN.match(text, place)
             if found is None:
-                raise PathError(f"{text[place : place + 20]!r}: is not understood; paths look like Ptycho.obj.S['name'].data")
+                raise PathError(
+                    f"{text[place : place + 20].strip()!r}: is not understood; paths look like Ptycho.obj.S['name'].data"
+                )
             self._left.append((str(found.lastgroup), found[str(found.lastgroup)]))
             place = found.end()
         self._left.reverse()

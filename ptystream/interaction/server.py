@@ -98,7 +98,7 @@ class InteractionServer:
                 self._socket.bind(f"{self._p.address}:{port}")
                 return port
             except zmq.ZMQError as error:
-                why = f"{error.strerror}"
+                why = zmq.strerror(error.errno or 0)
         self._context.destroy(linger=0)
         tried = ", ".join(str(port) for port in ports)
         raise InteractionError(f"io.interaction.server: {self._p.address}, ports {tried}: {why}; choose another port")
@@ -158,7 +158,7 @@ class InteractionServer:
 
     def _tell(self) -> None:
         """Answer what is due."""
-        now = time.monotonic()
+        now, is_last = time.monotonic(), self._closing.is_set()
         while self._answers:
             key, ticket, reply = self._answers.popleft()
             if key in self._clients:
@@ -171,7 +171,7 @@ class InteractionServer:
             while client.waiting:
                 waiting = client.waiting.popleft()
                 client.publish({"ticket": waiting.ticket, **_answered(waiting.asked, view)})
-            client.told_of_the_end = self._closing.is_set()
+            client.told_of_the_end = is_last
 
     def _take(self) -> None:
         """Read one request and reply to it, whatever it is."""

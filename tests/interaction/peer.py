@@ -14,6 +14,7 @@ class Peer:
     """One that says CONNECT; `ask` is REQ and REP, `published` what comes under a ticket."""
 
     def __init__(self, port: int, name: str = "peer") -> None:
+        self.server = port
         self.context = zmq.Context()
         self.requests = self.context.socket(zmq.REQ)
         self.requests.linger = 0
