@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket as sockets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from matplotlib.image import imread
 from test_ptycho import parameters, sources
 
 from ptystream import Ptycho, launch, plan
+from ptystream.interaction.namespace import Namespace
+from ptystream.interaction.server import InteractionServer
 from ptystream.params.branches import RootParameters
+from ptystream.params.interaction import ServerParameters
 from ptystream.publish.publisher import Publisher
 from ptystream.recording import Recorder
 from ptystream.steering.desk import Desk
@@ -57,6 +61,8 @@ CASES: Cases = {
     "io.steering.active": ([False], {}),
     "io.steering.address": (["tcp://127.0.0.1:5562"], {}),
     "io.steering.insecure": ([True], {}),
+    "io.interaction.active": ([False], {}),
+    "io.interaction.server.active": ([False], {}),
     "io.frames.active": ([True], {}),
     "io.frames.file": (["f/%(epoch)s.h5"], {"io": {"frames": {"active": True}}}),
     "io.metrics.active": ([False], {}),
@@ -84,6 +90,17 @@ ELSEWHERE = {
     "io.steering.keys": "steering/test_launched.py",
     "io.steering.peer_keys": "steering/test_launched.py",
     "io.steering.operators": "steering/test_launched.py",
+    "io.interaction.server.address": "interaction/test_server.py",
+    "io.interaction.server.port": "interaction/test_server.py",
+    "io.interaction.server.connections": "interaction/test_server.py",
+    "io.interaction.server.poll_timeout": "interaction/test_server.py",
+    "io.interaction.server.pinginterval": "interaction/test_server.py",
+    "io.interaction.server.pingtimeout": "interaction/test_server.py",
+    "io.interaction.client.address": "interaction/test_client.py",
+    "io.interaction.client.port": "interaction/test_client.py",
+    "io.interaction.client.poll_timeout": "interaction/test_client.py",
+    "io.interaction.client.pinginterval": "interaction/test_client.py",
+    "io.interaction.client.connection_timeout": "interaction/test_client.py",
     "io.publish.keys": "params/test_rules.py",
     "io.publish.peer_keys": "params/test_rules.py",
 }
@@ -97,6 +114,7 @@ class Opened:
         self.asked: list[Any] = []
         monkeypatch.setattr(launch, "Publisher", self._publisher)
         monkeypatch.setattr(launch, "Server", self._server)
+        monkeypatch.setattr(launch, "InteractionServer", self._interaction)
         monkeypatch.setattr(launch.Metrics, "serve", self._serve)
         monkeypatch.setattr(plan, "Recorder", self._recorder)
 
@@ -107,6 +125,13 @@ class Opened:
     def _server(self, desk: Desk, address: str, **given: Any) -> Server:
         self.asked.append((address, given))
         return Server(desk, "tcp://127.0.0.1:*", **given)
+
+    def _interaction(self, namespace: Namespace, desk: Desk, p: ServerParameters, **given: Any) -> InteractionServer:
+        self.asked.append((p.model_dump(), given))
+        with sockets.socket() as asked:
+            asked.bind(("127.0.0.1", 0))
+            free = min(int(asked.getsockname()[1]), 65000)
+        return InteractionServer(namespace, desk, ServerParameters(port=free), **given)
 
     def _serve(self, address: str, port: int) -> tuple[str, Any]:
         self.asked.append((address, port))

@@ -47,7 +47,8 @@ class Client:
     """Whether it has subscribed: what is published before that is lost."""
     answered: int = -1
     """Number of the state that its last answers were made of."""
-    told_of_the_end: bool = False
+    told_of_the_end: float | None = None
+    """When it was answered after the session's end."""
     waiting: deque[Waiting] = field(default_factory=deque)
     held: deque[dict[str, Any]] = field(default_factory=deque)
     """Messages for it, until it listens."""

@@ -35,6 +35,8 @@ LONGEST_S = 1.0
 """So long a question waits for a snapshot that its client has not seen yet; then it is answered from the one that is there."""
 FAREWELL_S = 2.0
 """How long a server that closes goes on answering clients that have not asked since the session's end, so that they see it."""
+LEAVE_S = 0.5
+"""How long one that has seen it has to say DISCONNECT."""
 MAX_NAME = 100
 
 
@@ -135,11 +137,13 @@ class InteractionServer:
             self._socket.close()
 
     def _is_over(self) -> bool:
-        """Whether it is to close, and everybody who listens has seen the end, or has had time to."""
+        """Whether it is to close, and everybody who listens has seen the end and left, or has had time to."""
         if not self._closing.is_set():
             return False
-        since = self._namespace.stopped_s()
-        return since > FAREWELL_S or all(c.told_of_the_end or not c.listens for c in self._clients.values())
+        listening = [client for client in self._clients.values() if client.listens]
+        told = [client.told_of_the_end for client in listening if client.told_of_the_end is not None]
+        seen = len(told) == len(listening) and time.monotonic() - max(told, default=0.0) > LEAVE_S
+        return not listening or seen or self._namespace.stopped_s() > FAREWELL_S
 
     def _patience_ms(self, checked: float) -> int | None:
         """How long nothing is to be done unless something comes; None: as long as it takes."""
@@ -171,7 +175,8 @@ class InteractionServer:
             while client.waiting:
                 waiting = client.waiting.popleft()
                 client.publish({"ticket": waiting.ticket, **_answered(waiting.asked, view)})
-            client.told_of_the_end = is_last
+            if is_last and client.told_of_the_end is None:
+                client.told_of_the_end = now
 
     def _take(self) -> None:
         """Read one request and reply to it, whatever it is."""

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zmq
+import zmq.auth
+from interaction.hostile_requests import FRAMES, TEXTS
 from interaction.peer import Peer
 from memory import messages
 from problems import BEAM, GEOMETRY
@@ -39,6 +42,7 @@ class Running:
         data = {"name": "ZmqScan", "shape": BEAM.side, **GEOMETRY, "positions": {"name": "ZmqScan"}}
         given = {
             "run": "t",
+            "verbose_level": "WARNING",
             "io": {"home": str(folder), "rfile": "%(run)s.ptyr", "interaction": {"server": {"port": free_port()}}} | (io or {}),
             "scans": {"s": {"name": "Full", "data": data, "illumination": {"aperture": {"size": 4e-7}}}},
             "engines": {"e": {"name": "DM", "numiter": 3, "alpha": 0.9}},
@@ -133,3 +137,103 @@ def test_what_the_plot_client_asks_from_connect_to_the_end(tmp_path: Path) -> No
     np.testing.assert_allclose(last["Ptycho.obj.S['SsG00'].psize"], saved.pixel_size_m)
     np.testing.assert_array_equal(last["Ptycho.obj.S['SsG00'].center"], [-n for n in saved.offset])
     assert last[wanted[0]]["iterations"] == result.iter_info[-1]["iterations"]
+
+
+def test_what_a_client_does_is_done_between_two_passes_and_told(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    peer = Peer(running.port, "night shift")
+    when(peer, "'iter_info' in Ptycho.runtime")
+    assert running.session is not None
+    (told,) = peer.wait(peer.request("DO", "Ptycho.save()"))
+    assert told["status"] == "ok"
+    assert Path(told["out"]).exists()
+    peer.wait(peer.request("DO", "Ptycho.pause()"))
+    assert running.session.paused
+    assert peer.get("Ptycho.p.io.home")  # also while nothing is iterated
+    peer.wait(peer.request("DO", "Ptycho.resume()"))
+    assert not running.session.paused
+    (told,) = peer.wait(peer.request("DO", "Ptycho.end(reason=5)"))
+    assert told["status"].startswith("Error: end.reason: 5: Input should be a valid string")
+    assert any("'night shift'" in line and "save()" in line for line in caplog.messages)
+    running.go.set()
+    (told,) = peer.wait(peer.request("DO", "Ptycho.nonsense()"))
+    assert told["status"].startswith("Error: action: nonsense: is unknown")
+    peer.close()
+
+
+def test_hostile_requests_neither_end_nor_change_a_session(running: Running) -> None:
+    peer = Peer(running.port)
+    when(peer, "'iter_info' in Ptycho.runtime")
+    for text in TEXTS:
+        assert peer.ask("GETNOW", {"str": text})["status"].startswith("Error: ")
+        for command in ("GET", "SET", "DO"):
+            (told,) = peer.wait(peer.request(command, text, val=1))
+            assert told["status"].startswith("Error: ")
+    socket = peer.context.socket(zmq.REQ)
+    socket.connect(f"tcp://127.0.0.1:{running.port}")
+    for parts in FRAMES:
+        socket.send_multipart(parts)
+        assert socket.poll(20_000)
+        socket.recv()
+    assert peer.get("Ptycho.runtime.run") == "t"
+    assert running.session is not None
+    assert not running.session.paused
+    peer.close()
+
+
+@pytest.mark.parametrize(
+    "steering", [{"active": False}, {"keys": "session.key_secret"}], ids=["nobody steers", "those with keys steer"]
+)
+def test_where_not_everybody_may_steer_its_clients_only_look(tmp_path: Path, steering: dict[str, Any]) -> None:
+    zmq.auth.create_certificates(tmp_path, "session")
+    server = {"server": {"port": free_port()}}
+    running = Running(tmp_path, {"steering": steering, "interaction": server}).ready()
+    peer = Peer(running.port)
+    assert peer.get("Ptycho.p.io.home") == str(tmp_path)
+    (told,) = peer.wait(peer.request("DO", "Ptycho.stop()"))
+    assert "only operators may" in told["status"]
+    peer.close()
+    running.end()
+
+
+def test_without_publishing_snapshots_are_made_while_somebody_is_connected(tmp_path: Path) -> None:
+    io = {"publish": {"active": False}, "interaction": {"server": {"port": free_port()}}}
+    running = Running(tmp_path, io).ready()
+    peer = Peer(running.port)
+    running.go.set()
+    when(peer, "'iter_info' in Ptycho.runtime")
+    assert peer.get("Ptycho.probe.S['SsG00'].data").shape[-1] == BEAM.side
+    peer.close()
+    running.end()
+
+
+@pytest.mark.parametrize("off", [{"active": False}, {"server": {"active": False}}])
+def test_both_switches_turn_it_off(tmp_path: Path, off: dict[str, Any]) -> None:
+    port = free_port()
+    running = Running(
+        tmp_path, {"interaction": {"server": {"port": port}, **off} | {"server": {"port": port} | off.get("server", {})}}
+    )
+    deadline = time.monotonic() + 60
+    while running.session is None or not running.session.finished:
+        running.go.set()
+        assert time.monotonic() < deadline
+        with sockets.socket() as asked:
+            assert asked.connect_ex(("127.0.0.1", port)) != 0
+        time.sleep(0.05)
+    running.end()
+    assert not running.said.is_set()
+
+
+def test_where_no_port_is_free_the_session_runs_without_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+    taken = []
+    for k in range(10):
+        taken.append(sockets.socket())
+        taken[-1].bind(("127.0.0.1", port + 20 * k))
+        taken[-1].listen()
+    running = Running(tmp_path, {"interaction": {"server": {"port": port}}})
+    running.go.set()
+    running.thread.join(60)
+    for each in taken:
+        each.close()
+    assert (tmp_path / "t.ptyr").exists()
+    assert "choose another port; ptypy's clients cannot connect" in caplog.text

@@ -66,8 +66,7 @@ def test_a_yaml_file_of_gpu_streams_and_two_scans(caplog: pytest.LogCaptureFixtu
     assert [s.label for s in loaded.scans] == ["upper", "lower"]
     assert all(s.data.parameters.shape == (64, 64) for s in loaded.scans)
     assert (loaded.root.frames_per_block, loaded.root.min_frames_for_recon) == (2000, 50)
-    # Its interaction server is wanted: that there is none is a warning, unless this version has one.
-    assert ("io.interaction: left out" in caplog.text) == ("interaction" not in IoParameters.model_fields)
+    assert loaded.root.io.interaction.active
 
 
 def test_a_file_of_ptypy_run_lies_on_its_base_file() -> None:
@@ -120,9 +119,7 @@ def test_a_loader_that_is_not_here_is_refused_with_what_to_use(loader: str) -> N
     assert loader not in plugins("detectors")
 
 
-def test_a_branch_of_another_wire_is_left_out_and_only_that(caplog: pytest.LogCaptureFixture) -> None:
-    if "interaction" in IoParameters.model_fields:
-        pytest.skip("this version has the branch")
+def test_a_branch_that_is_misspelled_is_told() -> None:
     tree = given("moonflower.json")
     tree["io"]["interactoin"] = {}
     with pytest.raises(ConfigurationError) as caught:
