@@ -10,7 +10,6 @@ from pydantic import ValidationInfo, field_validator, model_validator
 from ptystream.params.base import Branch, parameter
 from ptystream.security import is_loopback
 
-
 LIMITS = {
     "port": (1, 65535),
     "connections": (1, 1000),
