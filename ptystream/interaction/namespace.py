@@ -105,13 +105,13 @@ class Namespace:
     def view(self) -> tuple[int, Mapping[str, Any]]:
         """The present state's number, and the tree of it: {'Ptycho': {'p', 'probe', 'obj', 'runtime', 'paths'}}."""
         with self._lock:
-            if self._view is None or self._view[0] != self._number:
-                self._view = self._number, {NAME: self._made()}
-            return self._view
+            number, seen, stopped, held = self._number, self._seen, self._stopped, self._view
+        if held is None or held[0] != number:  # made beside the lock: the engine's thread never waits for it
+            self._view = held = number, {NAME: self._made(seen, stopped)}
+        return held
 
-    def _made(self) -> Mapping[str, Any]:
-        seen = self._seen
-        made: dict[str, Any] = {"p": self._parameters, "runtime": self._runtime(), "paths": self._paths()}
+    def _made(self, seen: Seen | None, stopped: float | None) -> Mapping[str, Any]:
+        made: dict[str, Any] = {"p": self._parameters, "runtime": self._runtime(seen, stopped), "paths": self._paths(seen)}
         probes = {} if seen is None else seen.snapshot.probe
         objects = {} if seen is None else seen.snapshot.object
         for part, held in (("probe", probes), ("obj", objects)):
@@ -119,9 +119,8 @@ class Namespace:
             made[part] = {"ID": part, "S": storages, "storages": storages}
         return made
 
-    def _runtime(self) -> dict[str, Any]:
+    def _runtime(self, seen: Seen | None, stopped: float | None) -> dict[str, Any]:
         """As ptypy's: 'start' when there is something to see, 'iter_info' when something was iterated, 'allstop' at the end."""
-        seen = self._seen
         made: dict[str, Any] = {"run": self._run if seen is None else seen.snapshot.run}
         if seen is not None:
             made["state"], made["ledger"] = seen.snapshot.state, dict(seen.snapshot.ledger)
@@ -129,20 +128,20 @@ class Namespace:
                 made["start"] = made["allstart"] = time.asctime(time.localtime(seen.started))
                 if seen.length:
                     made["iter_info"] = Infos(seen.infos, seen.length)
-        if self._stopped is not None:
-            made["stop"] = made["allstop"] = time.asctime(time.localtime(self._stopped))
+        if stopped is not None:
+            made["stop"] = made["allstop"] = time.asctime(time.localtime(stopped))
         return made
 
-    def _paths(self) -> dict[str, Any]:
+    def _paths(self, seen: Seen | None) -> dict[str, Any]:
         """File names for a state of the run: `plot_file(Ptycho.runtime)` and the like."""
         patterns = {"plot_file": self._plots, "auto_file": self._dumps, "recon_file": self._results}
-        return {name: Function(self._named(pattern)) for name, pattern in patterns.items()}
+        return {name: Function(self._named(pattern, seen)) for name, pattern in patterns.items()}
 
-    def _named(self, pattern: str | None) -> Callable[[Any], str | None]:
+    def _named(self, pattern: str | None, seen: Seen | None) -> Callable[[Any], str | None]:
         def ask(runtime: Any) -> str | None:
             if not isinstance(runtime, Mapping) or not isinstance(run := runtime.get("run"), str):
                 raise PathError("is asked with Ptycho.runtime")
-            infos, keys = runtime.get("iter_info"), {} if self._seen is None else self._seen.keys
+            infos, keys = runtime.get("iter_info"), {} if seen is None else seen.keys
             info = {**infos[-1], **keys} if infos else dict(keys)
             return None if pattern is None else str(self._home / file_name(pattern, run, info))
 

@@ -38,8 +38,8 @@ class Shown(Namespace):
         super().__init__(load(GIVEN))
         self.more: dict[str, Any] = {}
 
-    def _made(self) -> Any:
-        return {**super()._made(), **self.more}
+    def _made(self, *given: Any) -> Any:
+        return {**super()._made(*given), **self.more}
 
     def show(self, **more: Any) -> None:
         with self._lock:

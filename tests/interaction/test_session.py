@@ -19,6 +19,7 @@ from problems import BEAM, GEOMETRY
 from rich.console import Console
 from steering.test_launched import Held
 
+from ptystream.interaction.paths import answer
 from ptystream.launch import launch
 from ptystream.params.load import load
 from ptystream.session import Session
@@ -178,6 +179,33 @@ def test_hostile_requests_neither_end_nor_change_a_session(running: Running) -> 
     assert running.session is not None
     assert not running.session.paused
     peer.close()
+
+
+def test_an_answer_that_takes_for_ever_delays_no_iteration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered, release = threading.Event(), threading.Event()
+
+    def hang(*given: Any) -> Any:
+        answered.set()
+        assert release.wait(120)
+        return answer(*given)
+
+    monkeypatch.setattr("ptystream.interaction.server.answer", hang)
+    running = Running(tmp_path).ready()
+    peer = Peer(running.port)
+    asker = threading.Thread(target=peer.get_now, args=("Ptycho.p.io.home",))
+    asker.start()
+    try:
+        assert answered.wait(60)
+        running.go.set()
+        deadline = time.monotonic() + 60
+        while running.session is None or running.session.finished < 1:
+            assert time.monotonic() < deadline, "the session waits for the server's thread"
+            time.sleep(0.05)
+    finally:
+        release.set()
+    asker.join(60)
+    peer.close()
+    running.end()
 
 
 @pytest.mark.parametrize(
