@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from ptystream.run import Run
 
 MAX_INFOS = 1000
 """Entries of `iter_info` that are shown, the newest."""
+FRESH_S = 0.1
+"""How old the parameters may be that are shown."""
 NAME = "Ptycho"
 """What the one object is called that can be asked for."""
 
@@ -39,6 +41,30 @@ class Seen:
     """How many of them belong to the snapshot."""
     keys: Mapping[str, Any]
     """Series and angle, for file names."""
+
+
+class InForce(Mapping[str, Any]):
+    """Every parameter with the value in force, as somebody looks at it: it may have been set meanwhile."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self._held: dict[str, Any] = {}
+        self._since = -FRESH_S
+
+    @property
+    def _values(self) -> dict[str, Any]:
+        if time.monotonic() - self._since >= FRESH_S:
+            self._held, self._since = effective(self._configuration), time.monotonic()
+        return self._held
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 class Infos(Sequence[dict[str, Any]]):
@@ -62,7 +88,7 @@ class Namespace:
 
     def __init__(self, configuration: Configuration) -> None:
         root = configuration.root
-        self._parameters = effective(configuration)
+        self._parameters = InForce(configuration)
         self._home, self._plots, self._results = Path(root.io.home), root.io.autoplot.imfile, root.io.rfile
         self._dumps, self._run = root.io.autosave.rfile, configuration.name
         self._lock = threading.Lock()
@@ -111,7 +137,11 @@ class Namespace:
         return held
 
     def _made(self, seen: Seen | None, stopped: float | None) -> Mapping[str, Any]:
-        made: dict[str, Any] = {"p": self._parameters, "runtime": self._runtime(seen, stopped), "paths": self._paths(seen)}
+        made: dict[str, Any] = {
+            "p": self._parameters,
+            "runtime": self._runtime(seen, stopped),
+            "paths": self._paths(seen),
+        }
         probes = {} if seen is None else seen.snapshot.probe
         objects = {} if seen is None else seen.snapshot.object
         for part, held in (("probe", probes), ("obj", objects)):

@@ -161,6 +161,42 @@ def test_what_a_client_does_is_done_between_two_passes_and_told(running: Running
     peer.close()
 
 
+def test_a_parameter_is_set_where_it_may_change_and_seen_by_all(running: Running) -> None:
+    peer, other = Peer(running.port), Peer(running.port)
+    when(peer, "'iter_info' in Ptycho.runtime")
+    assert other.get_now("Ptycho.p.engines.e.alpha") == 0.9
+    (told,) = peer.wait(peer.request("SET", "Ptycho.p.engines.e.alpha", val=0.5))
+    assert (told["status"], told["out"]["before"]) == ("ok", 0.9)
+    (told,) = peer.wait(peer.request("DO", "Ptycho.p.live.latency = 3.5"))
+    assert told["status"] == "ok"
+    for path, expected in (("engines.e.alpha", 0.5), ("live.latency", 3.5)):
+        deadline = time.monotonic() + 30
+        while other.get_now(f"Ptycho.p.{path}") != expected:
+            assert time.monotonic() < deadline, path
+            time.sleep(0.02)
+    for each in (peer, other):
+        each.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "why"),
+    [
+        ("engines.e.alpha", -1, "engines.e.alpha: -1: "),
+        ("engines.e.alpha", "x", "engines.e.alpha: x: "),
+        ("io.home", "/tmp", "may not change while the session runs"),
+        ("engines.e.nothing", 1, "is no parameter"),
+        ("engines.e.alpha", np.zeros(3), "engines.e.alpha: "),
+    ],
+)
+def test_what_may_not_be_set_is_refused_with_the_reason(running: Running, path: str, value: Any, why: str) -> None:
+    peer = Peer(running.port)
+    when(peer, "'iter_info' in Ptycho.runtime")
+    (told,) = peer.wait(peer.request("SET", f"Ptycho.p.{path}", val=value))
+    assert told["status"].startswith("Error: ")
+    assert why in told["status"]
+    peer.close()
+
+
 def test_hostile_requests_neither_end_nor_change_a_session(running: Running) -> None:
     peer = Peer(running.port)
     when(peer, "'iter_info' in Ptycho.runtime")
