@@ -149,16 +149,19 @@ class Run(RunState):
         label, _, name = path.partition(".")
         if branch != "engines":
             return  # what the session heeds, and what the other entries tell
-        number = next(k for k, chosen in enumerate(self.engines) if chosen.label == label)
+        number = next((k for k, chosen in enumerate(self.engines) if chosen.label == label), None)
+        if number is None:  # it was taken out of the configuration before a restart
+            log.warning("%s: %s was steered to %s: there is no such engine any more", self.name, entry["path"], entry["value"])
+            return
         chosen = self.engines[number]
         parameters = chosen.parameters.model_copy(deep=True)
         *inner, last = name.split(".")
         setattr(reduce(getattr, inner, parameters), last, entry["value"])
+        if self.engine_entry is chosen and self.engine is not None:
+            self.engine.configure(parameters)
         self.engines[number] = replace(chosen, parameters=parameters)
         if self.engine_entry is chosen:
             self.engine_entry = self.engines[number]
-            if self.engine is not None:
-                self.engine.configure(parameters)
 
     def _apply_resume(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         """The engine goes on from probe, object and its own state alone: as after a dump, so in a repetition."""

@@ -476,12 +476,13 @@ class Session:
     def steer(self, path: str, value: Any, before: Any, who: str) -> None:
         """Have a parameter that was changed take effect, in the runs under way and those to come. Only in the engine's thread."""
         entry = {"do": "steer", "path": path, "value": value, "before": before, "who": who, "time_ns": time.time_ns()}
+        for turn in self._turns:  # first: an engine that cannot take it leaves everything as it was
+            turn.run.apply(entry)
         if self._tap is not None:
             self._tap.write(Message(entry["time_ns"], SESSION, (json.dumps({"steered": entry}).encode(),)))
         self._put_in_force(entry)
         for turn in self._turns:
             turn.loop.settings = self.plan.loop
-            turn.run.apply(entry)
 
     def _put_in_force(self, entry: Entry) -> None:
         """For the session itself, and for runs to come."""

@@ -19,6 +19,7 @@ import yaml
 from deploy_parts import DEPLOY, faster, named, served
 
 from ptystream.cli.app import app
+from ptystream.cli.simulate import FRAMES_ADDRESS, POSITIONS_ADDRESS
 from ptystream.detectors.simulated.simulator import Beamline
 from ptystream.params.load import load
 
@@ -132,11 +133,7 @@ def test_the_session_of_the_compose_file_fits_its_simulator_and_its_neighbours()
     geometry = Beamline().geometry()
     assert {name: getattr(scan.data.parameters, name) for name in geometry} == pytest.approx(geometry)
     assert scan.positions is not None and scan.positions.parameters.samples_per_frame == Beamline().samples_per_frame
-    told = {option.name: option.default for option in typer.main.get_command(app).commands["simulate"].params}  # type: ignore[attr-defined]
-    assert (scan.data.parameters.address, scan.positions.parameters.address) == (
-        told["frames_address"],
-        told["positions_address"],
-    )
+    assert (scan.data.parameters.address, scan.positions.parameters.address) == (FRAMES_ADDRESS, POSITIONS_ADDRESS)
     io, composed = configuration.root.io, yaml.safe_load((DEPLOY / "compose.yml").read_text())["services"]
     assert io.publish.address in composed["viewer"]["command"]
     assert f":{io.metrics.port}/healthz" in composed["session"]["healthcheck"]["test"][-1]

@@ -55,7 +55,7 @@ def _of(config: str, frames: int | None, rate: float, seed: int, wait: bool, sca
         print(json.dumps({"addresses": addresses, "frames": simulation.frames}), flush=True)
         if wait and not sys.stdin.readline():
             return 1
-        console.print(f"waiting for: ptystream live {config}", highlight=False)
+        console.print(f"waiting for: ptystream live {config}", highlight=False, markup=False)
         try:
             simulation.run(scans, first, lambda number: console.print(f"scan {number}", highlight=False))
         except KeyboardInterrupt:

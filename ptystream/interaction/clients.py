@@ -90,6 +90,10 @@ class Client:
         return now - self.heard > patience_s and (self.has_pinged or not self.listens)
 
 
+CLOSING_S = 0.5
+"""How long a client waits at most for a port that another has just left."""
+
+
 class Pool:
     """The ports beside the server's, each with the ID of who gets it next. Taken from the end, as ptypy does."""
 
@@ -104,16 +108,20 @@ class Pool:
 
     def take(self, context: zmq.Context[Any], address: str, name: str) -> Client | None:
         """A client on the next port that is free; None where none is left."""
-        for k in reversed(range(len(self._free))):
-            socket: zmq.Socket[bytes] = context.socket(zmq.XPUB)
-            socket.linger = 500
-            socket.sndhwm = 2 * MAX_WAITING
-            socket.maxmsgsize = 1024
-            try:
-                socket.bind(f"{address}:{self._free[k][1]}")
-            except zmq.ZMQError:  # somebody else's now; it may be free later
-                socket.close(0)
-                continue
-            key, port = self._free.pop(k)
-            return Client(key, name, port, socket, time.monotonic())
-        return None
+        deadline = time.monotonic() + CLOSING_S
+        while True:
+            for k in reversed(range(len(self._free))):
+                socket: zmq.Socket[bytes] = context.socket(zmq.XPUB)
+                socket.linger = 500
+                socket.sndhwm = 2 * MAX_WAITING
+                socket.maxmsgsize = 1024
+                try:
+                    socket.bind(f"{address}:{self._free[k][1]}")
+                except zmq.ZMQError:  # somebody else's now; it may be free later
+                    socket.close(0)
+                    continue
+                key, port = self._free.pop(k)
+                return Client(key, name, port, socket, time.monotonic())
+            if not self._free or time.monotonic() > deadline:
+                return None
+            time.sleep(0.01)  # ZeroMQ gives a port back some time after its socket was closed, and tells no event of it

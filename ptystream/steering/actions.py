@@ -53,8 +53,13 @@ class Actions:
     @action()
     def set(self, path: str, value: Any) -> dict[str, Any]:
         """Change a parameter, for the runs under way and those to come; answers what it was and what it is."""
-        change = self._tree().set(path, value)
-        self._session.steer(change.path, change.value, change.before, ASKING.get())
+        tree = self._tree()
+        change = tree.set(path, value)
+        try:
+            self._session.steer(change.path, change.value, change.before, ASKING.get())
+        except BaseException:
+            tree.set(path, change.before)
+            raise
         return {"path": change.path, "before": change.before, "value": change.value}
 
     @action()

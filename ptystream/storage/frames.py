@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import re
 import threading
 from collections import deque
@@ -89,7 +90,10 @@ class FrameFile:
 
     def _chunk(self, payload: Payload) -> bytes:
         if payload.codec == self.codec:
-            return bytes(payload.buffer)
+            chunk = bytes(payload.buffer)
+            if self.codec == "raw" and len(chunk) != self.dtype.itemsize * math.prod(self.shape):
+                raise CodecError(f"{len(chunk)} bytes of a raw frame of {self.shape}")
+            return chunk
         return encode(decode(payload), self.codec)
 
     def flush(self) -> None:
@@ -135,6 +139,8 @@ class FrameFiles:
         self._queued, self._closing = 0, False
         self._changed = threading.Condition()
         self._open: dict[tuple[str, str], FrameFile] = {}
+        self._over: dict[tuple[str, str], FrameFile | None] = {}
+        """Acquisitions that have ended, the newest last."""
         self._told: deque[FrameFile] = deque(maxlen=self.KEPT)
         self._taken: set[Path] = set()
         """Files of this session."""
@@ -206,13 +212,27 @@ class FrameFiles:
             if file is not None:
                 del self._open[key]
                 file.close(complete=isinstance(event, ScanEnded))
+            self._over.pop(key, None)
+            if isinstance(event, ScanEnded):
+                self._over[key] = file
+                while len(self._over) > self.KEPT:
+                    del self._over[next(iter(self._over))]
             return file
+        if key in self._over:  # frames behind the end of their acquisition are no other one
+            if (ended := self._over[key]) is not None:
+                ended.refused += len(event.indices)
+            return None
         times = np.zeros(len(event.indices), np.int64) if event.timestamps_ns is None else event.timestamps_ns
         for index, payload, time in zip(event.indices.tolist(), event.payloads, times.tolist(), strict=True):
             if not isinstance(payload, Payload):
                 continue  # it lies in a file already
             if file is None:
-                file = self._open[key] = self._made(channel, event.epoch, payload)
+                try:
+                    file = self._made(channel, event.epoch, payload)
+                except (ValueError, TypeError) as error:  # of a shape or a type that no file can have
+                    log.warning("io.frames: a frame of %s of acquisition %r cannot be written: %s", channel, event.epoch, error)
+                    continue
+                self._open[key] = file
                 with self._changed:
                     self._told.append(file)
             file.write(index, payload, time)

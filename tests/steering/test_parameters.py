@@ -11,10 +11,13 @@ import pytest
 from memory import Memory, messages
 from problems import BEAM, GEOMETRY
 
+from ptystream.engine import Context
+from ptystream.engines.dm import DM
 from ptystream.metrics import Metrics
 from ptystream.params.load import load
 from ptystream.plan import make_plan
 from ptystream.recording import Recorder, Recording
+from ptystream.run import Run
 from ptystream.session import Session
 from ptystream.steering.actions import Actions
 from ptystream.steering.desk import Refused
@@ -137,6 +140,23 @@ def test_the_offline_run_is_steered_too(tmp_path: Path) -> None:
     made = Steered(tmp_path, after(2), asked, engines={"e": {"name": "DM", "numiter": 40}})
     report = verify(ptyr.read(made.results[0]), Recording(tmp_path / "t.ptyrec"))
     assert report.offline is not None and report.offline < 1e-5  # all frames were there from the beginning: the same 4 iterations
+
+
+def test_a_change_that_an_engine_cannot_take_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: DM, parameters: Any) -> None:
+        raise ArithmeticError("cannot")
+
+    monkeypatch.setattr(DM, "configure", fail, raising=False)
+    made = Steered(tmp_path, after(2), ("set", {"path": "engines.e.alpha", "value": 0.5}), ("get", {"path": "engines.e.alpha"}))
+    assert "cannot" in str(made.replies[0].fault) and made.replies[1].value == 1.0
+    result = ptyr.read(made.results[0])
+    assert not steered(result) and result.iter_info[-1]["iteration"] == 12
+
+
+def test_a_change_of_an_engine_that_is_no_longer_there_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = Run("t", [], [], Context())
+    run.apply({"do": "steer", "path": "engines.gone.alpha", "value": 0.5, "before": 1.0, "who": "", "time_ns": 0})
+    assert "there is no such engine any more" in caplog.text
 
 
 def test_restart_takes_the_starting_probe_again_and_repeats(tmp_path: Path) -> None:

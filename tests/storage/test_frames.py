@@ -85,6 +85,19 @@ def test_frames_that_lie_in_files_are_not_written_again(path_of: Any) -> None:
     assert files.files() == []
 
 
+def test_frames_behind_the_end_of_their_acquisition_begin_no_other_file(path_of: Any) -> None:
+    files = written(path_of, frames(0), ScanEnded("a", 1), frames(1, 2), ScanStarted("a"), frames(3))
+    assert [(f.path.name, f.written, f.refused) for f in files.files()] == [("s_a.h5", 1, 2), ("s_a_0002.h5", 1, 0)]
+
+
+def test_a_first_frame_that_no_file_can_hold_ends_nothing(path_of: Any, caplog: pytest.LogCaptureFixture) -> None:
+    empty = Frames("a", np.array([0]), (Payload(b"", "raw", np.dtype("u2"), (0, 4)),))
+    short = Frames("b", np.array([1]), (Payload(b"12", "raw", PIXELS.dtype, PIXELS[0].shape),))
+    files = written(path_of, empty, frames(1), frames(0, epoch="b", codec="raw"), short)
+    assert files.failure is None and "cannot be written" in caplog.text
+    assert [(f.written, f.refused) for f in files.files()] == [(1, 0), (1, 1)]
+
+
 def test_a_file_of_another_session_is_never_replaced(path_of: Any, tmp_path: Path) -> None:
     written(path_of, frames(0), session="one")
     before = (tmp_path / "s_a.h5").read_bytes()
