@@ -101,7 +101,7 @@ def test_a_first_frame_that_no_file_can_hold_ends_nothing(path_of: Any, caplog: 
 def test_a_file_of_another_session_is_never_replaced(path_of: Any, tmp_path: Path) -> None:
     written(path_of, frames(0), session="one")
     before = (tmp_path / "s_a.h5").read_bytes()
-    files = written(path_of, frames(1), ScanEnded("a", 1), frames(2), session="two")
+    files = written(path_of, frames(1), ScanEnded("a", 1), ScanStarted("a"), frames(2), session="two")
     assert (tmp_path / "s_a.h5").read_bytes() == before
     assert [file.path.name for file in files.files()] == ["s_a_0002.h5", "s_a_0003.h5"]
 
