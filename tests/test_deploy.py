@@ -19,7 +19,6 @@ import yaml
 from deploy_parts import DEPLOY, faster, named, served
 
 from ptystream.cli.app import app
-from ptystream.cli.simulate import FRAMES_ADDRESS, POSITIONS_ADDRESS
 from ptystream.detectors.simulated.simulator import Beamline
 from ptystream.params.load import load
 
@@ -133,8 +132,11 @@ def test_the_session_of_the_compose_file_fits_its_simulator_and_its_neighbours()
     geometry = Beamline().geometry()
     assert {name: getattr(scan.data.parameters, name) for name in geometry} == pytest.approx(geometry)
     assert scan.positions is not None and scan.positions.parameters.samples_per_frame == Beamline().samples_per_frame
-    assert (scan.data.parameters.address, scan.positions.parameters.address) == (FRAMES_ADDRESS, POSITIONS_ADDRESS)
-    io, composed = configuration.root.io, yaml.safe_load((DEPLOY / "compose.yml").read_text())["services"]
+    composed = yaml.safe_load((DEPLOY / "compose.yml").read_text())["services"]
+    assert f"--frames-address={scan.data.parameters.address}" in composed["simulator"]["command"]
+    assert f"--positions-address={scan.positions.parameters.address}" in composed["simulator"]["command"]
+    assert {word.split("=")[0] for word in composed["simulator"]["command"][1:]} <= options_of("simulate")
+    io = configuration.root.io
     assert io.publish.address in composed["viewer"]["command"]
     assert f":{io.metrics.port}/healthz" in composed["session"]["healthcheck"]["test"][-1]
     scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"][0]
