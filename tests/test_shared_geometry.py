@@ -104,7 +104,7 @@ def test_one_that_comes_while_the_other_is_reconstructed_ends_alone(tmp_path: Pa
             source.transport.give(2 * HALF)
     thread.join(60)
     result = ptyr.read(*running.results)
-    assert result.ledger["used"] == result.ledger["scan_failed"] == HALF
+    assert result.ledger["used"] == HALF and 0 < result.ledger["scan_failed"] <= HALF  # others come when it is over
     (end,) = (entry["reason"] for entry in result.schedule if entry["do"] == "end" and entry["scan"] == late)
     assert end.startswith(f"failed: scans.{late}.share.object: SaG00 has pixels of") == result.scans[late]["ended"].startswith(
         "failed"
