@@ -72,11 +72,10 @@ class LowRank(TiledEngine):
         """Project probes that come after the storage's, in place; what they are in for each mode."""
         return self._projected(storage, data, storage.data)
 
-    def _projected(self, storage: Storage, data: Any, before: Any) -> list[Basis]:
-        """Project probes of a storage, in place; what they are in for each mode. `before`: see `leading`."""
+    def _projected(self, storage: Storage, data: Any, among: Any) -> list[Basis]:
+        """Project probes of a storage, in place; what they are in for each mode. `among`: see `leading`."""
         modes = storage.modes_per_frame
-        known = [None if before is None else before[mode::modes] for mode in range(modes)]
-        return [project(self.on, data[mode::modes], self._dimensions(), known[mode]) for mode in range(modes)]
+        return [project(self.on, data[mode::modes], self._dimensions(), among[mode::modes]) for mode in range(modes)]
 
 
 class DMOPR(LowRank, DM):
@@ -117,8 +116,8 @@ class MLOPR(LowRank, ML):
         kept = self._dimensions(), *(len(storage.data) for _, storage in self._own())
         if self._kept != kept and self.p.probe_update_start <= self.curiter:
             self._kept = kept
-            for name, storage in self._own():  # which did not lie in what they are to lie in now
-                self._retract(name, storage, None)
+            for name, storage in self._own():
+                self._retract(name, storage)
             self._taken = None  # what it cost was the cost of other probes
         return super()._iteration(visited)
 
@@ -131,7 +130,7 @@ class MLOPR(LowRank, ML):
                 spare = self.on.xp.empty_like(before)
             storage.data = scaled(self.on, 1.0, before, length, steps[name], out=spare)
             self._started[name] = before
-            self._retract(name, storage, before)
+            self._retract(name, storage)
 
     def _move_again(self, taken: Taken, length: float) -> None:
         for name, storage in self._own():
@@ -158,9 +157,12 @@ class MLOPR(LowRank, ML):
         """The probes that have layers of each frame."""
         return [(name, storage) for name, storage in self._probes() if storage.modes_per_frame]
 
-    def _retract(self, name: str, storage: Storage, before: Any) -> None:
-        """Project probes that have moved from `before`, where they were projected."""
-        self._bases[name] = storage.data, self._projected(storage, storage.data, before)
+    def _retract(self, name: str, storage: Storage) -> None:
+        """Project probes that have moved.
+
+        Along the tangent they went into at most twice their dimensions, so that some of them span all there are: the search
+        begins with these, and not with those of before the step, which have no part in what is new."""
+        self._bases[name] = storage.data, self._projected(storage, storage.data, storage.data)
 
 
 def products(on: Backend) -> Products:
@@ -168,10 +170,10 @@ def products(on: Backend) -> Products:
     return Products(on.xp, on.put, partial(_along, on), partial(_across, on))
 
 
-def project(on: Backend, probes: Any, dimensions: int, before: Any = None) -> Basis:
+def project(on: Backend, probes: Any, dimensions: int, among: Any = None) -> Basis:
     """Put probes (frame, y, x) to the closest ones that lie in `dimensions` dimensions, in place: the leading terms of a
-    singular value decomposition. `before`: see `leading`."""
-    known = None if before is None else before.reshape(len(before), -1)
+    singular value decomposition. `among`: see `leading`."""
+    known = None if among is None else among.reshape(len(among), -1)
     basis = leading(products(on), probes.reshape(len(probes), -1), dimensions, known)
     if dimensions < len(probes):
         _spread(on, *basis, probes)

@@ -47,22 +47,23 @@ PLAIN = Products(np, np.asarray, np.matmul, lambda left, rows: left.conj().T @ r
 """NumPy's."""
 
 
-def leading(products: Products, rows: Any, dimensions: int, before: Any = None) -> Basis:
+def leading(products: Products, rows: Any, dimensions: int, among: Any = None) -> Basis:
     """(U (row, dimension), U† rows): the left singular vectors of the largest singular values of `rows` (row, pixel), the
     largest first, and what the rows are in them.
 
     Subspace iteration with a few directions to spare: Halko, Martinsson & Tropp, SIAM Review 53, 217 (2011). It costs a few
     products with as many columns, where all inner products of frames would cost their number squared. It ends where what
     U U† rows still would change by is far below single precision's part of the power, or after `PASSES`: among singular values
-    that are nearly the same any choice is nearly the best. `before` (row, pixel) are rows that lie in so few dimensions, and not
-    far from these: some of them are a better beginning than random directions, of which a few remain in case they are not.
+    that are nearly the same any choice is nearly the best. `among` (row, pixel) are rows of few dimensions in which these lie, or
+    nearly: some of them are a better beginning than random directions, of which a few remain in case they are not. They may be
+    these rows themselves, where they have few more dimensions than are wanted.
     """
     xp, spare = products.xp, min(len(rows), dimensions + SPARE)
     wide, precise = rows.dtype, np.dtype(np.complex128)
     tolerance = TOLERANCE * float(np.finfo(wide).eps)
     begin, last = products.put(directions(rows.shape[1], spare, wide)), np.inf
-    if before is not None:
-        some = before[np.linspace(0, len(before) - 1, max(spare - RANDOM, 0)).astype(np.int64)].conj().T
+    if among is not None:
+        some = among[np.linspace(0, len(among) - 1, max(spare - RANDOM, 0)).astype(np.int64)].conj().T
         begin = xp.concatenate([some, begin[:, : spare - some.shape[1]] * xp.abs(some).max(initial=1e-30)], axis=1)
     image = products.along(rows, begin)
     for _ in range(PASSES):
