@@ -218,6 +218,7 @@ class RunState:
             rates=dict(rates),
             series=self.series.id,
             angle=self.series.angle,
+            started_ns=round(self.started * 1e9),
         )
 
     def positions(self) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from event_model import DataKey
 from ophyd_async.core import AsyncStatus, StandardReadable, StandardReadableFormat, soft_signal_r_and_setter
 
 from .documents import FrameDocuments
-from .following import Counted, Follower, Numbers
+from .following import Counted, Follower, Newest, Numbers
 
 
 class Followed(StandardReadable, Triggerable):
@@ -107,6 +107,14 @@ class Reconstruction(Followed):
             "latency": set_latency,
         }
         super().__init__(endpoint, **more)
+
+    async def _begin(self) -> None:
+        self._newest = Newest()
+        await super()._begin()
+
+    def _told(self, numbers: Numbers) -> None:
+        if self._newest.hear(numbers):  # of several runs the newest
+            super()._told(numbers)
 
     @AsyncStatus.wrap
     async def trigger(self) -> None:

@@ -11,7 +11,7 @@ from ophyd import Component, Device, Signal
 from ophyd.status import Status
 
 from .documents import FrameDocuments
-from .following import Counted, Follower, Numbers
+from .following import Counted, Follower, Newest, Numbers
 
 FIELDS = ("state", "iteration", "error", "frames_received", "frames_used", "latency")
 
@@ -92,6 +92,15 @@ class Reconstruction(Followed):
     frames_used = Component(Signal, value=0, kind="normal")
     latency = Component(Signal, value=float("nan"), kind="normal")
     """Seconds."""
+
+    def stage(self) -> list[object]:
+        """Begin to follow: of several runs the newest."""
+        self._newest = Newest()
+        return super().stage()
+
+    def _told(self, numbers: Numbers) -> None:
+        if self._newest.hear(numbers):
+            super()._told(numbers)
 
     def trigger(self) -> Status:
         """Fresh numbers."""

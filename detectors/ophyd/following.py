@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import zmq
 
 from ptystream.publish.schema import SchemaError, decode_display
 from ptystream.publish.snapshot import Snapshot
@@ -16,6 +17,8 @@ from ptystream.publish.subscribing import subscriber
 
 log = logging.getLogger(__name__)
 
+RUNS_HELD = 16
+"""Runs whose newest snapshot is kept while a backlog is read."""
 POLL_MS = 200
 """How long the thread waits before it looks whether it should stop."""
 
@@ -38,6 +41,8 @@ class Numbers:
     created_ns: int
     newest_frame_ns: int | None = None
     """Arrival of the newest frame that an iteration has used."""
+    started_ns: int = 0
+    """When the run began."""
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Numbers:
@@ -53,7 +58,21 @@ class Numbers:
             latency=float(snapshot.rates.get("latency_seconds", float("nan"))),
             created_ns=snapshot.created_ns,
             newest_frame_ns=snapshot.newest_frame_ns,
+            started_ns=snapshot.started_ns,
         )
+
+
+class Newest:
+    """Of runs that are reconstructed beside one another only the one that began last: an earlier one, which is still refined, has
+    nothing to say of what a plan measures now."""
+
+    def __init__(self) -> None:
+        self._started_ns = 0
+
+    def hear(self, numbers: Numbers) -> bool:
+        """Take numbers of any run; returns whether they are of the newest one so far."""
+        self._started_ns = max(self._started_ns, numbers.started_ns)
+        return numbers.started_ns >= self._started_ns
 
 
 class Counted:
@@ -100,7 +119,7 @@ class Counted:
 
 
 class Follower(threading.Thread):
-    """Calls `told(numbers)`, in its own thread, for each snapshot of a session at `endpoint`; of a backlog for the newest.
+    """Calls `told(numbers)`, in its own thread, for each snapshot of a session at `endpoint`; of a backlog for each run's newest.
 
     `run`: only runs of that name. `keys`, `peer_keys`: CURVE certificates as of `ptystream.security.secure`. Raises
     `ValueError` for an endpoint or keys that cannot be right; a session that is not there yet is waited for.
@@ -125,18 +144,23 @@ class Follower(threading.Thread):
             while not self._over.is_set():
                 if not socket.poll(POLL_MS):
                     continue
-                parts = socket.recv_multipart(copy=False)
-                while socket.poll(0):
+                newest: dict[bytes, list[zmq.Frame]] = {}
+                while socket.poll(0) and len(newest) < RUNS_HELD:
                     parts = socket.recv_multipart(copy=False)
-                try:
-                    numbers = Numbers.of(decode_display([frame.buffer for frame in parts[1:]]).about)
-                except SchemaError as error:
-                    log.warning("%s: not a snapshot: %s", self.name, error)
-                    continue
-                try:
-                    self._told(numbers)
-                except Exception:  # whoever waits for the next numbers must not wait for ever
-                    log.exception("%s: what was told could not be taken", self.name)
+                    newest[parts[0].bytes] = parts
+                for parts in newest.values():
+                    self._tell(parts)
+
+    def _tell(self, parts: list[zmq.Frame]) -> None:
+        try:
+            numbers = Numbers.of(decode_display([frame.buffer for frame in parts[1:]]).about)
+        except SchemaError as error:
+            log.warning("%s: not a snapshot: %s", self.name, error)
+            return
+        try:
+            self._told(numbers)
+        except Exception:  # whoever waits for the next numbers must not wait for ever
+            log.exception("%s: what was told could not be taken", self.name)
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """End the thread and wait for it."""

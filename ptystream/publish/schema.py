@@ -39,7 +39,7 @@ _RECORDS: dict[str, tuple[str, int]] = {
 }
 _COLUMNS = {"positions": 2, "errors": 3, "misfit": 3, "ledger_map": 3}
 _TEXTS = ("run", "engine", "state")
-_NUMBERS = ("number", "created_ns", "iteration")
+_NUMBERS = ("number", "created_ns", "started_ns", "iteration")
 
 
 class SchemaError(ValueError):

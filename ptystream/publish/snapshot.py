@@ -61,6 +61,8 @@ class Snapshot:
     """Name of the series that the scan belongs to."""
     angle: float | None = None
     """Angle of the sample, degrees."""
+    started_ns: int = 0
+    """When its run began (`time.time_ns()`): of several runs of a session the newest has the largest; 0: not known."""
 
 
 LEDGER_CODES = ("received", "paired", "used", "excluded", "missing", "interpolated")

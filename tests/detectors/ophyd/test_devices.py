@@ -116,6 +116,36 @@ def test_a_plan_reads_the_numbers_of_a_reconstruction(kind: str, publisher: Publ
 
 
 @pytest.mark.parametrize("kind", ["classic", "async"])
+def test_a_run_that_is_still_refined_says_nothing_of_the_newest(kind: str, publisher: Publisher, engine: RunEngine) -> None:
+    """The earlier one has a small error all along, the newer one never: nothing has converged."""
+    over = threading.Event()
+
+    def talk() -> None:
+        for number in range(10**6):
+            if over.wait(0.005):
+                return
+            publisher.offer(replace(told(number, error=9.0), run="t_0002", started_ns=2))
+            publisher.offer(replace(told(number, error=0.1), run="t", started_ns=1))
+
+    live, talking = device(kind, publisher.endpoint, engine), threading.Thread(target=talk, daemon=True)
+
+    def plan() -> Any:
+        yield from bps.stage(live, wait=True)
+        while (yield from bps.rd(live.error)) != 9.0:  # it has heard of the newer one
+            yield from bps.trigger(live, wait=True)
+        count = yield from until_converged(range(8), lambda _: bps.null(), live, error=1.0, steady=1)
+        yield from bps.unstage(live, wait=True)
+        return count
+
+    talking.start()
+    try:
+        assert engine(plan()).plan_result == 8
+    finally:
+        over.set()
+        talking.join(30)
+
+
+@pytest.mark.parametrize("kind", ["classic", "async"])
 def test_a_scan_ends_when_the_reconstruction_is_good_enough(
     kind: str, publisher: Publisher, talker: Talker, engine: RunEngine
 ) -> None:
