@@ -236,27 +236,51 @@ def frame_files_of(configuration: Configuration, recorder: Recorder | None) -> F
     return FrameFiles(path, run, session)
 
 
+class _Log:
+    """What the project's log says while sessions run, of which a process may have several at a time: as much as the most
+    talkative one wants. The last to end leaves it as the first has found it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted: list[int] = []
+        self._undo: list[Callable[[], object]] = []
+
+    def begin(self, wanted: int, form: logging.Formatter) -> None:
+        logger = logging.getLogger("ptystream")
+        with self._lock:
+            if not self._wanted:
+                self._undo.append(partial(logger.setLevel, logger.level))
+                if not logger.hasHandlers():  # to standard error where nobody else has set a place for it
+                    handler = ToStderr()
+                    logger.addHandler(handler)
+                    self._undo.append(partial(logger.removeHandler, handler))
+                for own in (*logger.handlers, *logging.getLogger().handlers):
+                    if isinstance(own, ToStderr):
+                        self._undo.append(partial(own.setFormatter, own.formatter))
+                        own.setFormatter(form)
+            self._wanted.append(wanted)
+            logger.setLevel(min(self._wanted))
+
+    def end(self, wanted: int) -> None:
+        with self._lock:
+            self._wanted.remove(wanted)
+            if self._wanted:
+                logging.getLogger("ptystream").setLevel(min(self._wanted))
+            while self._undo and not self._wanted:
+                self._undo.pop()()
+
+
+_LOG = _Log()
+
+
 @contextmanager
 def _logging_at(wanted: int, form: logging.Formatter) -> Iterator[None]:
-    """What the project's log says in here, and how; to standard error where nobody else has set a place for it."""
-    logger = logging.getLogger("ptystream")
-    before, handler = logger.level, None
-    logger.setLevel(wanted)
-    if not logger.hasHandlers():
-        handler = ToStderr()
-        logger.addHandler(handler)
-    ours = [h for h in (*logger.handlers, *logging.getLogger().handlers) if isinstance(h, ToStderr)]
-    forms = [h.formatter for h in ours]
-    for own in ours:
-        own.setFormatter(form)
+    """What the project's log says in here, and how."""
+    _LOG.begin(wanted, form)
     try:
         yield
     finally:
-        for own, earlier in zip(ours, forms, strict=True):
-            own.setFormatter(earlier)
-        logger.setLevel(before)
-        if handler is not None:
-            logger.removeHandler(handler)
+        _LOG.end(wanted)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ptystream import launch
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
 from ptystream.verbosity import TEXT, AsJson
@@ -74,3 +75,17 @@ def test_a_command_says_all_of_it_so(form: str, tmp_path: Path) -> None:
     assert any(message.startswith("result: ") for message in messages)
     assert "To cite with this result:" in messages
     assert TEXT.format(record("x")).endswith("WARNING x")
+
+
+def test_sessions_side_by_side_leave_the_log_as_they_found_it() -> None:
+    logger = logging.getLogger("ptystream")
+    before, handlers = logger.level, list(logger.handlers)
+    first, second = (launch._logging_at(wanted, logging.Formatter()) for wanted in (logging.ERROR, logging.INFO))
+    first.__enter__()
+    assert logger.level == logging.ERROR
+    second.__enter__()
+    assert logger.level == logging.INFO
+    first.__exit__(None, None, None)  # not the one that began last
+    assert logger.level == logging.INFO
+    second.__exit__(None, None, None)
+    assert logger.level == before and logger.handlers == handlers
