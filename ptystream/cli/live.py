@@ -50,5 +50,5 @@ def run_session(
         assert figure is not None
         picture = figure.save_png(ptyr.read(path), path.with_suffix(".png"), configuration.root.io.autoplot.layout)
         if configuration.root.log_format == "text":
-            console.print(f"picture: {picture}", highlight=False)
+            console.print(f"picture: {picture}", highlight=False, markup=False, soft_wrap=True)
     return results

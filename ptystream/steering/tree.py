@@ -50,9 +50,9 @@ class Tree:
 
     def set(self, path: str, value: Any) -> Change:
         """Put a value in force here. Raises `Refused` for a path that is none or may not change, and a value that may not be."""
-        before = self.get(path)
-        if path not in self.steerable():
-            raise Refused(path, value, f"may not change while the session runs; {closest(path, self.steerable())}")
+        before, steerable = self.get(path), self.steerable()
+        if path not in steerable:
+            raise Refused(path, value, f"may not change while the session runs; {closest(path, steerable)}")
         prefix, _, name = path.rpartition(".")
         branch = dict(self._branches())[prefix]
         try:
