@@ -321,8 +321,7 @@ class Recording:
         """Bytes behind `end` that are no whole record."""
         self.damaged = 0
         """Stretches skipped because their checksum did not match."""
-        self.missing = 0
-        """Messages that came and were not recorded, because the disk was full."""
+        self._gaps: dict[int, int] = {}  # offset -> messages: read twice, or by two threads, it is counted once
         try:
             with open(self.path, "rb") as file:
                 if file.read(len(MAGIC)) != MAGIC:
@@ -335,11 +334,22 @@ class Recording:
                 break
 
     def __iter__(self) -> Iterator[Message]:
-        self.damaged, self.finished, self.missing = 0, False, 0
+        self.damaged, self.finished = 0, False
         for _, message in self._records():
             if message is not None:
                 self.finished = False
                 yield message
+
+    @property
+    def missing(self) -> int:
+        """Messages that came and were not recorded, because the disk was full; as far as it has been read."""
+        return sum(self._gaps.copy().values())
+
+    def missing_in_all(self) -> int:
+        """The same for the whole file, which is read for it."""
+        for _ in self._records():
+            pass
+        return self.missing
 
     def frames(self) -> dict[tuple[str, str], dict[int, int]]:
         """The index: for each (channel, epoch) the offset of the message that holds each frame."""
@@ -377,7 +387,7 @@ class Recording:
             if number >= 0:
                 yield at, self._message(at, parts, arrival)
             else:
-                self._note(number, parts)
+                self._note(at, number, parts)
                 yield at, None
             at = stop
         self.torn = total - self.end
@@ -408,7 +418,7 @@ class Recording:
         number = self._channel_at(at)
         return Message(arrival, self.channels.get(number, f"channel {number}"), parts)
 
-    def _note(self, number: int, parts: tuple[memoryview, ...]) -> None:
+    def _note(self, at: int, number: int, parts: tuple[memoryview, ...]) -> None:
         if number == METADATA:
             self.metadata, self.has_metadata = msgpack.unpackb(parts[0], strict_map_key=False), True
         elif number == CHANNEL:
@@ -417,7 +427,7 @@ class Recording:
         elif number == FINISHED:
             self.finished = True
         elif number == GAP:
-            self.missing += int(msgpack.unpackb(parts[0])[0])
+            self._gaps[at] = int(msgpack.unpackb(parts[0])[0])
 
     def _resynchronise(self, start: int) -> int | None:
         """Offset of the next whole record at or behind `start`."""

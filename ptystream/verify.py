@@ -145,7 +145,8 @@ def verify(
             found.wander = distance(once.objects, twice.objects, result.coverage)
             found.offline_object = next(iter(once.objects.values()))
     except (SessionError, TimeoutError, KeyError) as error:
-        lacking = f" ({recording.missing} messages are not in it: the disk was full)" if recording.missing else ""
+        missing = recording.missing_in_all()  # frames were waited for: their time may be over before all of it was read
+        lacking = f" ({missing} messages are not in it: the disk was full)" if missing else ""
         raise VerifyError(f"{recording.path}: {error}{lacking}") from error
     return found
 

@@ -74,6 +74,7 @@ def test_recording_resumes_when_there_is_room_and_the_gap_is_in_the_file(
     assert (held.missing, lost) == (24, 24)
     assert (held.torn, held.damaged, held.finished) == (0, 0, True)
     assert set(held.frames()["b", "e"]) == set(range(40, 60))
+    assert held.missing == 24 == Recording(tmp_path / "r").missing_in_all()  # read again, it is not counted again
     assert [r.message.split(": ")[-1] for r in caplog.records if "NOT RECORDED" in r.message] == [
         "what comes is NOT RECORDED until there is room"
     ]
