@@ -3,12 +3,52 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 
 def allowed_bytes() -> int:
-    """Half of the machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    """Half of the memory that this process may have: the machine's, or less where a container, a job or `ulimit -v` says so."""
+    return min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits()) // 2
+
+
+def _limits() -> Iterator[int]:
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    yield soft if soft != resource.RLIM_INFINITY else 1 << 62
+    megabytes = os.environ.get("SLURM_MEM_PER_NODE", "")  # set by sbatch --mem, enforced or not
+    if megabytes.isdecimal() and int(megabytes) > 0:  # 0: all of the node
+        yield int(megabytes) << 20
+    yield from cgroup_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+
+
+def cgroup_limits(membership: Path, root: Path) -> Iterator[int]:
+    """Limits (bytes) of the control groups that `membership` names and of those around them; of versions 1 and 2.
+
+    A container sees the tree from its own group on, while the membership may be told from the machine's: what cannot be found is
+    passed over, and the root itself is looked at.
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, _, told = line.partition(":")
+        controllers, _, path = told.partition(":")
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(top):
+                break
+            try:
+                text = (folder / name).read_text().strip()
+            except OSError:
+                continue
+            if text.isdecimal():  # "max": none
+                yield int(text)
 
 
 class Budget:

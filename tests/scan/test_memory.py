@@ -18,7 +18,7 @@ from scan.test_ptyscan import at, buffer, closes, finish, frames, taken
 
 from ptystream.events import ScanEnded, ScanStarted
 from ptystream.scan.block import EOS, WAIT
-from ptystream.scan.memory import FRAMES, Budget, Claim, allowed_bytes
+from ptystream.scan.memory import FRAMES, Budget, Claim, allowed_bytes, cgroup_limits
 from ptystream.scan.slabs import SLAB_BYTES, Slabs
 from ptystream.storage import ptyr
 
@@ -29,6 +29,35 @@ PER_SLAB = SLAB_BYTES // FRAME_BYTES
 def room(slabs: int) -> Budget:
     """A budget for so many slabs of the small frames."""
     return Budget(slabs * PER_SLAB * FRAME_BYTES + 100)
+
+
+def test_limits_of_control_groups_are_found_in_the_group_and_around_it(tmp_path: Path) -> None:
+    membership, root = tmp_path / "cgroup", tmp_path / "fs"
+    assert list(cgroup_limits(membership, root)) == []
+    for folder, limit in (("job/step/memory.max", "max"), ("job/memory.max", "3000"), ("memory.max", "9000")):
+        (root / folder).parent.mkdir(parents=True, exist_ok=True)
+        (root / folder).write_text(limit + "\n")
+    for folder, limit in (("memory/a/b/memory.limit_in_bytes", "700"), ("memory/memory.limit_in_bytes", str((1 << 63) - 4096))):
+        (root / folder).parent.mkdir(parents=True, exist_ok=True)
+        (root / folder).write_text(limit + "\n")
+    membership.write_text("0::/job/step\n")
+    assert list(cgroup_limits(membership, root)) == [3000, 9000]
+    membership.write_text("12:cpu,cpuacct:/a\n4:memory:/a/b\n")
+    assert list(cgroup_limits(membership, root)) == [700, (1 << 63) - 4096]
+    membership.write_text("0::/../../told/by/the/machine\n")  # a container that sees its own group as the root
+    assert list(cgroup_limits(membership, root)) == [9000]
+
+
+def test_half_of_the_smallest_limit_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = allowed_bytes()
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")
+    assert allowed_bytes() == before
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")
+    assert allowed_bytes() == 50 << 20
+    monkeypatch.setattr("ptystream.scan.memory.resource.getrlimit", lambda which: (40 << 20, 1 << 40))
+    assert allowed_bytes() == 20 << 20
+    monkeypatch.setattr("ptystream.scan.memory.cgroup_limits", lambda membership, root: iter((30 << 20, 10 << 20)))
+    assert allowed_bytes() == 5 << 20
 
 
 def test_a_claim_gets_what_is_left_and_gives_it_back() -> None:
