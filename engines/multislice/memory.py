@@ -1,0 +1,78 @@
+"""Limited-memory BFGS: what the last steps have shown of the curvature.
+
+Nocedal & Wright, Numerical Optimization, algorithm 7.4. The first inverse Hessian is a number for each array: of its newest pair
+that of Barzilai and Borwein, <s, y>/<y, y>, before there is one what the engine says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .quantities import Vector, combined, product, product_of, scaled
+
+LEAST_CURVATURE = 1e-10
+"""Share of |s| |y| by which <s, y> must be positive for a pair to be kept."""
+
+
+@dataclass(slots=True)
+class Pair:
+    """A step and the change of the gradient along it."""
+
+    s: dict[str, Any]
+    y: dict[str, Any]
+    rho: float
+    """1 / <s, y>."""
+
+
+class History:
+    """The newest pairs, at most `length` (0: none, but their scale; infinity: all)."""
+
+    def __init__(self) -> None:
+        self.pairs: deque[Pair] = deque()
+        self.scale: dict[str, float] = {}
+        """γ of each array."""
+
+    def direction(self, gradient: Vector, first: Mapping[str, float]) -> dict[str, Any]:
+        """The step -H g. `first`: scale of the arrays of which no pair has told one yet."""
+        step, alphas = dict(gradient), []
+        for pair in reversed(self.pairs):
+            alpha = pair.rho * product(pair.s, step)
+            alphas.append(alpha)
+            step = combined(step, -alpha, pair.y)
+        step = scaled(step, {name: self.scale.get(name, first.get(name, 1.0)) for name in step})
+        for pair, alpha in zip(self.pairs, reversed(alphas), strict=True):
+            beta = pair.rho * product(pair.y, step)
+            step = combined(step, alpha - beta, pair.s)
+        return {name: -array for name, array in step.items() if name in gradient}
+
+    def learn(self, s: Vector, y: Vector, length: float) -> bool:
+        """Take the newest pair in; whether it carried curvature. One that does not is passed over."""
+        curvature = product(s, y)
+        if not curvature > LEAST_CURVATURE * math.sqrt(product(s, s) * product(y, y)):
+            return False
+        for name in s:
+            along, square = product_of(s[name], y[name]), product_of(y[name], y[name])
+            if along > 0 and square > 0:
+                self.scale[name] = along / square
+        if length > 0:
+            self.pairs.append(Pair(dict(s), dict(y), 1 / curvature))
+        while len(self.pairs) > length:
+            self.pairs.popleft()
+        return True
+
+    def forget(self, *, scale: bool = True) -> None:
+        """Begin anew; with `scale` that is forgotten too."""
+        self.pairs.clear()
+        if scale:
+            self.scale.clear()
+
+    def change(self, name: str, change: Callable[[Any], Any]) -> None:
+        """Apply `change` to an array of every pair: an object that has grown."""
+        for pair in self.pairs:
+            for part in (pair.s, pair.y):
+                if name in part:
+                    part[name] = change(part[name])
