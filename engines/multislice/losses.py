@@ -38,7 +38,7 @@ LOSSES: Mapping[str, Loss] = {
         lambda xp, i, m, floor: xp.where(m > THRESHOLD, i / xp.maximum(m, THRESHOLD) - 1, 1),
     ),
 }
-"""Of patterns: Σ (√I - √m)²; Σ I - m ln I, with a floor under I; Σ (I - m)²; Σ (I - m)²/2m where m is above 1/2, and I elsewhere."""
+"""Of patterns: Σ (√I - √m)²; Σ I - m ln I, with a floor under I; Σ (I - m)²; Σ (I - m)²/2m where m > 1/2, I elsewhere."""
 
 COMPRESSED: Mapping[str, Loss] = {
     "lsq_compressed": LOSSES["lsq"],
@@ -61,7 +61,7 @@ class Compared:
 
 
 def compare(xp: Any, kind: str, model: Any, measured: Any, valid: Any, floor: float, detectors: Any = None) -> Compared:
-    """Modelled photons (frame, y, x) against measured ones, of the pixels that are `valid` (frame or 1, y, x; real, may be a weight).
+    """Modelled photons (frame, y, x) against measured ones, where pixels are `valid` (frame or 1, y, x; real, may be a weight).
 
     With `detectors` (signal, y, x) the measured are their signals (frame, signal), and `valid` of that shape.
     """

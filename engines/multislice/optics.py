@@ -106,9 +106,7 @@ class Optics:
 
     def moved(self, xp: Any, pixels: Any) -> Any:
         """Factor exp(-2πi (f_y c_y + f_x c_x)) on a spectrum that shifts its wave by `pixels` (frame, 2). (frame, y, x)."""
-        y, x = (
-            xp.exp(-2j * np.pi * self.pixel_m[k] * pixels[:, k, None, None] * self.frequency[k]) for k in (0, 1)
-        )
+        y, x = (xp.exp(-2j * np.pi * self.pixel_m[k] * pixels[:, k, None, None] * self.frequency[k]) for k in (0, 1))
         return y * x
 
     def oblique(self, xp: Any, angles: Any, distance_m: float) -> Any:

@@ -1,7 +1,7 @@
 """Terms that are added to the loss: value and gradient of each.
 
-Gradients of complex arrays are ∂L/∂conj(X), of real ones plain derivatives. `xp` is numpy or cupy. Objects have the shape (mode, slice,
-y, x), probes (scenario, mode, y, x).
+Gradients of complex arrays are ∂L/∂conj(X), of real ones plain derivatives. `xp` is numpy or cupy. Objects have the shape
+(mode, slice, y, x), probes (scenario, mode, y, x).
 """
 
 from __future__ import annotations
@@ -66,13 +66,9 @@ def window(xp: Any, probe: Any, penalty: Any) -> Term:
 
 def window_between(shape: tuple[int, int], inner: float, outer: float) -> Any:
     """Penalty 0 within `inner` of the middle and 1 beyond `outer`, fractions of half the width, along each axis. Shape (y, x)."""
-    kept = 1.0
-    for n, axis in zip(shape, (0, 1), strict=True):
-        away = np.abs(np.arange(n) - n // 2) / (n / 2)
-        part = np.clip((away - inner) / max(outer - inner, 1e-12), 0, 1)
-        side = 0.5 * (1 + np.cos(np.pi * part))
-        kept = kept * (side[:, None] if axis == 0 else side[None])
-    return 1 - np.asarray(kept)
+    away = (np.abs(np.arange(n) - n // 2) / (n / 2) for n in shape)
+    y, x = (0.5 * (1 + np.cos(np.pi * np.clip((a - inner) / max(outer - inner, 1e-12), 0, 1))) for a in away)
+    return 1 - y[:, None] * x
 
 
 def fast_axis(xp: Any, x: Any, scan: tuple[int, int]) -> Term:

@@ -1,7 +1,8 @@
 """How far to go along a direction: the two conditions of Wolfe, within a bracket.
 
-f(t) <= f(0) + c1 t f'(0): far enough down; f'(t) >= c2 f'(0): far enough along. Nocedal & Wright, chapter 3; the bracket is that of
-Lewis & Overton, Math. Program. 141, 135 (2013), which meets both in finitely many trials where f is smooth and bounded below.
+f(t) <= f(0) + c1 t f'(0): far enough down; f'(t) >= c2 f'(0): far enough along. Nocedal & Wright, chapter 3; the bracket is
+that of Lewis & Overton, Math. Program. 141, 135 (2013), which meets both in finitely many trials where f is smooth and bounded
+below.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def search(
             t = t * limits.optimism if math.isinf(high) else (low + high) / 2
         else:
             return Search(last, last, trials)
-        if high - low <= 1e-12 * high:
+        if math.isfinite(high) and high - low <= 1e-12 * high:
             break
     return Search(None, last, trials)
 

@@ -81,7 +81,9 @@ def random_setup(seed: int, **given: Any) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     n = given.pop("frames", 5)
     shape = given.pop("shape", (16, 12))
-    scenarios, modes, objects, slices = (given.pop(k, v) for k, v in (("scenarios", 2), ("modes", 2), ("objects", 2), ("slices", 3)))
+    scenarios, modes, objects, slices = (
+        given.pop(k, v) for k, v in (("scenarios", 2), ("modes", 2), ("objects", 2), ("slices", 3))
+    )
     canvas = (shape[0] + 9, shape[1] + 7)
 
     def wave(*size: int) -> np.ndarray:

@@ -45,7 +45,7 @@ def functions_of(optics: Optics) -> np.ndarray:
 
 
 def parts(s: dict[str, Any], optics: Optics, rows: np.ndarray, spectral: bool = True) -> tuple[View, Source]:
-    mode, centre = s["mode"], np.fft.ifftshift
+    mode = s["mode"]
     lenses = lens = None
     if s.get("coefficients") is not None:
         chi = np.tensordot(s["coefficients"], functions_of(optics), axes=(1, 0))

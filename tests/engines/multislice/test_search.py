@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -62,7 +63,7 @@ def descend(bowl: Bowl, length: float, steps: int, limits: Limits = Limits()) ->
 @pytest.mark.parametrize("length", [1, 5, math.inf])
 def test_it_finds_the_minimum_and_with_more_memory_sooner(length: float) -> None:
     curve = descend(Bowl(0), length, 300)
-    assert all(b <= a for a, b in zip(curve[:-1], curve[1:], strict=True))
+    assert all(b <= a for a, b in itertools.pairwise(curve))
     assert curve[-1] < 1e-8 * curve[0]
 
 
