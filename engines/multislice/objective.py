@@ -1,0 +1,125 @@
+"""The loss of all frames at one point, and its gradient: one pass over the tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..backend import Backend
+from .detector import Detector
+from .journey import Journey, Source, Sums, View, Wanted
+from .losses import compare
+from .optics import Optics
+
+FRAMES_OWN = ("positions", "tilts", "current")
+"""Quantities of which each frame has a row."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Frames that go together: their patterns and what they see, but for what is refined."""
+
+    rows: Any
+    """Rows of what frames have of their own, on the host. Shape (frame,), int64."""
+    view: Callable[[Mapping[str, Any]], View]
+    """What they see at a point."""
+    measured: Callable[[], tuple[Any, Any]]
+    """(photons (frame, y, x) or signals, validity or weight of the same shape or one that spreads to it), real."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What a pass found."""
+
+    loss: float
+    squares: float
+    """Σ (m - I)²."""
+    gradient: dict[str, Any]
+    losses: Any = None
+    """Of each frame, in the order of the batches. Shape (frame,), float64."""
+    more: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Objective:
+    """Frames as data, and how their patterns are compared."""
+
+    on: Backend
+    optics: Optics
+    detector: Detector
+    kind: str
+    floor: float
+    functions: Any = None
+    """A_j = ∂χ/∂C_j of the aberrations. Shape (coefficient, y, x), real."""
+    detectors: Any = None
+    """Virtual detectors. Shape (signal, y, x), real."""
+
+    def evaluate(self, at: Mapping[str, Any], batches: Sequence[Batch], wanted: Wanted, *, background: bool = False) -> Found:
+        """The loss at a point, without weight, and its gradient.
+
+        `at`: 'object' (mode, slice, y, x), 'probe' (scenario, mode, y, x), and 'positions', 'tilts', 'current', 'aberrations',
+        'background' as of `Sums`, where there is anything of the kind.
+        """
+        source = self._source(at, wanted)
+        shared = {name: self.on.xp.zeros_like(at[name]) for name in FRAMES_OWN if name in at and getattr(wanted, name)}
+
+        def work(part: int, share: Sequence[Batch]) -> tuple[Sums, float, float, list[Any]]:
+            sums, loss, squares, each = self._empty(at, shared, wanted, background), 0.0, 0.0, []
+            for batch in share:
+                found = self._one(batch, at, source, wanted, sums)
+                each.append(found[0])
+                loss, squares = loss + float(found[0].sum()), squares + found[1]
+            return sums, loss, squares, each
+
+        parts = self.on.sweeper.sweep(batches, work)
+        gradient = dict(shared)
+        for name in ("object", "probe", "aberrations", "background"):
+            held = [getattr(part[0], name) for part in parts if getattr(part[0], name) is not None]
+            if held:
+                total = held[0]
+                for other in held[1:]:
+                    total += other
+                gradient[name] = total
+        if "probe" in gradient and source.spectra is not None:
+            gradient["probe"] = self.on.ifft2(gradient["probe"])
+        losses = [loss for part in parts for loss in part[3]]
+        return Found(
+            sum(part[1] for part in parts), sum(part[2] for part in parts), gradient, np.concatenate(losses) if losses else None
+        )
+
+    def _source(self, at: Mapping[str, Any], wanted: Wanted) -> Source:
+        xp = self.on.xp
+        lenses = None
+        if "aberrations" in at:
+            chi = xp.tensordot(at["aberrations"], self.functions, axes=(1, 0))
+            lenses = xp.exp(-1j * chi).astype(at["probe"].dtype) * self.optics.limit
+        spectral = wanted.positions or "positions" in at or lenses is not None or "tilts" in at
+        return Source(at["probe"], self.on.fft2(at["probe"].copy()) if spectral else None, at["object"], lenses)
+
+    def _empty(self, at: Mapping[str, Any], shared: Mapping[str, Any], wanted: Wanted, background: bool) -> Sums:
+        xp = self.on.xp
+        return Sums(
+            xp.zeros_like(at["object"]) if wanted.object else None,
+            xp.zeros_like(at["probe"]) if wanted.probe else None,
+            shared.get("positions"),
+            shared.get("tilts"),
+            shared.get("current"),
+            xp.zeros_like(at["aberrations"]) if wanted.aberrations else None,
+            xp.zeros_like(at["background"]) if background else None,
+        )
+
+    def _one(self, batch: Batch, at: Mapping[str, Any], source: Source, wanted: Wanted, sums: Sums) -> tuple[Any, float]:
+        view = batch.view(at)
+        journey = Journey(self.on, self.optics, view, source, wanted, self.functions)
+        waves = journey.forward()
+        background = at.get("background")
+        model = self.detector.photons(waves, view.defocus, background)
+        measured, valid = batch.measured()
+        found = compare(self.on.xp, self.kind, model, measured, valid, self.floor, self.detectors)
+        if sums.background is not None:
+            sums.background += self.detector.background(found.slope, background)
+        journey.backward(self.detector.back(found.slope, waves, view.defocus), sums)
+        return self.on.get(found.loss), float(found.squares.sum())
