@@ -15,7 +15,7 @@ TOLERANCE, MOST = 1e-3, 200
 """Relative change at which an iterated deconvolution ends, and its passes at most."""
 
 Sigmas = tuple[tuple[float | str, float] | None, tuple[float | str, float] | None]
-"""((s1, s2) for the phase, (s1, s2) for the absorption), pixels; None: left as it is. A text s1: the deconvolution is iterated."""
+"""((s1, s2) for the phase, (s1, s2) for the absorption), pixels; None: left as it is. A text s1: iterated."""
 
 
 def parts(xp: Any, o: Any) -> tuple[Any, Any]:
@@ -52,7 +52,7 @@ def orthogonal(xp: Any, probe: Any) -> Any:
     found = xp.empty_like(probe)
     for number, modes in enumerate(probe):
         flat = modes.reshape(len(modes), -1)
-        powers, turn = xp.linalg.eigh(flat.conj() @ flat.T)
+        _, turn = xp.linalg.eigh(flat.conj() @ flat.T)
         found[number] = (turn[:, ::-1].T @ flat).reshape(modes.shape)
     return found
 

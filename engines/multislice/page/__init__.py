@@ -1,0 +1,1 @@
+"""PyPty's page of parameters, section by section."""
