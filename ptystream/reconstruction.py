@@ -141,6 +141,21 @@ class Volume(Storage):
 
 
 @dataclass(slots=True)
+class Stack(Storage):
+    """An object of several slices one behind the other: `data` holds the slices of its first layer, then those of the next."""
+
+    depth: int = 1
+    """Slices of a layer."""
+    distances_m: tuple[float, ...] = ()
+    """From each slice to the next, metres."""
+
+    @property
+    def layers(self) -> int:
+        """Each of them a whole stack."""
+        return len(self.data) // self.depth
+
+
+@dataclass(slots=True)
 class PodTable:
     """Who sees what: for each frame and pod (energy × probe mode × object mode) one row of integers.
 

@@ -34,7 +34,7 @@ def smoothed(xp: Any, ndimage: Any, o: Any, phase: float = 0.0, absorption: floa
     for k, sigma in enumerate((phase, absorption)):
         if sigma > 0:
             held[k] = ndimage.gaussian_filter(held[k], (0, 0, sigma, sigma), mode="nearest")
-    return joined(xp, *held, o)
+    return joined(xp, held[0], held[1], o)
 
 
 def without_wedge(xp: Any, fft: Any, o: Any, beta: float, pixels_m: tuple[float, float, float]) -> Any:
@@ -77,7 +77,7 @@ def flipped(
         top = seen.max(axis=(-2, -1), keepdims=True)
         seen = xp.where(seen < delta[k] * top, beta[k] * seen, seen)
         changed.append(seen if sigma is None else convolved(xp, fft, seen, sigma[1]))
-    return joined(xp, *changed, o)
+    return joined(xp, changed[0], changed[1], o)
 
 
 def bell(xp: Any, shape: tuple[int, int], sigma: float) -> Any:

@@ -205,6 +205,37 @@ class Journey:
             self._held["transfer"] = (xp.exp(-1j * np.pi * phase) * o.limit)[:, None, None]
         return self._held["transfer"]
 
+    def curvature(self, sums: Sums) -> None:
+        """Add 2 Σ |∂ψ/∂x|² of what each frame has of its own, after `forward`: how sharply patterns depend on it."""
+        view, held, optics = self.view, self._held, self.optics
+        if sums.positions is not None and view.shift is not None:
+            pixel = self.on.xp.asarray(optics.pixel_m, sums.positions.dtype)
+            sums.positions[view.rows] += self._squares(held["shifted"][:, :, None], optics.frequency, 2 * np.pi) * pixel**2
+        if sums.tilts is not None:
+            turn = 2 * np.pi / optics.wavelength_m
+            if view.before is not None:
+                sums.tilts[view.rows, 0:2] += self._squares(held["tilted"][:, :, None], optics.place, turn)
+            for spectrum, distance in zip(self._spectra, optics.distances_m, strict=False):
+                sums.tilts[view.rows, 2:4] += self._squares(spectrum, optics.frequency, 2 * np.pi * distance)
+            if optics.near and view.inside is not None:
+                along = self._squares(held["spectrum"], optics.frequency, 2 * np.pi)
+                sums.tilts[view.rows, 2:4] += along * view.defocus[:, None] ** 2
+            if view.after is not None:
+                sums.tilts[view.rows, 4:6] += self._squares(held["exit"], optics.place, turn)
+        if sums.current is not None and view.current is not None:
+            first = held["unscaled"]
+            sums.current[view.rows] += 2 * (first.real**2 + first.imag**2).sum(axis=(1, 2, 3))
+        if sums.aberrations is not None and view.lens is not None:
+            power = (held["lens"].real ** 2 + held["lens"].imag ** 2).sum(axis=1)
+            each = 2 * self.on.xp.tensordot(power, self.functions**2, axes=((1, 2), (1, 2)))
+            for k, number in enumerate(self.on.get(view.lens).tolist()):
+                sums.aberrations[number] += each[k]
+
+    def _squares(self, wave: Any, axes: tuple[Any, Any], factor: float) -> Any:
+        """2 Σ (factor × axis)² |wave|², summed over modes. Shape (frame, 2)."""
+        power = (wave.real**2 + wave.imag**2).sum(axis=(1, 2))
+        return 2 * factor**2 * self._moments(power, (axes[0] ** 2, axes[1] ** 2))
+
     # ------------------------------------------------------------------ and back
 
     def backward(self, gradient: Any, sums: Sums) -> None:

@@ -58,6 +58,8 @@ class Compared:
     """Σ (m - I)² of each frame. Shape (frame,), float64."""
     slope: Any
     """∂L/∂I of each pixel. Shape (frame, y, x)."""
+    fits: Any
+    """Means over valid pixels (signals) of (√I - √m)² and (I - m)²/(m + 1). Shape (frame, 2), float64."""
 
 
 def compare(xp: Any, kind: str, model: Any, measured: Any, valid: Any, floor: float, detectors: Any = None) -> Compared:
@@ -70,6 +72,11 @@ def compare(xp: Any, kind: str, model: Any, measured: Any, valid: Any, floor: fl
     seen = xp.tensordot(model, detectors, axes=((1, 2), (1, 2))) if compressed else model
     axes = tuple(range(1, seen.ndim))
     value = (loss.value(xp, seen, measured, floor) * valid).sum(axis=axes, dtype="f8")
-    squares = ((seen - measured) ** 2 * valid).sum(axis=axes, dtype="f8")
+    apart = (seen - measured) ** 2 * valid
+    squares = apart.sum(axis=axes, dtype="f8")
+    count = xp.maximum(xp.broadcast_to(valid != 0, seen.shape).sum(axis=axes), 1)
+    amplitude = (xp.sqrt(xp.maximum(seen, 0)) - xp.sqrt(xp.maximum(measured, 0))) ** 2 * valid
+    fits = xp.stack([amplitude.sum(axis=axes, dtype="f8"), (apart / (measured + 1)).sum(axis=axes, dtype="f8")], axis=1)
     slope = loss.slope(xp, seen, measured, floor) * valid
-    return Compared(value, squares, xp.tensordot(slope, detectors, axes=(1, 0)) if compressed else slope)
+    back = xp.tensordot(slope, detectors, axes=(1, 0)) if compressed else slope
+    return Compared(value, squares, back, fits / count[:, None])

@@ -11,7 +11,7 @@ import numpy as np
 from ..backend import Backend
 from .detector import Detector
 from .journey import Journey, Source, Sums, View, Wanted
-from .losses import compare
+from .losses import Compared, compare
 from .optics import Optics
 
 FRAMES_OWN = ("positions", "tilts", "current")
@@ -39,8 +39,13 @@ class Found:
     """Σ (m - I)²."""
     gradient: dict[str, Any]
     losses: Any = None
-    """Of each frame, in the order of the batches. Shape (frame,), float64."""
-    more: dict[str, float] = field(default_factory=dict)
+    """Of each row, 0 where it was not visited. Shape (row,), float64, on the host."""
+    fits: Any = None
+    """As of `Compared`, of each row; NaN where it was not visited. Shape (row, 2), on the host."""
+    terms: dict[str, float] = field(default_factory=dict)
+    """What was added to the loss, by the weight's parameter."""
+    curvature: dict[str, Any] = field(default_factory=dict)
+    """Where it was asked for: as of `Journey.curvature`, by name."""
 
 
 @dataclass(slots=True)
@@ -57,22 +62,37 @@ class Objective:
     detectors: Any = None
     """Virtual detectors. Shape (signal, y, x), real."""
 
-    def evaluate(self, at: Mapping[str, Any], batches: Sequence[Batch], wanted: Wanted, *, background: bool = False) -> Found:
+    def evaluate(
+        self,
+        at: Mapping[str, Any],
+        batches: Sequence[Batch],
+        wanted: Wanted,
+        rows: int,
+        *,
+        background: bool = False,
+        curvature: bool = False,
+    ) -> Found:
         """The loss at a point, without weight, and its gradient.
 
         `at`: 'object' (mode, slice, y, x), 'probe' (scenario, mode, y, x), and 'positions', 'tilts', 'current', 'aberrations',
-        'background' as of `Sums`, where there is anything of the kind.
+        'background' as of `Sums`, where there is anything of the kind. `rows`: how many rows there are.
         """
         source = self._source(at, wanted)
         shared = {name: self.on.xp.zeros_like(at[name]) for name in FRAMES_OWN if name in at and getattr(wanted, name)}
 
-        def work(part: int, share: Sequence[Batch]) -> tuple[Sums, float, float, list[Any]]:
-            sums, loss, squares, each = self._empty(at, shared, wanted, background), 0.0, 0.0, []
+        bends = {name: self.on.xp.zeros_like(held) for name, held in shared.items()} if curvature else {}
+        losses, fits = np.zeros(rows), np.full((rows, 2), np.nan)
+
+        def work(part: int, share: Sequence[Batch]) -> tuple[Sums, Sums, float]:
+            sums, squares = self._empty(at, shared, wanted, background), 0.0
+            bent = Sums(**bends)
+            if curvature and wanted.aberrations:
+                bent.aberrations = self.on.xp.zeros_like(at["aberrations"])
             for batch in share:
-                found = self._one(batch, at, source, wanted, sums)
-                each.append(found[0])
-                loss, squares = loss + float(found[0].sum()), squares + found[1]
-            return sums, loss, squares, each
+                found = self._one(batch, at, source, wanted, sums, bent if curvature else None)
+                losses[batch.rows], fits[batch.rows] = self.on.get(found.loss), self.on.get(found.fits)
+                squares += float(found.squares.sum())
+            return sums, bent, squares
 
         parts = self.on.sweeper.sweep(batches, work)
         gradient = dict(shared)
@@ -85,10 +105,9 @@ class Objective:
                 gradient[name] = total
         if "probe" in gradient and source.spectra is not None:
             gradient["probe"] = self.on.ifft2(gradient["probe"])
-        losses = [loss for part in parts for loss in part[3]]
-        return Found(
-            sum(part[1] for part in parts), sum(part[2] for part in parts), gradient, np.concatenate(losses) if losses else None
-        )
+        if curvature and wanted.aberrations:
+            bends["aberrations"] = sum(part[1].aberrations for part in parts)
+        return Found(float(losses.sum()), sum(part[2] for part in parts), gradient, losses, fits, curvature=bends)
 
     def _source(self, at: Mapping[str, Any], wanted: Wanted) -> Source:
         xp = self.on.xp
@@ -111,7 +130,9 @@ class Objective:
             xp.zeros_like(at["background"]) if background else None,
         )
 
-    def _one(self, batch: Batch, at: Mapping[str, Any], source: Source, wanted: Wanted, sums: Sums) -> tuple[Any, float]:
+    def _one(
+        self, batch: Batch, at: Mapping[str, Any], source: Source, wanted: Wanted, sums: Sums, bent: Sums | None
+    ) -> Compared:
         view = batch.view(at)
         journey = Journey(self.on, self.optics, view, source, wanted, self.functions)
         waves = journey.forward()
@@ -121,5 +142,7 @@ class Objective:
         found = compare(self.on.xp, self.kind, model, measured, valid, self.floor, self.detectors)
         if sums.background is not None:
             sums.background += self.detector.background(found.slope, background)
+        if bent is not None:
+            journey.curvature(bent)
         journey.backward(self.detector.back(found.slope, waves, view.defocus), sums)
-        return self.on.get(found.loss), float(found.squares.sum())
+        return found

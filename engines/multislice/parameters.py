@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import model_validator
 
 from ptystream.params.base import parameter
-from ptystream.params.course import at, checked, varies
+from ptystream.params.course import at, checked, limits_of, varies
 
 from .page.constraints import ByHandParameters, TermParameters
 from .page.data import DatasetParameters, MemoryParameters, SavingParameters
@@ -59,12 +59,23 @@ class PyPtyParameters(
     average_last: int = parameter(0, lower=0, ours=True)
     """The result is the mean of probe and object over this many last epochs; 0: the last one."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs(cls, given: Any) -> Any:
+        """Without `numiter` it is the epochs that are left."""
+        if isinstance(given, dict) and given.get("numiter") is None:
+            last, first = given.get("epoch_max", 200), given.get("epoch_prev", 0)
+            if isinstance(last, int) and isinstance(first, int) and last > first:
+                given = given | {"numiter": last - first}
+        return given
+
     @model_validator(mode="after")
     def _courses(self) -> Self:
         faults = []
         for name, field in type(self).model_fields.items():
-            limits = (field.json_schema_extra or {}).get("course") if isinstance(field.json_schema_extra, dict) else None
-            if limits is not None and (wrong := checked(name, getattr(self, name), limits, self.epoch_prev, self.epoch_max)):
+            limits = limits_of(field)
+            wrong = None if limits is None else checked(name, getattr(self, name), limits, self.epoch_prev, self.epoch_max)
+            if wrong is not None:
                 faults.append(f"{name}: {wrong}")
         if faults:
             raise ValueError("; ".join(faults))

@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, PlainSerializer
+from pydantic.fields import FieldInfo
 
 from ptystream.params.base import parameter
 from ptystream.params.expression import ExpressionError, is_expression, parsed, tabulated
@@ -38,7 +39,14 @@ def _understood(value: Any) -> Any:
     return value
 
 
-Course = Annotated[Any, BeforeValidator(_understood)]
+def _noted(value: Any) -> Any:
+    """Where parameters are noted."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return repr(value) if callable(value) or (isinstance(value, float) and math.isinf(value)) else value
+
+
+Course = Annotated[Any, BeforeValidator(_understood), PlainSerializer(_noted, when_used="json")]
 """A number, true, false, None, 'lambda x: …', {from, value, before}, {every} or {table}; from Python a function of the epoch."""
 
 
@@ -73,6 +81,13 @@ def course(
     field = parameter(default, steerable=True, validated=(lower, upper))
     field.json_schema_extra |= {"course": {"lower": lower, "upper": upper, "infinite": infinite, "kind": kind}}
     return field
+
+
+def limits_of(field: FieldInfo) -> dict[str, Any] | None:
+    """What a field that is a course was declared with; None for another one."""
+    extra = field.json_schema_extra
+    found = extra.get("course") if isinstance(extra, dict) else None
+    return dict(found) if isinstance(found, dict) else None
 
 
 def checked(name: str, value: Any, limits: Mapping[str, Any], first: int, last: int) -> str | None:

@@ -6,7 +6,8 @@ from pydantic import field_validator
 
 from ptystream.params.base import Branch, parameter
 from ptystream.params.course import Course, course
-from ptystream.scan.parameters import ArrayParameter
+
+from .arrays import ArrayParameter
 
 
 class TermParameters(Branch):

@@ -6,21 +6,15 @@ there is one that says the same.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, field_validator
+from pydantic import field_validator
 
 from ptystream.params.base import Branch, parameter
 from ptystream.params.course import Course, course
-from ptystream.scan.parameters import ArrayParameter, load_array
 
-
-def _array_or_number(value: Any) -> Any:
-    return value if isinstance(value, (int, float)) else load_array(value)
-
-
-ArrayOrNumber = Annotated[float | np.ndarray | list[Any] | str, AfterValidator(_array_or_number)]
+from .arrays import ArrayParameter
 
 
 class DatasetParameters(Branch):
@@ -171,4 +165,4 @@ class MemoryParameters(Branch):
             raise ValueError(f"is no type: {error}") from None
         if kind.kind not in "uif":
             raise ValueError("must be a type of whole or real numbers, such as 'float32' or 'uint16'")
-        return kind.name
+        return str(kind.name)

@@ -65,7 +65,7 @@ class OptimisationParameters(Branch):
     """Whether the history is forgotten before this epoch."""
 
     poisson_floor: float = parameter(0.01, lower=1e-12, ours=True)
-    """Photons under every modelled pixel in 'ml' and 'poisson_compressed': without it a dark pixel with a count ends the search."""
+    """Photons under every modelled pixel in 'ml' and 'poisson_compressed': without it a dark pixel with a count ends a search."""
 
     pad_zeros: bool = parameter(False, ours=True)
     """Whether what lies beyond the detector counts as measured zeros, as in PyPty; otherwise it is not compared."""

@@ -8,9 +8,8 @@ from pydantic import field_validator
 
 from ptystream.params.base import Branch, parameter
 from ptystream.params.course import Course, course
-from ptystream.scan.parameters import ArrayParameter
 
-from .data import ArrayOrNumber
+from .arrays import ArrayOrNumber, ArrayParameter
 
 
 class ExperimentParameters(Branch):
