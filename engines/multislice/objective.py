@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,8 +43,6 @@ class Found:
     """Of each row, 0 where it was not visited. Shape (row,), float64, on the host."""
     fits: Any = None
     """As of `Compared`, of each row; NaN where it was not visited. Shape (row, 2), on the host."""
-    terms: dict[str, float] = field(default_factory=dict)
-    """What was added to the loss, by the weight's parameter."""
     curvature: dict[str, Any] = field(default_factory=dict)
     """Where it was asked for: as of `Journey.curvature`, by name."""
 
@@ -61,6 +60,11 @@ class Objective:
     """A_j = ∂χ/∂C_j of the aberrations. Shape (coefficient, y, x), real."""
     detectors: Any = None
     """Virtual detectors. Shape (signal, y, x), real."""
+
+    @property
+    def values(self) -> int:
+        """Numbers of a pattern that are compared, or of its signals."""
+        return math.prod(self.detector.shape) if self.detectors is None else len(self.detectors)
 
     def evaluate(
         self,

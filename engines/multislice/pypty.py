@@ -11,42 +11,27 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
 
 from ptystream.engine import Context, Progress
-from ptystream.params.course import at as value_at
-from ptystream.params.course import limits_of
-from ptystream.reconstruction import PROBE, ROW, Reconstruction, Stack, Storage
+from ptystream.params.course import varies
+from ptystream.reconstruction import Reconstruction, Stack, Storage
 from ptystream.scan.block import FrameStore
 
 from ..backend import BACKENDS, Backend
-from ..tiles import runs
 from . import byhand
+from .descent import Descent
 from .detector import Detector
-from .journey import View, Wanted
-from .memory import History
-from .objective import Batch, Found, Objective
+from .loss import Loss, Point
+from .memory import Pair
+from .objective import Batch, Objective
 from .optics import Optics, band, electron_wavelength
 from .parameters import PyPtyParameters
-from .quantities import combined, product
-from .search import Limits, Search, search
+from .patterns import ANGSTROM, Patterns
+from .setting import Setting
 from .terms import Terms
-from .variables import PHASE, SPECTRAL_MODULUS, SPECTRAL_PHASE, Variables
-
-ANGSTROM = 1e-10
-UPDATED = {
-    "object": "update_obj",
-    "probe": "update_probe",
-    "positions": "update_probe_pos",
-    "tilts": "update_tilts",
-    "current": "update_beam_current",
-    "aberrations": "update_aberrations_array",
-    "background": "update_static_background",
-}
-"""Quantity → parameter that says whether it is refined."""
-AGAINST_REJECTION = ((2, "positions"), (3, "tilts"), (4, "background"), (5, "aberrations"), (6, "probe"))
-"""After so many rejected epochs one after the other this quantity is held for some epochs."""
-HELD_EPOCHS = 10
+from .variables import Variables
 
 
 class PyPty:
@@ -69,29 +54,26 @@ class PyPty:
         state: Mapping[str, Any] | None = None,
     ) -> None:
         """See `ptystream.engine.Engine.start`. Raises `ValueError` for what the engine cannot take."""
-        p = self.p
-        self.context = replace(context, precision=p.default_dtype)
-        self.on: Backend = BACKENDS[context.device](self.context)
+        double = self.p.default_dtype == "double"
+        self.on: Backend = BACKENDS[context.device](replace(context, precision=self.p.default_dtype))
+        self.complex, self.real = np.dtype("c16" if double else "c8"), np.dtype("f8" if double else "f4")
         self.reconstruction, self.frames = reconstruction, frames
-        self.complex = np.dtype(np.complex128 if p.default_dtype == "double" else np.complex64)
-        self.real = np.dtype(np.float64 if p.default_dtype == "double" else np.float32)
-        self._names = self._single(reconstruction)
         self.curiter = int((state or {}).get("iteration", 0))
+        self._bands: dict[tuple[int, int], Any] = {}
         self._adopt()
         self.optics = self._optics()
-        store = next(iter(frames.values()))
-        self.objective = Objective(self.on, self.optics, self._detector(store), p.algorithm, p.poisson_floor)
-        self.history = History()
+        self.patterns = Patterns(self.on, self.p, reconstruction.pods, frames, self.optics, self.real)
+        store, bin = next(iter(frames.values())), self.p.upsample_pattern
+        detector = Detector.of(self.on, self.optics, store.shape, bin, self.p.data_pad // bin)
+        self.objective = Objective(self.on, self.optics, detector, self.p.algorithm, self.p.poisson_floor)
         self.at = self._quantities(state or {})
-        self._probe_at_start = self.at["probe"].copy()
-        self._variables = Variables.of(self.on, self.at, {})
-        self._found: Found | None = None
-        self._shares: dict[str, float] = {}
-        self._setting: Any = None
-        self._rejected, self._held = 0, dict[str, int]()
-        self._mean: tuple[int, dict[str, Any]] | None = None
+        self._first_probe = self.at["probe"].copy()
+        self.descent = Descent()
+        self._remember(state or {})
         self._batches: list[Batch] = []
-        self._notes: list[str] = []
+        self._point: Point | None = None
+        self._setting: Setting | None = None
+        self._mean: tuple[int, dict[str, Any]] | None = None
         self.extend(np.arange(reconstruction.pods.length))
 
     def extend(self, rows: NDArray[np.int64]) -> None:
@@ -99,39 +81,30 @@ class PyPty:
         self._follow_canvas()
         if not len(rows):
             return
-        missing = self.reconstruction.pods.length - len(self.at["positions"])
-        if missing > 0:
-            for name, fill in (("positions", 0.0), ("current", 1.0)):
-                if name in self.at:
-                    held = self.at[name]
-                    more = self.on.xp.full((missing, *held.shape[1:]), fill, held.dtype)
-                    self.at[name] = self.on.xp.concatenate([held, more])
-        present = rows[self.reconstruction.pods.address[rows, 0, PROBE] >= 0]
-        self._batches += [self._batch(key[0], key[1], chosen) for key, chosen in self._runs(present)]
+        for name, fill in (("positions", 0.0), ("current", 1.0)):
+            missing = self.reconstruction.pods.length - len(self.at[name]) if name in self.at else 0
+            if missing > 0:
+                held = self.at[name]
+                self.at[name] = self.on.xp.concatenate([held, self.on.xp.full((missing, *held.shape[1:]), fill, held.dtype)])
+        self._batches += self.patterns.batches(rows, self._stack)
         self._forget("frames have come")
 
     def revise(self, rows: NDArray[np.int64], what: str) -> None:
         """See `ptystream.engine.Engine.revise`."""
         if not len(rows):
             return
-        kept = []
+        self._follow_canvas()
+        kept: list[Batch] = []
         for batch in self._batches:
             here = np.isin(batch.rows, rows)
-            if not here.any():
-                kept.append(batch)
-                continue
-            if what == "withdrawn":
-                rest = batch.rows[~here]
-                kept += [self._batch(key[0], key[1], chosen) for key, chosen in self._runs(rest)] if len(rest) else []
-            else:
-                kept += [self._batch(key[0], key[1], chosen) for key, chosen in self._runs(batch.rows)]
+            left = batch.rows[~here] if what == "withdrawn" else batch.rows
+            kept += [batch] if not here.any() else self.patterns.batches(left, self._stack)
         self._batches = kept
-        self._follow_canvas()
         self._forget(f"{what} of frames changed")
 
     def configure(self, parameters: Any) -> None:
         """See `ptystream.engine.Engine.configure`."""
-        self.p = parameters
+        self.p = self.patterns.p = parameters
 
     def complete(self) -> None:
         """See `ptystream.engine.Engine.complete`."""
@@ -143,23 +116,20 @@ class PyPty:
             wanted = np.zeros(self.reconstruction.pods.length, np.bool_)
             wanted[rows] = True
             visited = [batch for batch in self._batches if wanted[batch.rows].any()]
-        if visited is not self._batches and self._found is not None:
-            self._forget("not all frames are visited")
-        errors, misfits = [], []
-        for _ in range(iterations):
-            found = self._epoch(visited)
-            here = ~np.isnan(found.fits[:, 0])
-            count = max(int(here.sum()), 1)
-            pixels = math.prod(self.objective.detector.shape)
-            errors.append([0.0, found.loss / count / pixels, 0.0])
-            misfits.append([*(found.fits[here].mean(axis=0) if here.any() else (np.nan, np.nan)), np.nan])
+            self._forget("some frames alone are visited")
+        errors, misfits = np.zeros((iterations, 3)), np.full((iterations, 3), np.nan)
+        for k in range(iterations):
+            point = self._epoch(visited)
+            if point is not None:
+                here = ~np.isnan(point.found.fits[:, 0])
+                errors[k, 1] = point.found.loss / max(point.frames, 1) / self.objective.values
+                misfits[k, :2] = point.found.fits[here].mean(axis=0) if here.any() else np.nan
             self.curiter += 1
             self._keep_mean()
         if rows is not None:
-            self._found = None
-        notes, self._notes = tuple(self._notes), []
-        visiting = int(sum(len(batch.rows) for batch in visited))
-        return Progress(self.curiter, np.array(errors), np.array(misfits), visiting, notes=notes)
+            self._forget("all frames are visited again")
+        notes, self.descent.notes = tuple(self.descent.notes), []
+        return Progress(self.curiter, errors, misfits, sum(len(batch.rows) for batch in visited), notes=notes)
 
     def average(self) -> None:
         """See `ptystream.engine.Engine.average`."""
@@ -167,7 +137,7 @@ class PyPty:
 
     def restart(self) -> None:
         """See `ptystream.engine.Engine.restart`."""
-        self.at["probe"] = self._probe_at_start.copy()
+        self.at["probe"] = self._first_probe.copy()
         self._forget("the probe begins anew")
 
     def snapshot(self, parts: Iterable[str] = ("probe", "object")) -> Reconstruction:
@@ -178,24 +148,28 @@ class PyPty:
         for storage in (*copied.probes.values(), *copied.objects.values()):
             storage.data = self.on.get(storage.data)
         if "coverage" in wanted:
-            name, storage = self._names[1], self.reconstruction.objects[self._names[1]]
+            name, stack = self._object
             lit = self.on.get(self._light())[None].astype(self.complex)
-            copied.objects[name] = Storage(lit, storage.pixel_size_m, storage.offset, 0.0, storage.energy_kev)
+            copied.objects[name] = Storage(lit, stack.pixel_size_m, stack.offset, 0.0, stack.energy_kev)
         return copied
 
     def state(self) -> Mapping[str, Any]:
         """See `ptystream.engine.Engine.state`: what is refined beside probe and object, and the optimiser's history."""
-        own = {name: self.on.get(held) for name, held in self.at.items() if name not in ("object", "probe")}
-        pairs = [
-            {"s": {k: self.on.get(v) for k, v in pair.s.items()}, "y": {k: self.on.get(v) for k, v in pair.y.items()}}
-            for pair in self.history.pairs
-        ]
-        first = self.on.get(self._probe_at_start)
-        return {"iteration": self.curiter, "quantities": own, "pairs": pairs, "scale": dict(self.history.scale), "first": first}
+        history, get = self.descent.history, self.on.get
+        own = {name: get(held) for name, held in self.at.items() if name not in ("object", "probe")}
+        pairs = [{part: {n: get(v) for n, v in getattr(pair, part).items()} for part in ("s", "y")} for pair in history.pairs]
+        return {
+            "iteration": self.curiter,
+            "quantities": own,
+            "pairs": pairs,
+            "curvature": [pair.rho for pair in history.pairs],
+            "scale": dict(history.scale),
+            "first_probe": get(self._first_probe),
+        }
 
     def finish(self) -> None:
         """See `ptystream.engine.Engine.finish`."""
-        if self._mean is not None and self._mean[1]:
+        if self._mean is not None and self._mean[0]:
             self.at |= {name: held.astype(self.complex) for name, held in self._mean[1].items()}
         self._write()
         for storage in (*self.reconstruction.probes.values(), *self.reconstruction.objects.values()):
@@ -206,48 +180,51 @@ class PyPty:
 
     # ------------------------------------------------------------------ what it works on
 
-    def _single(self, reconstruction: Reconstruction) -> tuple[str, str]:
-        """Names of the probe and of the object. Raises `ValueError` where there are several."""
-        for kind, held in (("probe", reconstruction.probes), ("object", reconstruction.objects)):
-            if len(held) != 1:
-                raise ValueError(
-                    f"engines.*.name: PyPty: works on one {kind}, there are {', '.join(held)}: share it, or use one scan"
-                )
-        return next(iter(reconstruction.probes)), next(iter(reconstruction.objects))
+    @property
+    def _probe(self) -> tuple[str, Storage]:
+        return next(iter(self.reconstruction.probes.items()))
+
+    @property
+    def _object(self) -> tuple[str, Storage]:
+        return next(iter(self.reconstruction.objects.items()))
+
+    @property
+    def _stack(self) -> Stack:
+        stack = self._object[1]
+        assert isinstance(stack, Stack)
+        return stack
 
     def _adopt(self) -> None:
-        """Take the storages over, the object as a stack of slices."""
-        r, (_, name) = self.reconstruction, self._names
-        for storage in r.probes.values():
+        """Take the storages over, the object as a stack of slices. Raises `ValueError` where there are several."""
+        held = self.reconstruction
+        for kind, storages in (("probe", held.probes), ("object", held.objects)):
+            if len(storages) != 1:
+                names = ", ".join(storages)
+                raise ValueError(f"engines.*.name: PyPty: works on one {kind}, there are {names}: let the scans share it")
+        probe, (name, storage) = self._probe[1], self._object
+        probe.data = self.on.put(np.ascontiguousarray(probe.data, self.complex))
+        if isinstance(storage, Stack):
             storage.data = self.on.put(np.ascontiguousarray(storage.data, self.complex))
-        held, depth = r.objects[name], int(self.p.num_slices)
-        if isinstance(held, Stack):
-            held.data = self.on.put(np.ascontiguousarray(held.data, self.complex))
-            return
-        whole = np.asarray(held.data, np.complex128)
-        root = np.abs(whole) ** (1 / depth) * np.exp(1j * np.angle(whole) / depth)
-        data = self.on.put(np.repeat(root, depth, axis=0).astype(self.complex))
-        made = Stack(data, held.pixel_size_m, held.offset, 1.0, held.energy_kev, depth=depth, distances_m=self._distances(depth))
-        r.objects[name] = made
+        else:
+            depth, whole = int(self.p.num_slices), np.asarray(storage.data, np.complex128)
+            root = np.abs(whole) ** (1 / depth) * np.exp(1j * np.angle(whole) / depth)
+            data = self.on.put(np.repeat(root, depth, axis=0).astype(self.complex))
+            made = Stack(data, storage.pixel_size_m, storage.offset, depth=depth, distances_m=self._distances(depth))
+            made.energy_kev = storage.energy_kev
+            held.objects[name] = made
+        self._offset = self._stack.offset
 
     def _distances(self, depth: int) -> tuple[float, ...]:
         given = np.asarray(self.p.slice_distances, float).ravel() * ANGSTROM
         if len(given) not in (1, depth - 1, depth):
             raise ValueError(f"slice_distances: {len(given)} of them for {depth} slices: must be 1 or {max(depth - 1, 1)}")
-        return tuple(np.broadcast_to(given[:1], depth - 1) if len(given) == 1 else given[: depth - 1])
-
-    @property
-    def _stack(self) -> Stack:
-        held = self.reconstruction.objects[self._names[1]]
-        assert isinstance(held, Stack)
-        return held
+        return tuple(np.resize(given, depth - 1).tolist()) if depth > 1 else ()
 
     def _optics(self) -> Optics:
-        p, storage = self.p, self.reconstruction.probes[self._names[0]]
-        pixel = (p.pixel_size_y_A * ANGSTROM, p.pixel_size_x_A * ANGSTROM)
+        p = self.p
         return Optics.of(
-            storage.shape,
-            pixel,
+            self._probe[1].shape,
+            (p.pixel_size_y_A * ANGSTROM, p.pixel_size_x_A * ANGSTROM),
             electron_wavelength(p.acc_voltage),
             self._stack.distances_m,
             cutoff=p.damping_cutoff_multislice,
@@ -258,117 +235,54 @@ class PyPty:
             spread=p.alpha_near_field,
         )
 
-    def _detector(self, store: FrameStore) -> Detector:
-        bin = self.p.upsample_pattern
-        return Detector.of(self.on, self.optics, store.shape, bin, self.p.data_pad // bin)
-
     def _quantities(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Where everything starts, or is when a checkpoint is resumed."""
         xp, p, count = self.on.xp, self.p, self.reconstruction.pods.length
-        found = {"object": self._view(self._stack), "probe": self._probes(), "positions": xp.zeros((count, 2), self.real)}
-        if p.tilt_mode or np.any(p.tilts):
+        probe = self._probe[1].data[None]
+        if p.probe_marker is not None:
+            probe = xp.repeat(probe, int(np.max(p.probe_marker)) + 1, axis=0)
+        found = {"object": self._seen_as_slices(), "probe": probe.copy(), "positions": xp.zeros((count, 2), self.real)}
+        if np.any(p.tilts) or varies(p.update_tilts) or p.update_tilts:
             found["tilts"] = self.on.put(np.asarray(p.tilts, self.real))
-        if p.beam_current is not None or value_varies(p.update_beam_current):
-            given = np.ones(count) if p.beam_current is None else np.resize(np.asarray(p.beam_current, float), count)
-            found["current"] = self.on.put(given.astype(self.real))
+        if p.beam_current is not None or varies(p.update_beam_current) or p.update_beam_current:
+            given = np.ones(count) if p.beam_current is None else np.asarray(p.beam_current, float)
+            full = np.concatenate([given[:count], np.ones(max(count - len(given), 0))])
+            found["current"] = self.on.put(full.astype(self.real))
         if isinstance(p.static_background, np.ndarray):
             found["background"] = self.on.put(np.fft.ifftshift(p.static_background).astype(self.real))
-        for name, held in state.get("quantities", {}).items():
-            found[name] = self.on.put(np.asarray(held, self.real))
-        return found
+        return found | {name: self.on.put(np.asarray(held, self.real)) for name, held in state.get("quantities", {}).items()}
 
-    def _view(self, stack: Stack) -> Any:
-        """The object as (mode, slice, y, x)."""
+    def _remember(self, state: Mapping[str, Any]) -> None:
+        """The optimiser's history of a checkpoint."""
+        if "first_probe" in state:
+            self._first_probe = self.on.put(np.asarray(state["first_probe"], self.complex))
+        history = self.descent.history
+        history.scale = {str(name): float(scale) for name, scale in state.get("scale", {}).items()}
+        for held, rho in zip(state.get("pairs", ()), state.get("curvature", ()), strict=True):
+            s, y = ({name: self.on.put(np.asarray(v)) for name, v in held[part].items()} for part in ("s", "y"))
+            history.pairs.append(Pair(s, y, float(rho)))
+
+    def _seen_as_slices(self) -> Any:
+        """The object's storage as (mode, slice, y, x)."""
+        stack = self._stack
         return stack.data.reshape(stack.layers, stack.depth, *stack.shape)
-
-    def _probes(self) -> Any:
-        """Probes as (scenario, mode, y, x)."""
-        data = self.reconstruction.probes[self._names[0]].data
-        count = 1 if self.p.probe_marker is None else int(np.max(self.p.probe_marker)) + 1
-        return self.on.xp.tile(data[None], (count, 1, 1, 1)) if count > 1 else data[None]
 
     def _write(self) -> None:
         """Let the storages hold what is refined."""
-        stack, probe = self._stack, self.reconstruction.probes[self._names[0]]
+        stack, probe = self._stack, self._probe[1]
         stack.data = self.at["object"].reshape(stack.data.shape)
         probe.data = self.at["probe"].reshape(-1, *probe.shape)
 
     def _follow_canvas(self) -> None:
-        """Take over an object that has grown; steps and gradients of new pixels were 0, so the pairs that are kept stay right."""
-        stack = self._stack
-        if stack.shape == tuple(self.at["object"].shape[-2:]) and stack.offset == self._offset():
+        """Take over an object that has grown, or was begun anew."""
+        stack, before = self._stack, self.at["object"]
+        if stack.shape == tuple(before.shape[-2:]) and stack.offset == self._offset:
             return
-        before, (y, x) = self.at["object"], (b - a for a, b in zip(stack.offset, self._offset(), strict=True))
-        whole = self._view(stack)
+        y, x = (a - b for a, b in zip(self._offset, stack.offset, strict=True))
+        whole = self._seen_as_slices()
         whole[:, :, y : y + before.shape[2], x : x + before.shape[3]] = before
-        self.at["object"], self._known_offset = whole, stack.offset
+        self.at["object"], self._offset = whole, stack.offset
         self._forget("the object has grown")
-
-    def _offset(self) -> tuple[int, int]:
-        if not hasattr(self, "_known_offset"):
-            self._known_offset = self._stack.offset
-        return self._known_offset
-
-    # ------------------------------------------------------------------ batches
-
-    def _runs(self, rows: NDArray[np.int64]) -> list[tuple[Any, NDArray[np.int64]]]:
-        table, height_width = self.reconstruction.pods, math.prod(self.optics.shape)
-        size = self.p.compute_batch
-        if size == "auto":
-            each = height_width * self.complex.itemsize * table.pods * max(1, self._stack.depth)
-            size = max(1, self.on.tile_bytes // each)
-        return list(runs(table, rows, self.frames, int(size)))
-
-    def _batch(self, scan: int, number: int, rows: NDArray[np.int64]) -> Batch:
-        store, table = self.frames[scan], self.reconstruction.pods
-        slab, places = store.slab(number), table.frame[rows, 1] % store.slab_frames
-        device = self.on.put(rows)
-
-        def measured() -> tuple[Any, Any]:
-            counts = self.on.put(slab[places])
-            valid = self.on.put(store.mask)[None] * (counts < store.limit)
-            if store.weights is not None:
-                valid = valid * self.on.put(store.weights)[None]
-            photons = self.on.xp.where(valid > 0, counts, 0).astype(self.real)
-            return photons * self.real.type(self.p.data_multiplier), valid.astype(self.real)
-
-        def view(at: Mapping[str, Any]) -> View:
-            return self._seen(rows, device, at)
-
-        return Batch(rows, view, measured)
-
-    def _seen(self, rows: NDArray[np.int64], device: Any, at: Mapping[str, Any]) -> View:
-        p, table, put = self.p, self.reconstruction.pods, self.on.put
-        corner = table.address[rows, 0, ROW : ROW + 2].astype(np.int64) - np.asarray(self._stack.offset)
-        shift = at["positions"][device]
-        if p.allow_subPixel_shift:
-            shift = shift + put(table.remainder[rows, 0].astype(self.real))
-        current = put(table.weight[rows, 0].astype(self.real))
-        if "current" in at:
-            current = current * at["current"][device]
-        scenario = np.zeros(len(rows), np.int64)
-        if p.probe_marker is not None:
-            scenario = np.asarray(p.probe_marker)[table.index[rows] % len(p.probe_marker)]
-        tilts = None
-        if "tilts" in at:
-            tilts = at["tilts"][device] if len(at["tilts"]) > 1 else self.on.xp.tile(at["tilts"], (len(rows), 1))
-        mode = p.tilt_mode
-        defocus = np.asarray(p.defocus_array, float).ravel() * ANGSTROM
-        return View(
-            device,
-            corner,
-            put(scenario),
-            current,
-            before=tilts[:, 0:2] if tilts is not None and mode in (2, 4) else None,
-            inside=tilts[:, 2:4] if tilts is not None and mode in (0, 3, 4) else None,
-            after=tilts[:, 4:6] if tilts is not None and mode in (1, 3, 4) else None,
-            shift=shift if p.allow_subPixel_shift or self._refines_positions else None,
-            defocus=put((defocus[table.index[rows] % len(defocus)]).astype(self.real)),
-        )
-
-    @property
-    def _refines_positions(self) -> bool:
-        return bool(self.p.update_probe_pos)
 
     def _light(self) -> Any:
         """Σ|P|² over the frames that see each pixel of the object. Shape (y, x), real."""
@@ -383,226 +297,93 @@ class PyPty:
 
     # ------------------------------------------------------------------ one epoch
 
-    def _epoch(self, visited: Sequence[Batch]) -> Found:
-        """One step; what was found before it."""
-        number = self.p.epoch_prev + self.curiter
-        self._choose(number)
-        self._before_step()
-        if self._found is None:
-            self._found, self._shares = self._evaluate(self.at, visited, curvature=True)
-        found = self._found
-        if not visited:
-            return found
-        gradient = self._variables.pulled(found.gradient, self.at)
-        step = self.history.direction(gradient, self._first(found))
-        slope = product(gradient, step)
-        if not slope < 0:
-            self.history.forget(scale=False)
-            step = self.history.direction(gradient, self._first(found))
-            slope = product(gradient, step)
-        here = self._variables.taken({name: self.at[name] for name in self._moving})
-        ended: Search[Any] = search(
-            lambda t: self._try(here, t, step, visited),
-            self._value(found),
-            slope,
-            self._setting["update_step_bfgs"],
-            self._limits(),
+    def _epoch(self, visited: Sequence[Batch]) -> Point | None:
+        """One step; what was known before it. None where there is no frame."""
+        self.descent.begin()
+        number, there = self.p.epoch_prev + self.curiter, frozenset(self.at)
+        setting = Setting.of(self.p, number, there, self.descent.held)
+        if self._setting is not None and setting.key != self._setting.key:
+            self._forget("what is refined, or the loss, is another from here on")
+        self._setting = setting
+        self._by_hand_before(setting)
+        if setting["reset_history_flag"]:
+            self.descent.forget("reset_history_flag", scale=True)
+        if not visited or not setting.moving:
+            return None
+        loss = Loss(self.objective, visited, self.reconstruction.pods.length, setting, self._terms(setting), self._clean)
+        if self._point is None:
+            self._point = loss(self.at, curvature=True)
+            self._scales = loss.first(self._point, float(self._light().max()))
+        before = self._point
+        variables = Variables.of(self.on, self.at, setting.kinds)
+        taken = self.descent.step(
+            before,
+            loss,
+            variables,
+            setting.moving,
+            self._scales,
+            setting.limits,
+            float(setting["update_step_bfgs"]),
+            float(setting["hist_length"]),
         )
-        self._passes = ended.trials
-        if ended.taken is None or not slope < 0:
-            self._rejected += 1
-            self._hold()
-            self.history.forget()
-            self._found = None
-            return found
-        self._rejected = 0
-        there, quantities, after, shares, pull = ended.taken.at
-        self.history.learn(combined(there, -1, here), combined(pull, -1, gradient), self._setting["hist_length"])
-        self.at, self._found, self._shares = quantities, after, shares
-        self._after_step()
-        return found
+        if taken.point is not None:
+            self._point, self.at = taken.point, dict(taken.point.at)
+            self._by_hand_after(setting)
+        return before
 
-    def _try(
-        self, here: Mapping[str, Any], t: float, step: Mapping[str, Any], visited: Sequence[Batch]
-    ) -> tuple[float, float, Any]:
-        there = combined(here, t, step)
-        quantities = self.at | self._variables.given(there)
-        found, shares = self._evaluate(quantities, visited)
-        pull = self._variables.pulled(found.gradient, quantities)
-        return self._value(found), product(pull, step), (there, quantities, found, shares, pull)
-
-    def _value(self, found: Found) -> float:
-        """What is made smaller, per frame."""
-        return (found.loss * self._weight(found) + sum(self._shares_of(found).values())) / self._count(found)
-
-    def _shares_of(self, found: Found) -> Mapping[str, float]:
-        return found.terms
-
-    def _count(self, found: Found) -> int:
-        return max(int(np.count_nonzero(~np.isnan(found.fits[:, 0]))), 1)
-
-    def _weight(self, found: Found) -> float:
-        weight = self._setting["loss_weight"]
-        if weight == "mean":
-            return 1 / self._count(found)
-        if weight == "mean_full":
-            return 1 / (self._count(found) * math.prod(self.objective.detector.shape))
-        return float(weight)
-
-    def _evaluate(
-        self, at: Mapping[str, Any], visited: Sequence[Batch], *, curvature: bool = False
-    ) -> tuple[Found, dict[str, float]]:
-        """Loss and gradient of all terms, per frame; what each term comes to."""
-        wanted = self._wanted
-        found = self.objective.evaluate(
-            at, visited, wanted, self.reconstruction.pods.length, background="background" in self._moving, curvature=curvature
-        )
-        factor, count = self._weight(found), self._count(found)
-        total = {name: held * self.real.type(factor) for name, held in found.gradient.items() if name in self._moving}
-        shares = self._terms.add(at, total)
-        found.terms = shares
-        found.gradient = {name: self._clean(name, held) / self.real.type(count) for name, held in total.items()}
-        return found, shares
-
-    def _clean(self, name: str, held: Any) -> Any:
-        """Within the band limit of whole arrays."""
-        if (name == "object" and self.p.lazy_clean) or name not in ("object", "probe"):
-            return held
-        spectrum = self.on.fft2(held.copy())
-        spectrum *= self._band(held.shape[-2:])
-        return self.on.ifft2(spectrum)
-
-    def _band(self, shape: tuple[int, int]) -> Any:
-        if getattr(self, "_bands", None) is None:
-            self._bands: dict[Any, Any] = {}
-        if shape not in self._bands:
-            p = self.p
-            cutoff = p.damping_cutoff_multislice - p.update_extra_cut
-            limit = band(shape, self.optics.pixel_m, cutoff, p.smooth_rolloff)
-            self._bands[shape] = self.on.put(limit.astype(self.real))
-        return self._bands[shape]
-
-    def _choose(self, epoch: int) -> None:
-        """Parameters of this epoch; what makes the loss another one makes the optimiser forget."""
-        p = self.p
-        chosen = {
-            name: value_at(getattr(p, name), epoch)
-            for name, field in type(p).model_fields.items()
-            if limits_of(field) is not None
-        }
-        self._held = {name: left - 1 for name, left in self._held.items() if left > 1}
-        moving = {name for name, switch in UPDATED.items() if chosen[switch] and name in self.at and name not in self._held}
-        kinds: dict[str, str] = {}
-        if chosen["phase_only_obj"] and "object" in moving:
-            kinds["object"] = PHASE
-        if chosen["tune_only_probe_phase"] and "probe" in moving:
-            kinds["probe"] = SPECTRAL_PHASE
-        if chosen["tune_only_probe_abs"] and "probe" in moving:
-            kinds["probe"] = SPECTRAL_MODULUS
-        weights = {
-            name: float(chosen[name])
-            for name in chosen
-            if name.endswith("_weight") or "_reg_weight_" in name
-            if name != "loss_weight"
-        }
-        weights = {name: weight for name, weight in weights.items() if weight > 0 and math.isfinite(weight)}
-        key = (moving, kinds, weights, chosen["loss_weight"], chosen["atv_p"], chosen["atv_q"], chosen["mixed_variance_sigma"])
-        self._setting = chosen
-        if key != getattr(self, "_key", None):
-            if getattr(self, "_key", None) is not None:
-                self._forget("what is refined, or the loss, is another from here on")
-            self._key, self._moving = key, moving
-            self._wanted = Wanted(
-                *(name in moving for name in ("object", "probe", "positions", "tilts", "current", "aberrations"))
-            )
-            self._variables = Variables.of(self.on, self.at, kinds)
-            self._terms = self._made_terms(weights, chosen)
-            self._found = None
-        if chosen["reset_history_flag"]:
-            self.history.forget()
-
-    def _made_terms(self, weights: Mapping[str, float], chosen: Mapping[str, Any]) -> Terms:
-        import scipy.fft
-
-        scan = None if self.p.scan_size is None else (int(self.p.scan_size[0]), int(self.p.scan_size[1]))
-        pixels = math.prod(self.optics.shape)
-        modes = self.at["probe"].shape[1] * self.at["object"].shape[0]
-        made = Terms(
+    def _terms(self, setting: Setting) -> Terms:
+        p, probe = self.p, self.at["probe"]
+        return Terms(
             self.on,
             scipy.fft,
-            weights,
-            float(chosen["mixed_variance_sigma"]),
-            float(chosen["atv_p"]),
-            float(chosen["atv_q"]),
-            scan,
+            setting.weights,
+            float(setting["mixed_variance_sigma"]),
+            float(setting["atv_p"]),
+            float(setting["atv_q"]),
+            None if p.scan_size is None else (int(p.scan_size[0]), int(p.scan_size[1])),
+            probe_unit=probe.shape[1] * self.at["object"].shape[0] / math.prod(self.optics.shape),
         )
-        made.probe_unit = modes / pixels
-        return made
 
-    def _before_step(self) -> None:
-        """Changes by hand that come before an epoch."""
-        chosen, xp = self._setting, self.on.xp
-        if chosen["restart_from_vacuum"]:
-            self._by_hand("object", lambda o: xp.ones_like(o))
-        if chosen["reset_positions"]:
-            self._by_hand("positions", lambda x: xp.zeros_like(x))
-        if chosen["keep_probe_states_orthogonal"] and self.at["probe"].shape[1] > 1:
-            self._by_hand("probe", lambda probe: byhand.orthogonal(xp, probe))
+    def _clean(self, name: str, held: Any) -> Any:
+        """A gradient within the band limit of whole arrays."""
+        if name not in ("object", "probe") or (name == "object" and self.p.lazy_clean):
+            return held
+        shape = held.shape[-2:]
+        if shape not in self._bands:
+            cutoff = self.p.damping_cutoff_multislice - self.p.update_extra_cut
+            self._bands[shape] = self.on.put(band(shape, self.optics.pixel_m, cutoff, self.p.smooth_rolloff).astype(self.real))
+        spectrum = self.on.fft2(held.copy())
+        spectrum *= self._bands[shape]
+        return self.on.ifft2(spectrum)
 
-    def _after_step(self) -> None:
-        """Changes by hand that come after a step that was taken."""
-        chosen, xp = self._setting, self.on.xp
-        phase, absorption = float(chosen["apply_gaussian_filter"]), float(chosen["apply_gaussian_filter_amplitude"])
-        if phase or absorption:
-            self._by_hand("object", lambda o: byhand.smoothed(xp, self.on.ndimage, o, phase, absorption))
+    def _by_hand_before(self, setting: Setting) -> None:
+        xp = self.on.xp
+        if setting["restart_from_vacuum"]:
+            self._change("object", xp.ones_like, "restart_from_vacuum")
+        if setting["reset_positions"]:
+            self._change("positions", xp.zeros_like, "reset_positions")
+        if setting["keep_probe_states_orthogonal"] and self.at["probe"].shape[1] > 1:
+            self._change("probe", lambda probe: byhand.orthogonal(xp, probe), "keep_probe_states_orthogonal")
+        if setting["do_charge_flip"]:
+            delta, beta = ((setting[f"cf_{n}_phase"], setting[f"cf_{n}_abs"]) for n in ("delta", "beta"))
+            self._change("object", lambda o: byhand.flipped(xp, scipy.fft, o, delta, beta), "do_charge_flip")
 
-    def _by_hand(self, name: str, change: Callable[[Any], Any]) -> None:
+    def _by_hand_after(self, setting: Setting) -> None:
+        xp, on = self.on.xp, self.on
+        widths = float(setting["apply_gaussian_filter"]), float(setting["apply_gaussian_filter_amplitude"])
+        if any(widths):
+            self._change("object", lambda o: byhand.smoothed(xp, on.ndimage, o, *widths), "apply_gaussian_filter")
+        if setting["beta_wedge"] and self._stack.depth > 1:
+            pixels = (self._stack.distances_m[0], *self.optics.pixel_m)
+            self._change("object", lambda o: byhand.without_wedge(xp, scipy.fft, o, setting["beta_wedge"], pixels), "beta_wedge")
+
+    def _change(self, name: str, change: Callable[[Any], Any], why: str) -> None:
         self.at[name] = change(self.at[name])
-        self._variables = Variables.of(self.on, self.at, self._variables.kinds)
-        self.history.forget()
-        self._found = None
-
-    def _first(self, found: Found) -> dict[str, float]:
-        """Length of a first step along the gradient, for each quantity: one over how sharply the loss bends."""
-        count = self._count(found)
-        factor = self._weight(found)
-        lit = float(self.on.get(self._light().max())) if "object" in self._moving else 1.0
-        depth = self._stack.depth
-        scales = {"object": count / max(lit, 1e-30) / depth, "probe": 1.0, "background": 0.5}
-        for name, bends in found.curvature.items():
-            held = self.on.get(bends)
-            mean = float(held[held > 0].mean()) if (held > 0).any() else 0.0
-            scales[name] = count / mean if mean > 0 else 0.0
-        for name, kind in self._variables.kinds.items():
-            power = 1.0 if name == "object" else max(float((abs(self.at[name]) ** 2).max()), 1e-30)
-            scales[name] = scales[name] / 2 / (power if kind == SPECTRAL_PHASE else 1.0)
-        if self.p.algorithm.startswith("lsq") and self.p.algorithm in ("lsq", "lsq_compressed"):
-            factor *= 4 * self._brightness()
-        return {name: scale / factor for name, scale in scales.items()}
-
-    def _brightness(self) -> float:
-        """Σm²/Σm of a batch: the photons of a pixel that a photon falls on."""
-        photons, _ = self._batches[0].measured()
-        return float((photons**2).sum() / max(float(photons.sum()), 1e-30))
-
-    def _limits(self) -> Limits:
-        p, chosen = self.p, self._setting
-        most = math.inf if p.max_count is None else p.max_count
-        return Limits(chosen["wolfe_c1_constant"], chosen["wolfe_c2_constant"], p.reduce_factor, p.optimism, most, p.min_step)
-
-    def _hold(self) -> None:
-        for rejected, name in AGAINST_REJECTION:
-            if self._rejected >= rejected and name in self._moving and name not in self._held and len(self._moving) > 1:
-                self._held[name] = HELD_EPOCHS
-                self._notes.append(f"{self._rejected} epochs without a step: {name} held for {HELD_EPOCHS} epochs")
-                break
+        self._forget(why)
 
     def _forget(self, why: str) -> None:
-        """The loss is another one: what is known of its slope and curvature is not."""
-        if self.history.pairs:
-            self._notes.append(f"history forgotten: {why}")
-        self.history.forget(scale=False)
-        self._found = None
+        self.descent.forget(why)
+        self._point = None
 
     def _keep_mean(self) -> None:
         if self._mean is None:
@@ -610,11 +391,6 @@ class PyPty:
         count, held = self._mean
         for name in ("object", "probe"):
             now = self.at[name].astype(np.complex128)
-            fits = name in held and held[name].shape == now.shape
-            held[name] = held[name] + (now - held[name]) / (count + 1) if fits else now
+            same = name in held and held[name].shape == now.shape  # a canvas that has grown begins a mean anew
+            held[name] = held[name] + (now - held[name]) / (count + 1) if same else now
         self._mean = count + 1, held
-
-
-def value_varies(value: Any) -> bool:
-    """Whether a switch is on in some epoch."""
-    return callable(value) or isinstance(value, str | dict) or bool(value)
