@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.params.home import inside
 from ptystream.reconstruction import COLUMN, PROBE, ROW, PodTable, Stack
 from ptystream.scan.block import FrameStore
 
@@ -32,6 +33,19 @@ class Patterns:
     frames: Mapping[int, FrameStore]
     optics: Optics
     real: np.dtype[Any]
+    plates: PhasePlates | None = None
+
+    @property
+    def zeros_around(self) -> int:
+        """Pixels on each side that count as measured zeros."""
+        return int(self.p.data_pad // self.p.upsample_pattern) if self.p.pad_zeros else 0
+
+    def shape(self, store: FrameStore) -> tuple[int, int]:
+        """(y, x) of what is compared with the model, or summed up by virtual detectors."""
+        if self.p.masks is not None:
+            return int(self.p.masks.shape[1]), int(self.p.masks.shape[2])
+        wide = 2 * self.zeros_around
+        return store.shape[0] + wide, store.shape[1] + wide
 
     def batches(self, rows: NDArray[np.int64], stack: Stack) -> list[Batch]:
         """Of these rows of the pod table, those without pods left out."""
@@ -43,19 +57,34 @@ class Patterns:
         return [self._batch(key[0], key[1], chosen, stack) for key, chosen in runs(self.pods, present, self.frames, int(size))]
 
     def _batch(self, scan: int, number: int, rows: NDArray[np.int64], stack: Stack) -> Batch:
-        store = self.frames[scan]
+        store, device = self.frames[scan], self.on.put(rows)
         slab, places = store.slab(number), self.pods.frame[rows, 1] % store.slab_frames
-        device = self.on.put(rows)
+        kept: list[Any] = []
+        keeps = not self.p.load_one_by_one or (self.p.force_pad and self.zeros_around > 0)
 
         def measured() -> tuple[Any, Any]:
-            counts = self.on.put(slab[places])
-            valid = self.on.put(store.mask)[None] * (counts < store.limit)
-            if store.weights is not None:
-                valid = valid * self.on.put(store.weights)[None]
-            photons = self.on.xp.where(valid > 0, counts, 0).astype(self.real)
-            return photons * self.real.type(self.p.data_multiplier), valid.astype(self.real)
+            if kept:
+                return kept[0], kept[1]
+            found = self._measured(store, slab[places])
+            if keeps:
+                kept.extend(found)
+            return found
 
         return Batch(rows, lambda at: self._view(rows, device, at, stack), measured)
+
+    def _measured(self, store: FrameStore, raw: NDArray[Any]) -> tuple[Any, Any]:
+        """(photons, validity), both real: (frame, y, x), or (frame, signal) where data are compressed."""
+        xp, put = self.on.xp, self.on.put
+        counts = put(raw)
+        valid = put(store.mask)[None] * (counts < store.limit)
+        if store.weights is not None:
+            valid = valid * put(store.weights)[None]
+        photons = xp.where(valid > 0, counts, 0).astype(self.real) * self.real.type(self.p.data_multiplier)
+        valid = valid.astype(self.real)
+        if self.p.masks is not None:
+            return photons.reshape(len(photons), -1), valid.reshape(len(valid), -1)
+        pad = self.zeros_around
+        return (photons, valid) if not pad else (widened(xp, photons, pad, 0.0), widened(xp, valid, pad, 1.0))
 
     def _view(self, rows: NDArray[np.int64], device: Any, at: Mapping[str, Any], stack: Stack) -> View:
         p, pods, put = self.p, self.pods, self.on.put
@@ -76,8 +105,8 @@ class Patterns:
             corner,
             put(scenario),
             current,
-            None,
-            None,
+            None if self.plates is None else self.plates(index),
+            None if p.aberration_marker is None else put(marked(p.aberration_marker, index)),
             before,
             inside,
             after,
@@ -96,6 +125,49 @@ class Patterns:
             tilts[:, 2:4] if mode in (0, 3, 4) else None,
             tilts[:, 4:6] if mode in (1, 3, 4) else None,
         )
+
+
+def widened(xp: Any, frames: Any, pad: int, value: float) -> Any:
+    """Frames (frame, y, x) with so many pixels of a value around them, zero frequency at [0, 0]."""
+    centred = xp.fft.fftshift(frames, axes=(1, 2))
+    wide = xp.pad(centred, ((0, 0), (pad, pad), (pad, pad)), constant_values=value)
+    return xp.fft.ifftshift(wide, axes=(1, 2))
+
+
+class PhasePlates:
+    """Factors on the probe's spectrum that lie in an HDF5 file; read for each batch."""
+
+    DATASET = "configs"
+
+    def __init__(self, on: Backend, path: str, shape: tuple[int, int], kind: np.dtype[Any]) -> None:
+        """Raises `ValueError` for a file without complex plates of this shape (y, x)."""
+        import h5py
+
+        self._on, self._kind = on, kind
+        try:
+            self._file = h5py.File(inside(path), "r")
+            self._plates = self._file[self.DATASET]
+        except (OSError, KeyError) as error:
+            raise ValueError(f"phase_plate_in_h5: {path}: {error}: needs a dataset '{self.DATASET}'") from None
+        if tuple(self._plates.shape[-2:]) != tuple(shape) or self._plates.ndim not in (2, 3):
+            held = tuple(self._plates.shape)
+            raise ValueError(
+                f"phase_plate_in_h5: {path}: shape {held}: must be (measurement, {shape[0]}, {shape[1]}), or one plate"
+            )
+
+    def __call__(self, index: NDArray[np.int64]) -> Any:
+        """Of measurements of these numbers. Shape (frame or 1, y, x), complex."""
+        held = self._plates
+        if held.ndim == 2 or len(held) == 1:
+            plates = np.asarray(held[()]).reshape(1, *held.shape[-2:])
+        else:
+            wanted, back = np.unique(np.minimum(index, len(held) - 1), return_inverse=True)
+            plates = np.asarray(held[wanted])[back]
+        return self._on.put(plates.astype(self._kind))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def marked(given: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:

@@ -15,20 +15,19 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from ptystream.engine import Context, Progress
-from ptystream.params.course import varies
-from ptystream.reconstruction import Reconstruction, Stack, Storage
+from ptystream.reconstruction import COLUMN, ROW, Reconstruction, Stack, Storage
 from ptystream.scan.block import FrameStore
 
 from ..backend import BACKENDS, Backend
-from . import byhand
+from .beginning import grown, objective_of, optics_of, quantities, slices_of, stack_of
+from .constraints import Constraints
 from .descent import Descent
-from .detector import Detector
 from .loss import Loss, Point
 from .memory import Pair
-from .objective import Batch, Objective
-from .optics import Optics, band, electron_wavelength
+from .objective import Batch
+from .optics import band
 from .parameters import PyPtyParameters
-from .patterns import ANGSTROM, Patterns
+from .patterns import Patterns, PhasePlates
 from .setting import Setting
 from .terms import Terms
 from .variables import Variables
@@ -61,12 +60,15 @@ class PyPty:
         self.curiter = int((state or {}).get("iteration", 0))
         self._bands: dict[tuple[int, int], Any] = {}
         self._adopt()
-        self.optics = self._optics()
+        self.optics = optics_of(self.p, self._probe[1].shape, self._stack, self.on, self.real)
         self.patterns = Patterns(self.on, self.p, reconstruction.pods, frames, self.optics, self.real)
-        store, bin = next(iter(frames.values())), self.p.upsample_pattern
-        detector = Detector.of(self.on, self.optics, store.shape, bin, self.p.data_pad // bin)
-        self.objective = Objective(self.on, self.optics, detector, self.p.algorithm, self.p.poisson_floor)
-        self.at = self._quantities(state or {})
+        if self.p.phase_plate_in_h5 is not None:
+            self.patterns.plates = PhasePlates(self.on, self.p.phase_plate_in_h5, self.optics.shape, self.complex)
+        self.objective = objective_of(self.p, self.patterns, next(iter(frames.values())))
+        rows, held = reconstruction.pods.length, (state or {}).get("quantities", {})
+        self.at = quantities(self.p, self._probe[1].data, self._stack, rows, self.objective, self.real)
+        self.at |= {name: self.on.put(np.asarray(given, self.real)) for name, given in held.items()}
+        self._constraints = Constraints(self.on, self.p, self.optics, self.real)
         self._first_probe = self.at["probe"].copy()
         self.descent = Descent()
         self._remember(state or {})
@@ -81,11 +83,7 @@ class PyPty:
         self._follow_canvas()
         if not len(rows):
             return
-        for name, fill in (("positions", 0.0), ("current", 1.0)):
-            missing = self.reconstruction.pods.length - len(self.at[name]) if name in self.at else 0
-            if missing > 0:
-                held = self.at[name]
-                self.at[name] = self.on.xp.concatenate([held, self.on.xp.full((missing, *held.shape[1:]), fill, held.dtype)])
+        self.at |= grown(self.p, self.at, self.reconstruction.pods.length, self.on)
         self._batches += self.patterns.batches(rows, self._stack)
         self._forget("frames have come")
 
@@ -105,6 +103,7 @@ class PyPty:
     def configure(self, parameters: Any) -> None:
         """See `ptystream.engine.Engine.configure`."""
         self.p = self.patterns.p = parameters
+        self._constraints = replace(self._constraints, p=parameters)
 
     def complete(self) -> None:
         """See `ptystream.engine.Engine.complete`."""
@@ -175,6 +174,8 @@ class PyPty:
         for storage in (*self.reconstruction.probes.values(), *self.reconstruction.objects.values()):
             storage.data = self.on.get(storage.data)
         self.on.sweeper.close()
+        if self.patterns.plates is not None:
+            self.patterns.plates.close()
         self._batches = []
         self.reconstruction.improved = True
 
@@ -203,54 +204,8 @@ class PyPty:
                 raise ValueError(f"engines.*.name: PyPty: works on one {kind}, there are {names}: let the scans share it")
         probe, (name, storage) = self._probe[1], self._object
         probe.data = self.on.put(np.ascontiguousarray(probe.data, self.complex))
-        if isinstance(storage, Stack):
-            storage.data = self.on.put(np.ascontiguousarray(storage.data, self.complex))
-        else:
-            depth, whole = int(self.p.num_slices), np.asarray(storage.data, np.complex128)
-            root = np.abs(whole) ** (1 / depth) * np.exp(1j * np.angle(whole) / depth)
-            data = self.on.put(np.repeat(root, depth, axis=0).astype(self.complex))
-            made = Stack(data, storage.pixel_size_m, storage.offset, depth=depth, distances_m=self._distances(depth))
-            made.energy_kev = storage.energy_kev
-            held.objects[name] = made
+        held.objects[name] = stack_of(self.p, storage, self.on, self.complex)
         self._offset = self._stack.offset
-
-    def _distances(self, depth: int) -> tuple[float, ...]:
-        given = np.asarray(self.p.slice_distances, float).ravel() * ANGSTROM
-        if len(given) not in (1, depth - 1, depth):
-            raise ValueError(f"slice_distances: {len(given)} of them for {depth} slices: must be 1 or {max(depth - 1, 1)}")
-        return tuple(np.resize(given, depth - 1).tolist()) if depth > 1 else ()
-
-    def _optics(self) -> Optics:
-        p = self.p
-        return Optics.of(
-            self._probe[1].shape,
-            (p.pixel_size_y_A * ANGSTROM, p.pixel_size_x_A * ANGSTROM),
-            electron_wavelength(p.acc_voltage),
-            self._stack.distances_m,
-            cutoff=p.damping_cutoff_multislice,
-            real=self.real,
-            put=self.on.put,
-            near=p.recon_type == "near_field",
-            spherical_m=p.Cs * ANGSTROM,
-            spread=p.alpha_near_field,
-        )
-
-    def _quantities(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Where everything starts, or is when a checkpoint is resumed."""
-        xp, p, count = self.on.xp, self.p, self.reconstruction.pods.length
-        probe = self._probe[1].data[None]
-        if p.probe_marker is not None:
-            probe = xp.repeat(probe, int(np.max(p.probe_marker)) + 1, axis=0)
-        found = {"object": self._seen_as_slices(), "probe": probe.copy(), "positions": xp.zeros((count, 2), self.real)}
-        if np.any(p.tilts) or varies(p.update_tilts) or p.update_tilts:
-            found["tilts"] = self.on.put(np.asarray(p.tilts, self.real))
-        if p.beam_current is not None or varies(p.update_beam_current) or p.update_beam_current:
-            given = np.ones(count) if p.beam_current is None else np.asarray(p.beam_current, float)
-            full = np.concatenate([given[:count], np.ones(max(count - len(given), 0))])
-            found["current"] = self.on.put(full.astype(self.real))
-        if isinstance(p.static_background, np.ndarray):
-            found["background"] = self.on.put(np.fft.ifftshift(p.static_background).astype(self.real))
-        return found | {name: self.on.put(np.asarray(held, self.real)) for name, held in state.get("quantities", {}).items()}
 
     def _remember(self, state: Mapping[str, Any]) -> None:
         """The optimiser's history of a checkpoint."""
@@ -261,11 +216,6 @@ class PyPty:
         for held, rho in zip(state.get("pairs", ()), state.get("curvature", ()), strict=True):
             s, y = ({name: self.on.put(np.asarray(v)) for name, v in held[part].items()} for part in ("s", "y"))
             history.pairs.append(Pair(s, y, float(rho)))
-
-    def _seen_as_slices(self) -> Any:
-        """The object's storage as (mode, slice, y, x)."""
-        stack = self._stack
-        return stack.data.reshape(stack.layers, stack.depth, *stack.shape)
 
     def _write(self) -> None:
         """Let the storages hold what is refined."""
@@ -279,7 +229,7 @@ class PyPty:
         if stack.shape == tuple(before.shape[-2:]) and stack.offset == self._offset:
             return
         y, x = (a - b for a, b in zip(self._offset, stack.offset, strict=True))
-        whole = self._seen_as_slices()
+        whole = slices_of(self._stack)
         whole[:, :, y : y + before.shape[2], x : x + before.shape[3]] = before
         self.at["object"], self._offset = whole, stack.offset
         self._forget("the object has grown")
@@ -305,7 +255,9 @@ class PyPty:
         if self._setting is not None and setting.key != self._setting.key:
             self._forget("what is refined, or the loss, is another from here on")
         self._setting = setting
-        self._by_hand_before(setting)
+        for name, change, why in self._constraints.before(setting, self.at["probe"].shape[1]):
+            self._change(name, change, why)
+        self.at["probe"] = self._constraints.confined(setting, self.at["probe"])
         if setting["reset_history_flag"]:
             self.descent.forget("reset_history_flag", scale=True)
         if not visited or not setting.moving:
@@ -328,7 +280,8 @@ class PyPty:
         )
         if taken.point is not None:
             self._point, self.at = taken.point, dict(taken.point.at)
-            self._by_hand_after(setting)
+            for name, change, why in self._constraints.after(setting, self._stack.distances_m):
+                self._change(name, change, why)
         return before
 
     def _terms(self, setting: Setting) -> Terms:
@@ -341,8 +294,16 @@ class PyPty:
             float(setting["atv_p"]),
             float(setting["atv_q"]),
             None if p.scan_size is None else (int(p.scan_size[0]), int(p.scan_size[1])),
-            probe_unit=probe.shape[1] * self.at["object"].shape[0] / math.prod(self.optics.shape),
+            self._constraints.outside(),
+            self._constraints.window(setting),
+            probe.shape[1] * self.at["object"].shape[0] / math.prod(self.optics.shape),
+            {"positions": self.on.put(self._measured_positions())},
         )
+
+    def _measured_positions(self) -> NDArray[Any]:
+        """Of every row, without corrections, pixels (y, x)."""
+        pods = self.reconstruction.pods
+        return np.asarray(pods.address[:, 0, ROW : COLUMN + 1] + pods.remainder[:, 0].astype(float), self.real)
 
     def _clean(self, name: str, held: Any) -> Any:
         """A gradient within the band limit of whole arrays."""
@@ -354,28 +315,9 @@ class PyPty:
             self._bands[shape] = self.on.put(band(shape, self.optics.pixel_m, cutoff, self.p.smooth_rolloff).astype(self.real))
         spectrum = self.on.fft2(held.copy())
         spectrum *= self._bands[shape]
-        return self.on.ifft2(spectrum)
-
-    def _by_hand_before(self, setting: Setting) -> None:
-        xp = self.on.xp
-        if setting["restart_from_vacuum"]:
-            self._change("object", xp.ones_like, "restart_from_vacuum")
-        if setting["reset_positions"]:
-            self._change("positions", xp.zeros_like, "reset_positions")
-        if setting["keep_probe_states_orthogonal"] and self.at["probe"].shape[1] > 1:
-            self._change("probe", lambda probe: byhand.orthogonal(xp, probe), "keep_probe_states_orthogonal")
-        if setting["do_charge_flip"]:
-            delta, beta = ((setting[f"cf_{n}_phase"], setting[f"cf_{n}_abs"]) for n in ("delta", "beta"))
-            self._change("object", lambda o: byhand.flipped(xp, scipy.fft, o, delta, beta), "do_charge_flip")
-
-    def _by_hand_after(self, setting: Setting) -> None:
-        xp, on = self.on.xp, self.on
-        widths = float(setting["apply_gaussian_filter"]), float(setting["apply_gaussian_filter_amplitude"])
-        if any(widths):
-            self._change("object", lambda o: byhand.smoothed(xp, on.ndimage, o, *widths), "apply_gaussian_filter")
-        if setting["beta_wedge"] and self._stack.depth > 1:
-            pixels = (self._stack.distances_m[0], *self.optics.pixel_m)
-            self._change("object", lambda o: byhand.without_wedge(xp, scipy.fft, o, setting["beta_wedge"], pixels), "beta_wedge")
+        held = self.on.ifft2(spectrum)
+        assert self._setting is not None
+        return self._constraints.confined(self._setting, held) if name == "probe" else held
 
     def _change(self, name: str, change: Callable[[Any], Any], why: str) -> None:
         self.at[name] = change(self.at[name])
