@@ -1,0 +1,85 @@
+"""The engine whole: what it comes to, live and offline, on any number of threads; and what each parameter does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import BEAM, end, feed, make_run
+
+from ptystream.engines.multislice.pypty import PyPty
+from ptystream.loop import Loop, LoopSettings, Step
+from ptystream.quality import align
+from ptystream.run import Run
+from ptystream.verify import overlap
+
+PIXEL_A = BEAM.pixel_m * 1e10
+SETUP: dict[str, Any] = {
+    "pixel_size_x_A": PIXEL_A,
+    "pixel_size_y_A": PIXEL_A,
+    "damping_cutoff_multislice": 2.0,
+    "default_dtype": "single",
+}
+
+
+def run(blocks: tuple[int, ...] = (92,), threads: int = 1, minimum: int = 32, **parameters: Any) -> Run:
+    """A run of the small beamline whose frames come in blocks up to these numbers."""
+    made = make_run(engine=PyPty, engines=[SETUP | {"epoch_max": 12} | parameters], threads=threads)
+    loop, first = Loop(made, LoopSettings(min_frames_for_recon=minimum)), 0
+    for stop in blocks:
+        feed(made, first, stop)
+        first = stop
+        loop.step()
+    end(made)
+    for _ in range(1000):
+        if loop.step() is Step.DONE:
+            return made
+    pytest.fail("it does not end")
+
+
+def apart(one: Run, other: Run) -> float:
+    a, b, where = overlap(*(next(iter(r.reconstruction.objects.values())) for r in (one, other)))
+    weight = one._coverage["SsG00"][where]
+    return align(a[0], b[0], weight).complex_rms
+
+
+def test_it_comes_down_to_the_noise_and_growing_to_the_same() -> None:
+    whole, growing = run(epoch_max=60), run((40, 60, 92), epoch_max=60)
+    for found in (whole, growing):
+        expected = 0.91  # of the photon misfit, where nothing but noise is left
+        assert found.misfit[-1][-1, 1] < 1.05 * expected
+    assert apart(whole, growing) < 0.04
+    assert growing.frames == 92
+
+
+def test_threads_and_batches_change_the_time_alone() -> None:
+    one = run(epoch_max=5)
+    two = run(epoch_max=5, threads=3)
+    first, second = (next(iter(r.reconstruction.objects.values())).data for r in (one, two))
+    np.testing.assert_array_equal(first, second)
+    for size in (1, 7, 91, 92):
+        other = run(epoch_max=5, default_dtype="double", compute_batch=size)
+        wanted = run(epoch_max=5, default_dtype="double")
+        a, b = (next(iter(r.reconstruction.objects.values())).data for r in (other, wanted))
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
+
+
+def test_single_precision_is_near_to_double() -> None:
+    assert apart(run(epoch_max=8), run(epoch_max=8, default_dtype="double")) < 2e-3
+
+
+@pytest.mark.parametrize("kind", ["ml", "lsq", "lsq_sqrt_2"])
+def test_every_loss_makes_the_misfit_smaller(kind: str) -> None:
+    found = run(algorithm=kind, epoch_max=30)
+    misfit = np.concatenate(found.misfit)[:, 0]
+    assert misfit[-1] < 0.15 * misfit[0]
+
+
+def test_several_slices_are_together_what_one_is() -> None:
+    three = run(epoch_max=60, num_slices=3, slice_distances=[10.0])
+    stack = next(iter(three.reconstruction.objects.values()))
+    assert stack.data.shape[0] == 3 and stack.layers == 1
+    one = next(iter(run(epoch_max=60).reconstruction.objects.values()))
+    a, b, where = overlap(one, type(one)(np.prod(stack.data, axis=0)[None], stack.pixel_size_m, stack.offset))
+    assert align(a[0], b[0], three._coverage["SsG00"][where]).complex_rms < 0.1
