@@ -159,13 +159,17 @@ class PyPty:
         """See `ptystream.engine.Engine.state`: what is refined beside probe and object, and the optimiser's history."""
         history, get = self.descent.history, self.on.get
         own = {name: get(held) for name, held in self.at.items() if name not in ("object", "probe")}
-        pairs = [{part: {n: get(v) for n, v in getattr(pair, part).items()} for part in ("s", "y")} for pair in history.pairs]
+        pairs = {
+            str(k): {"s": {n: get(v) for n, v in pair.s.items()}, "y": {n: get(v) for n, v in pair.y.items()}, "rho": pair.rho}
+            for k, pair in enumerate(history.pairs)
+        }
         return {
             "iteration": self.curiter,
             "quantities": own,
             "pairs": pairs,
-            "curvature": [pair.rho for pair in history.pairs],
             "scale": dict(history.scale),
+            "rejected": self.descent.rejected,
+            "held": dict(self.descent.held),
             "first_probe": get(self._first_probe),
         }
 
@@ -217,9 +221,11 @@ class PyPty:
             self._first_probe = self.on.put(np.asarray(state["first_probe"], self.complex))
         history = self.descent.history
         history.scale = {str(name): float(scale) for name, scale in state.get("scale", {}).items()}
-        for held, rho in zip(state.get("pairs", ()), state.get("curvature", ()), strict=True):
+        for _, held in sorted(state.get("pairs", {}).items(), key=lambda item: int(item[0])):
             s, y = ({name: self.on.put(np.asarray(v)) for name, v in held[part].items()} for part in ("s", "y"))
-            history.pairs.append(Pair(s, y, float(rho)))
+            history.pairs.append(Pair(s, y, float(held["rho"])))
+        self.descent.rejected = int(state.get("rejected", 0))
+        self.descent.held = {str(name): int(left) for name, left in state.get("held", {}).items()}
 
     def _write(self) -> None:
         """Let the storages hold what is refined."""

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from problems import BEAM, end, feed, make_run
 
+from ptystream.checkpoint import checkpoint_of
 from ptystream.engines.multislice.pypty import PyPty
 from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.quality import align
+from ptystream.reconstruction import Stack
 from ptystream.run import Run
+from ptystream.schedule import Schedule
+from ptystream.storage import ptyr
 from ptystream.verify import overlap
 
 PIXEL_A = BEAM.pixel_m * 1e10
@@ -83,3 +87,34 @@ def test_several_slices_are_together_what_one_is() -> None:
     one = next(iter(run(epoch_max=60).reconstruction.objects.values()))
     a, b, where = overlap(one, type(one)(np.prod(stack.data, axis=0)[None], stack.pixel_size_m, stack.offset))
     assert align(a[0], b[0], three._coverage["SsG00"][where]).complex_rms < 0.1
+
+
+def test_a_run_that_went_on_from_a_dump_repeats_to_the_same_bits(tmp_path: Any) -> None:
+    import test_dumps
+
+    engines = [SETUP | {"numiter": 6, "num_slices": 2, "slice_distances": [20.0], "update_probe_pos": 1}]
+
+    def begin(decisions: Any = None) -> tuple[Run, Loop]:
+        made = make_run(engine=PyPty, engines=engines, decide_after=40, decisions=decisions)
+        loop = Loop(made, LoopSettings(min_frames_for_recon=40))
+        feed(made, 0, 50)
+        return made, loop
+
+    first, loop = begin()
+    for _ in range(4):
+        assert loop.step() is Step.WORKED
+    checkpoint = checkpoint_of(ptyr.read(test_dumps.dump(first, loop, tmp_path)))
+    again, after = begin(checkpoint.buffer_decisions["s"])
+    after.resume(checkpoint)
+    test_dumps.finish(again, after)
+    assert again.iterations == 4 + 6
+    stack = next(iter(again.reconstruction.objects.values()))
+    assert isinstance(stack, Stack) and stack.depth == 2
+    repeated, _ = begin(again.decisions["s"])
+    feed(repeated, 50, BEAM.frames)
+    end(repeated)
+    for entry in Schedule(again.schedule.to_list()).to_repeat():
+        repeated.apply(entry)
+    for one, other in zip(test_dumps.data(again), test_dumps.data(repeated), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(again.positions(), repeated.positions())
