@@ -11,6 +11,7 @@ from problems import BEAM, end, feed, make_run
 from ptystream.checkpoint import checkpoint_of
 from ptystream.engines.multislice.pypty import PyPty
 from ptystream.loop import Loop, LoopSettings, Step
+from ptystream.model.scan_model import Full
 from ptystream.quality import align
 from ptystream.reconstruction import Stack
 from ptystream.run import Run
@@ -27,9 +28,20 @@ SETUP: dict[str, Any] = {
 }
 
 
-def run(blocks: tuple[int, ...] = (92,), threads: int = 1, minimum: int = 32, **parameters: Any) -> Run:
-    """A run of the small beamline whose frames come in blocks up to these numbers."""
+def run(
+    blocks: tuple[int, ...] = (92,),
+    threads: int = 1,
+    minimum: int = 32,
+    modes: tuple[int, int] = (1, 1),
+    **parameters: Any,
+) -> Run:
+    """A run of the small beamline whose frames come in blocks up to these numbers; `modes`: of probe and object."""
     made = make_run(engine=PyPty, engines=[SETUP | {"epoch_max": 12} | parameters], threads=threads)
+    if modes != (1, 1):
+        scan = made.scans["s"]
+        coherence = {"num_probe_modes": modes[0], "num_object_modes": modes[1]}
+        p = Full.Parameters(illumination=scan.model.p.illumination.model_dump(), coherence=coherence)
+        scan.model = Full("s", 0, p, scan.model.geometry)
     loop, first = Loop(made, LoopSettings(min_frames_for_recon=minimum)), 0
     for stop in blocks:
         feed(made, first, stop)
