@@ -16,7 +16,10 @@ from websockets.sync.client import connect
 from ptystream.publish.display import display, with_ramps
 from ptystream.publish.publisher import Publisher
 from ptystream.publish.snapshot import Image, Snapshot
-from ptystream.viewers.web.server import Feed, Histories, application
+from ptystream.viewers.web.application import application
+from ptystream.viewers.web.feed import Feed
+from ptystream.viewers.web.history import Histories
+from ptystream.viewers.web.picture import Picture
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
@@ -69,10 +72,18 @@ def site() -> Iterator[tuple[str, Publisher]]:
     publisher.close()
 
 
+def picture(run: str, content: bytes) -> Picture:
+    return Picture(run, {}, {"content": np.frombuffer(content, np.uint8)})
+
+
+def content_of(held: Picture) -> bytes:
+    return held.arrays["content"].tobytes()
+
+
 def histories_of(*kept: tuple[str, bytes]) -> Histories:
     histories = Histories()
-    for run, frame in kept:
-        histories.keep(run, frame)
+    for run, content in kept:
+        histories.keep(picture(run, content))
     return histories
 
 
@@ -83,7 +94,7 @@ def test_the_newest_picture_of_the_run_that_began_last_is_found_and_any_other_by
         got = histories.get(*what)
         assert got is not None
         assert got.runs == ("a", "b")
-        return got.run, got.number, got.frame
+        return got.run, got.number, content_of(got.picture)
 
     assert found() == ("b", 0, b"b0")
     assert found("a") == ("a", 2, b"a2")
@@ -99,24 +110,24 @@ def test_the_newest_picture_of_the_run_that_began_last_is_found_and_any_other_by
 def test_the_history_is_bounded_and_every_run_keeps_its_last_picture_while_there_is_room(kept: list[tuple[str, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("HISTORY", 5), ("HISTORY_BYTES", 100), ("RUNS", 4)):
-            patch.setattr(f"ptystream.viewers.web.server.{name}", value)
+            patch.setattr(f"ptystream.viewers.web.history.{name}", value)
         histories = histories_of()
         last: dict[str, int] = {}
         for k, (run, size) in enumerate(kept):
-            histories.keep(run, k.to_bytes(1, "little") * size)
+            histories.keep(picture(run, k.to_bytes(1, "little") * size))
             last[run] = k
             newest = histories.get(run)
             assert newest is not None
-            assert newest.frame[0] == k
+            assert content_of(newest.picture)[0] == k
         held = [found for run in last if (found := histories.get(run)) is not None and found.run == run]
         assert len(held) <= 4
         total = 0
         for one in held:
             assert one.newest - one.oldest < 5
-            assert one.frame[0] == last[one.run]
+            assert content_of(one.picture)[0] == last[one.run]
             frames = [histories.get(one.run, k) for k in range(one.oldest, one.newest + 1)]
             assert [f.number for f in frames if f] == list(range(one.oldest, one.newest + 1))
-            total += sum(len(f.frame) for f in frames if f)
+            total += sum(f.picture.nbytes for f in frames if f)
         assert total <= 100
         assert histories._bytes == total
 
@@ -170,7 +181,7 @@ def test_one_of_several_runs_can_be_chosen_and_the_newest_is_shown_otherwise(sit
         def publish(number: int, run: str, state: str = "running") -> None:
             publisher.offer(snapshot(number, state, run))
             page.wait_for_function(
-                "([run, number]) => window.ptystream.runs.includes(run) && "
+                "([run, number]) => window.ptystream.runs.includes(run) && window.ptystream.header && "
                 "(window.ptystream.header.run !== run || window.ptystream.header.number === number)",
                 arg=[run, number],
             )
