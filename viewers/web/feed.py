@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+
+from ptystream.publish.display import display
+from ptystream.publish.snapshot import Snapshot
 
 from ..client import Client
+from .exact import Exact
 from .history import Found, Histories
 from .picture import Picture
 
+BUSY = 0.5
+"""Share of its time for which the thread may make pictures: of large objects it then shows fewer."""
+
 
 class Feed:
-    """The pictures of a session; all its methods may be called from any thread, `listen` from an event loop."""
+    """The pictures of a session; all its methods may be called from any thread, `listen` from an event loop.
+
+    It takes snapshots in full and makes pictures of them here, which costs the session's process nothing.
+    """
 
     def __init__(self, endpoint: str, *, keys: str | None = None, peer_keys: str | None = None) -> None:
         self.endpoint = endpoint
         self.failure: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
-        self._client = Client(endpoint, form="uint8", keys=keys, peer_keys=peer_keys)
-        self._histories = Histories()
+        self._client = Client(endpoint, keys=keys, peer_keys=peer_keys)
+        self._histories, self._exact = Histories(), Exact()
         self._lock = threading.Lock()
         self._listeners: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._over = threading.Event()
@@ -31,16 +41,19 @@ class Feed:
         try:
             with self._client as client:
                 while not self._over.is_set():
-                    shown: Any = client.latest(0.5)
-                    if shown is not None:
-                        self._keep(Picture.of(shown))
+                    snapshot = client.latest(0.5)
+                    if snapshot is not None:
+                        began = time.thread_time()
+                        self._keep(Picture.of(display(snapshot)), snapshot)
+                        self._over.wait((time.thread_time() - began) * (1 - BUSY) / BUSY)
         except BaseException as error:
             self.failure = error
             self.on_failure()
 
-    def _keep(self, picture: Picture) -> None:
+    def _keep(self, picture: Picture, snapshot: Snapshot) -> None:
         with self._lock:
             self._histories.keep(picture)
+            self._exact.keep(picture.serial, snapshot)
             for loop, event in self._listeners:
                 loop.call_soon_threadsafe(event.set)
 
@@ -49,10 +62,27 @@ class Feed:
         with self._lock:
             return self._histories.get(run, number)
 
-    def exact(self, run: str, number: int) -> Picture | None:
-        """See `Histories.exact`."""
+    def picture(self, run: str | None, number: int | None) -> Picture:
+        """That picture and no other; None: as of `get`. Raises `LookupError` with the reason where it is not there."""
         with self._lock:
-            return self._histories.exact(run, number)
+            found = self._histories.get(run, number)
+        if found is None:
+            raise LookupError("No picture is there yet.")
+        if run is not None and found.run != run:
+            raise LookupError(f"Nothing is kept of a run {run[:100]!r}; of {', '.join(found.runs)} there is.")
+        if number is not None and found.number != number:
+            raise LookupError(f"Picture {number} is not kept; {found.oldest} to {found.newest} of {found.run} are.")
+        return found.picture
+
+    def snapshot(self, run: str | None, number: int | None) -> Snapshot:
+        """The snapshot that a picture was made of. Raises `LookupError`."""
+        picture = self.picture(run, number)
+        with self._lock:
+            snapshot = self._exact.get(picture.serial)
+            left = len(self._exact.serials)
+        if snapshot is None:
+            raise LookupError(f"The picture is kept, its complex numbers are not: they are of the latest {left} pictures.")
+        return snapshot
 
     def listen(self) -> asyncio.Event:
         """An event that is set whenever a new picture is there."""

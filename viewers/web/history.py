@@ -75,10 +75,3 @@ class Histories:
         wanted = history.newest if number is None else min(max(number, history.first), history.newest)
         picture = history.pictures[wanted - history.first]
         return Found(run, wanted, picture, history.first, history.newest, tuple(self._runs))
-
-    def exact(self, run: str, number: int) -> Picture | None:
-        """That picture and no other; None where it is gone, or never was."""
-        history = self._runs.get(run)
-        if history is None or not history.first <= number <= history.newest:
-            return None
-        return history.pictures[number - history.first]

@@ -6,6 +6,10 @@ const KINDS = {
   "|u1": Uint8Array, "<u2": Uint16Array, "<u4": Uint32Array, "<i4": Int32Array, "<i8": BigInt64Array, "<f4": Float32Array, "<f8": Float64Array,
 };
 const MAX_HEADER = 1 << 24, MAX_BODY = 1 << 30, RETRY_MS = 1000, LONGEST_RETRY_MS = 10000;
+
+// The server has put the token of the address into a cookie, which no script can read: it need not stay where others could read it.
+if (new URLSearchParams(location.search).has("token")) history.replaceState(null, "", location.pathname + location.hash);
+
 const product = (numbers) => numbers.reduce((a, b) => a * b, 1);
 const padded = (bytes) => Math.ceil(bytes / 8) * 8;
 
@@ -136,10 +140,9 @@ export function connect(on, { rate = null } = {}) {
   }
 
   function open() {
-    const token = new URLSearchParams(location.search).get("token"), query = new URLSearchParams();
+    const query = new URLSearchParams();
     if (deflate) query.set("coding", "deflate-raw");
     if (rate !== null) query.set("rate", rate);
-    if (token) query.set("token", token);
     address.search = query.toString();
     const here = { about: null };
     let line = Promise.resolve();
