@@ -626,3 +626,57 @@ def test_browsers_and_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -
         site.published(snapshot(1, side=20))
         assert pictures_of(browsers[0])()[0]["number"] == 41
         assert me(site) == "view"
+
+
+# ---------------------------------------------------------------- in a real browser
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+LIMIT_MS = 120_000
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_the_page_works_under_its_policy_and_keeps_the_token_out_of_sight(guarded: Site, chromium: str) -> None:
+    from playwright.sync_api import sync_playwright
+
+    guarded.published(snapshot(80))
+    with sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=chromium, args=FLAGS, timeout=LIMIT_MS)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.set_default_timeout(LIMIT_MS)
+        said: list[str] = []
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+        address = f"http://127.0.0.1:{guarded.port}/"
+
+        def until(expression: str, wanted: Any) -> None:
+            deadline = time.monotonic() + 60
+            while (found := page.evaluate(expression)) != wanted and time.monotonic() < deadline:
+                page.wait_for_timeout(20)  # a function that waits in the page would be evaluated, which the policy forbids
+            assert found == wanted, said
+
+        page.goto(f"{address}?token={VIEW}#here")
+        until("window.ptystream?.header?.number", 120)
+        for number in (81, 82):
+            guarded.published(snapshot(number))
+            until("window.ptystream.header.number", 40 + number)
+        assert page.evaluate("window.ptystream.header.wire.base") is not None
+        assert page.evaluate("location.href") == f"{address}#here"
+        assert page.evaluate("document.cookie") == ""
+        who = "(async () => (await (await fetch('api/me')).json()).role)()"
+        assert page.evaluate(who) == "view"
+        assert page.evaluate("(async () => (await fetch('api/export.png')).status)()") == 200
+        steer = """(async () => (await fetch('api/steer', {method: 'POST', headers: {'Content-Type': 'application/json'},
+            body: JSON.stringify({action: 'set', arguments: {path: 'alpha', value: 0.125}})})).status)()"""
+        assert said == []
+        assert page.evaluate(steer) == 403
+        said.clear()  # the browser tells of answers that are errors
+        page.goto(f"{address}?token={OPERATE}")
+        until("window.ptystream?.header?.number", 122)
+        assert page.evaluate(who) == "operate"
+        assert page.evaluate(steer) == 200
+        assert guarded.session.alpha == 0.125
+        page.goto(address)  # the cookie is enough
+        until("window.ptystream?.header?.number", 122)
+        assert said == []
+        browser.close()
