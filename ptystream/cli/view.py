@@ -14,6 +14,7 @@ def view(
     keys: str | None,
     peer_keys: str | None,
     steer: str | None = None,
+    tokens: str | None = None,
     terminal: bool = False,
 ) -> int:
     """Body of the command; draws until the run is over, or prints the viewer's address and serves until it is stopped. With the
@@ -39,8 +40,9 @@ def view(
     def looking(address: str) -> None:
         print(address, flush=True)
 
+    given = {"host": host, "port": port, "steer": steer, "tokens": tokens} | certificates
     try:
-        viewer.serve(endpoint, host=host, port=port, steer=steer, on_address=looking, on_operators=operators, **certificates)
+        viewer.serve(endpoint, **given, on_address=looking, on_operators=operators)
     except (ValueError, OSError) as error:
         raise RuntimeError(str(error)) from None
     return 0

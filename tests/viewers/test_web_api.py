@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import re
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -12,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -33,6 +37,7 @@ from ptystream.viewers.web.bridge import Bridge
 from ptystream.viewers.web.feed import Feed
 from ptystream.viewers.web.png import cyclic
 from ptystream.viewers.web.serving import configured
+from ptystream.viewers.web.tokens import kept
 
 VIEW, OPERATE = "look-token", "steer-token"
 
@@ -626,6 +631,80 @@ def test_browsers_and_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -
         site.published(snapshot(1, side=20))
         assert pictures_of(browsers[0])()[0]["number"] == 41
         assert me(site) == "view"
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_tokens_are_kept_in_a_file_of_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "web.yaml"
+    made = kept(str(path))
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert kept(str(path)) == made
+    access = Access.to("10.0.0.1", steering=True, tokens=made)
+    assert (access.view, access.operate) == (made["view"], made["operate"])
+    path.chmod(0o640)
+    with pytest.raises(ValueError, match="chmod 600"):
+        kept(str(path))
+    path.chmod(0o600)
+    wrong = ["", "[1]", ": [", "{view: aaaaaaaaaaaaaaaaaaa}", "view: 12345678901234567\noperate: x"]
+    for text in wrong:
+        path.write_text(text)
+        with pytest.raises(ValueError, match="tokens: "):
+            kept(str(path))
+    path.write_text("view: aaaaaaaaaaaaaaaaaaa\noperate: aaaaaaaaaaaaaaaaaaa")
+    with pytest.raises(ValueError, match="are the same"):
+        kept(str(path))
+    with pytest.raises(ValueError, match="No such file"):
+        kept(str(tmp_path / "no" / "web.yaml"))
+
+
+@pytest.mark.parametrize("steering", [False, True])
+def test_view_prints_an_address_to_look_and_with_a_steering_address_one_to_operate(tmp_path: Path, steering: bool) -> None:
+    publisher, asked = Publisher(), Server(Desk(Asked()))
+    command = [sys.executable, "-P", "-m", "ptystream", "view", publisher.endpoint, "--tokens", str(tmp_path / "web.yaml")]
+    more = ["--steer", asked.endpoint] if steering else []
+    with subprocess.Popen([*command, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as viewer:
+        assert viewer.stdout is not None
+        address = viewer.stdout.readline().strip()
+        found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/", address)
+        assert found is not None, address
+        if steering:
+            line = viewer.stdout.readline().strip()
+            token = kept(str(tmp_path / "web.yaml"))["operate"]
+            assert line == f"to operate: {address}?token={token}"
+        site = Site(int(found[1]), publisher, Asked(), None)  # type: ignore[arg-type]
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                assert me(site) == "view"
+                break
+            except ConnectionError:
+                threading.Event().wait(0.05)
+        if steering:
+            assert me(site, token) == "operate"
+            assert site.steer(token, path="alpha", value=2.0)[0] == 200
+        viewer.terminate()
+        viewer.communicate(timeout=60)
+    publisher.close()
+    asked.close()
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (["--steer", "nonsense"], "looks like tcp://"),
+        (["--steer", "tcp://127.0.0.1:1", "--terminal"], "only looks"),
+        (["--tokens", "/no/such/folder/file"], "No such file"),
+        (["--host", "203.0.113.1"], "annot assign"),
+    ],
+)
+def test_view_says_what_is_wrong_with_its_options(more: list[str], why: str) -> None:
+    command = [sys.executable, "-P", "-m", "ptystream", "view", "tcp://127.0.0.1:1", *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert why in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
 
 
 # ---------------------------------------------------------------- in a real browser

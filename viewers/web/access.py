@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -28,10 +29,10 @@ class Access:
     """Whether the server listens on this machine alone: it is then asked under no name but this machine's own."""
 
     @staticmethod
-    def to(host: str, *, steering: bool = False) -> Access:
-        """New tokens for a server that listens on this interface."""
-        loopback = is_local(host)
-        return Access(None if loopback else secrets.token_urlsafe(16), secrets.token_urlsafe(16) if steering else None, loopback)
+    def to(host: str, *, steering: bool = False, tokens: Mapping[str, str] | None = None) -> Access:
+        """For a server that listens on this interface, with these tokens by role, or new ones."""
+        loopback, held = is_local(host), tokens or {role: secrets.token_urlsafe(16) for role in ("view", "operate")}
+        return Access(None if loopback else held["view"], held["operate"] if steering else None, loopback)
 
     @property
     def cookie(self) -> str:

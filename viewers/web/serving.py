@@ -13,6 +13,7 @@ from .application import application
 from .bridge import Bridge
 from .feed import Feed
 from .limits import MAX_WORD_BYTES, Limited
+from .tokens import kept
 
 EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 (named, not bound)
 
@@ -25,16 +26,17 @@ def serve(
     keys: str | None = None,
     peer_keys: str | None = None,
     steer: str | None = None,
+    tokens: str | None = None,
     on_address: Callable[[str], None] | None = None,
     on_operators: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until the process is stopped. Beyond loopback a token is made and becomes part of the address.
+    """Serve until the process is stopped. Beyond loopback a token becomes part of the address.
 
     `keys`, `peer_keys`: as of `Client`, and of `Steering` for `steer`, the session's steering endpoint; `on_operators` is then
-    given the address for those who may steer. Raises `RuntimeError` where the session could not be followed any more,
-    `ValueError` for an endpoint or keys that cannot be right.
+    given the address for those who may steer. `tokens`: a file that keeps them. Raises `RuntimeError` where the session could not
+    be followed any more, `ValueError` for an endpoint, keys or a file that cannot be right.
     """
-    access = Access.to(host, steering=steer is not None)
+    access = Access.to(host, steering=steer is not None, tokens=None if tokens is None else kept(tokens))
     with ExitStack() as stack:
         listening = stack.enter_context(socket.create_server((host, port), family=_family(host)))
         bridge = None if steer is None else Bridge.to(steer, keys=keys, peer_keys=peer_keys)
