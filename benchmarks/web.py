@@ -1,7 +1,7 @@
 """The web viewer: how late a frame is in a browser, what viewers cost the engine, and how many bytes each takes.
 
 `web.py latency`, `web.py slowdown [rounds] [seconds]`, `web.py bytes`; without an argument all three. The viewers are websocket
-clients in a process of its own at the lowest priority, since they would be on other machines. `CHROMIUM`: path of a browser.
+clients in a process of its own. `CHROMIUM`: path of a browser.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ async def clients(address: str, kinds: list[str]) -> None:
 @contextmanager
 def viewers(address: str, kinds: list[str]) -> Iterator[subprocess.Popen[str]]:
     """A process with so many clients."""
-    command = ["nice", "-n", "19", sys.executable, "-P", __file__, "clients", address, *kinds]
+    command = [sys.executable, "-P", __file__, "clients", address, *kinds]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdin is not None
@@ -203,16 +203,16 @@ def slowdown(rounds: int = 3, seconds: float = 12.0) -> None:
                     found[name].append(_phase(session, address, pid, kinds, seconds, telling))
                     print(f"round {number + 1}, {name}: {found[name][-1]['rate']:.3f} iterations/s", file=sys.stderr, flush=True)
     print(f"object {shape}, 400 frames of 128², difference map on one thread; {rounds} rounds of {seconds:g} s each, medians")
-    print("engine: iterations/s, and the share of its thread's time for snapshots; cores that each process takes")
-    columns = ("iter/s", "slower", "telling", "session", "server", "viewers", "pictures/s", "MB/s")
+    print("engine: iterations/s, the processor time of its whole process for one, the share of its thread's time for snapshots")
+    print("server, viewers: cores that they take together; pictures/s, MB/s: of one viewer. Reach: telling below 2 %")
+    columns = ("iter/s", "slower", "ms cpu/iter", "telling", "server", "viewers", "pictures/s", "MB/s")
     print(" " * 20 + "".join(f"{column:>11s}" for column in columns))
     first = float(np.median([row["rate"] for row in found["no web server"]]))
     for name, rows in found.items():
         m = {key: float(np.median([row[key] for row in rows])) for key in rows[0]}
-        shares = f"{m['rate']:11.3f}{1 - m['rate'] / first:11.1%}{m['telling']:11.2%}"
-        print(f"{name:20s}{shares}{m['session']:11.2f}{m['server']:11.2f}{m['clients']:11.2f}", end="")
+        shares = f"{m['rate']:11.3f}{1 - m['rate'] / first:11.1%}{m['cost'] * 1e3:11.1f}{m['telling']:11.2%}"
+        print(f"{name:20s}{shares}{m['server']:11.2f}{m['clients']:11.2f}", end="")
         print(f"{m['pictures']:11.2f}{m['bytes'] / 1e6:11.2f}", flush=True)
-    print("pictures/s and MB/s are of one viewer. Reach: telling below 2 %")
 
 
 def _phase(session: Session, address: str, pid: int, kinds: list[str], seconds: float, telling: Telling) -> dict[str, float]:
@@ -229,16 +229,17 @@ def _window(
     def now() -> np.ndarray[Any, Any]:
         count = {"pictures": 0, "bytes": 0} if process is None else counted(process)["tiles"]
         cpu = [time.process_time(), *(0.0 if pid is None else cpu_of(pid) for pid in (server, process and process.pid))]
-        return np.array([time.monotonic(), telling.wall, *cpu, count["pictures"], count["bytes"]])
+        number = session.status()["iteration"]
+        return np.array([time.monotonic(), telling.wall, *cpu, count["pictures"], count["bytes"], number])
 
     before = now()
     took = iterations(session, seconds)
     spent = now() - before
-    names = ("telling", "session", "server", "clients", "pictures", "bytes")
+    names = ("telling", "session", "server", "clients", "pictures", "bytes", "iterations")
     found = dict(zip(names, spent[1:] / spent[0], strict=True))
     for name in ("pictures", "bytes"):
         found[name] /= max(1, reading)
-    return found | {"rate": float(1 / np.median(took))}
+    return found | {"rate": float(1 / np.median(took)), "cost": found["session"] / max(found["iterations"], 1e-9)}
 
 
 # ---------------------------------------------------------------- bytes

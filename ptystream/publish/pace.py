@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import deque
 
-LOOKED_AT = 3
-"""Snapshots of which the quickest tells what one takes: another process may have held up any single one."""
+LOOKED_AT = 5
+"""Snapshots of which the median tells what one takes: another process may have held up any single one."""
 
 
 class Pace:
@@ -24,4 +25,4 @@ class Pace:
         """One was made: the next is to come so late that making them takes `share` of the time at the most."""
         self._began = began
         self._took.append(ended - began)
-        self._rests_until = ended + min(self._took) * (1 / share - 1)
+        self._rests_until = ended + statistics.median_low(self._took) * (1 / share - 1)
