@@ -146,6 +146,23 @@ class Site:
 
 
 @contextmanager
+def served(app: Any, port: int = 0) -> Iterator[int]:
+    """The application on a port of this machine."""
+    server = uvicorn.Server(configured(app, port))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not server.started and time.monotonic() < deadline:
+        threading.Event().wait(0.02)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@contextmanager
 def running(access: Access, *, steering: bool = True, timeout_s: float = 15.0) -> Iterator[Site]:
     session = Asked()
     asked = Server(Desk(session))
@@ -154,17 +171,9 @@ def running(access: Access, *, steering: bool = True, timeout_s: float = 15.0) -
         patch.setattr("ptystream.viewers.web.bridge.TIMEOUT_S", timeout_s)
         bridge = Bridge.to(asked.endpoint) if steering else None
     feed = Feed(publisher.endpoint)
-    server = uvicorn.Server(configured(application(feed, access, bridge)))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 60
-    while not server.started and time.monotonic() < deadline:
-        threading.Event().wait(0.02)
-    yield Site(server.servers[0].sockets[0].getsockname()[1], publisher, session, feed)
-    session.hold.set()
-    server.should_exit = True
-    thread.join(60)
-    assert not thread.is_alive()
+    with served(application(feed, access, bridge)) as port:
+        yield Site(port, publisher, session, feed)
+        session.hold.set()
     feed.close()
     if bridge is not None:
         bridge.close()
@@ -759,3 +768,34 @@ def test_the_page_works_under_its_policy_and_keeps_the_token_out_of_sight(guarde
         until("window.ptystream?.header?.number", 122)
         assert said == []
         browser.close()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_the_page_mends_its_connection_and_begins_with_a_whole_picture(chromium: str) -> None:
+    from playwright.sync_api import sync_playwright
+
+    publisher = Publisher()
+    feed = Feed(publisher.endpoint)
+    with sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=chromium, args=FLAGS, timeout=LIMIT_MS)
+        page = browser.new_page(viewport={"width": 1280, "height": 800}, bypass_csp=True)
+        page.set_default_timeout(LIMIT_MS)
+        port, bases = 0, []
+        for number in (1, 2):
+            with served(application(feed), port) as port:
+                if number == 1:
+                    page.goto(f"http://127.0.0.1:{port}/")
+                publisher.offer(snapshot(10 * number))
+                page.wait_for_function("n => window.ptystream?.header?.number === n", arg=40 + 10 * number)
+                bases.append(page.evaluate("window.ptystream.header.wire.base"))
+                publisher.offer(snapshot(10 * number + 1))
+                page.wait_for_function("n => window.ptystream?.header?.number === n", arg=41 + 10 * number)
+                bases.append(page.evaluate("window.ptystream.header.wire.base"))
+            page.wait_for_function("document.body.innerText.includes('connection lost')")
+        assert bases[0] is None
+        assert bases[1] is not None
+        assert bases[3] is not None
+        browser.close()
+    feed.close()
+    publisher.close()
