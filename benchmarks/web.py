@@ -253,12 +253,12 @@ def sizes() -> None:
             print(f"  {name:34s} {np.median(values) / 1e3:9.1f} kB a picture (median of {len(values)})", flush=True)
 
 
-def _sizes(arriving: bool, frames: int = 1024, rate: float = 40.0, iterations: int = 20) -> dict[str, list[int]]:
+def _sizes(arriving: bool, frames: int = 225, iterations: int = 20) -> dict[str, list[int]]:
     from ptystream.publish.display import display
     from ptystream.viewers.web.picture import Picture
     from ptystream.viewers.web.tiles import encode
 
-    kinds = {"whole": [], "whole, deflated": [], "tiles": [], "tiles, deflated": []}  # type: dict[str, list[int]]
+    kinds: dict[str, list[int]] = {"whole": [], "whole, deflated": [], "tiles": [], "tiles, deflated": []}
     shapes: set[Any] = set()
     with tempfile.TemporaryDirectory() as folder:
         data: dict[str, Any] = {"name": "MoonFlowerScan", "num_frames": frames, "shape": 128, "density": 0.45, "model": "raster"}

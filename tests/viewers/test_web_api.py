@@ -146,7 +146,7 @@ class Site:
 
 
 @contextmanager
-def served(app: Any, port: int = 0) -> Iterator[int]:
+def served(app: Any, port: int = 0) -> Iterator[uvicorn.Server]:
     """The application on a port of this machine."""
     server = uvicorn.Server(configured(app, port))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -155,11 +155,15 @@ def served(app: Any, port: int = 0) -> Iterator[int]:
     while not server.started and time.monotonic() < deadline:
         threading.Event().wait(0.02)
     try:
-        yield server.servers[0].sockets[0].getsockname()[1]
+        yield server
     finally:
         server.should_exit = True
         thread.join(60)
         assert not thread.is_alive()
+
+
+def port_of(server: uvicorn.Server) -> int:
+    return int(server.servers[0].sockets[0].getsockname()[1])
 
 
 @contextmanager
@@ -171,8 +175,8 @@ def running(access: Access, *, steering: bool = True, timeout_s: float = 15.0) -
         patch.setattr("ptystream.viewers.web.bridge.TIMEOUT_S", timeout_s)
         bridge = Bridge.to(asked.endpoint) if steering else None
     feed = Feed(publisher.endpoint)
-    with served(application(feed, access, bridge)) as port:
-        yield Site(port, publisher, session, feed)
+    with served(application(feed, access, bridge)) as server:
+        yield Site(port_of(server), publisher, session, feed)
         session.hold.set()
     feed.close()
     if bridge is not None:
@@ -548,6 +552,7 @@ def test_a_browser_is_told_what_changed_since_the_picture_that_it_has_and_gets_i
 
 
 def test_a_base_that_is_no_longer_kept_makes_the_next_picture_whole(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    here.published(snapshot(19, run="before"))
     monkeypatch.setattr("ptystream.viewers.web.history.HISTORY_BYTES", 1)
     with connect(f"ws://127.0.0.1:{here.port}/stream", max_size=None) as browser:
         follow = pictures_of(browser)
@@ -600,6 +605,7 @@ GARBAGE += ['{"show": 1e999}', "[" * 3000, '{"drawn": ' + "9" * 3500 + "}", '{"s
 
 def test_garbage_on_a_websocket_ends_nothing_but_itself(here: Site) -> None:
     address = f"ws://127.0.0.1:{here.port}/stream"
+    here.published(snapshot(29, run="before"))
     with connect(address, max_size=None) as browser:
         follow = pictures_of(browser)
         follow()
@@ -613,6 +619,26 @@ def test_garbage_on_a_websocket_ends_nothing_but_itself(here: Site) -> None:
             to_the_end(browser)
     with connect(address, max_size=None) as browser:
         pictures_of(browser)()
+
+
+def test_a_browser_that_hangs_is_given_up_and_nothing_of_it_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptystream.viewers.web.stream.LONGEST_DRAW_S", 0.5)
+    monkeypatch.setattr("ptystream.viewers.web.limits.LAST_S", 0.2)
+    publisher = Publisher()
+    feed = Feed(publisher.endpoint)
+    with served(application(feed)) as server, socket.create_connection(("127.0.0.1", port_of(server)), timeout=30) as hung:
+        asked = f"GET /stream HTTP/1.1\r\nHost: 127.0.0.1:{port_of(server)}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        hung.sendall(f"{asked}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode())
+        assert hung.recv(12) == b"HTTP/1.1 101"
+        assert len(server.server_state.connections) == 1
+        Site(0, publisher, Asked(), feed).published(snapshot(1, side=1500))  # more than the kernel's buffers hold
+        deadline = time.monotonic() + 30
+        while server.server_state.connections and time.monotonic() < deadline:
+            threading.Event().wait(0.02)
+        assert not server.server_state.connections
+        assert not feed._listeners
+    feed.close()
+    publisher.close()
 
 
 def test_browsers_and_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -783,7 +809,8 @@ def test_the_page_mends_its_connection_and_begins_with_a_whole_picture(chromium:
         page.set_default_timeout(LIMIT_MS)
         port, bases = 0, []
         for number in (1, 2):
-            with served(application(feed), port) as port:
+            with served(application(feed), port) as server:
+                port = port_of(server)
                 if number == 1:
                     page.goto(f"http://127.0.0.1:{port}/")
                 publisher.offer(snapshot(10 * number))

@@ -6,11 +6,14 @@ import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 MAX_CONNECTIONS = 500
 """At a time, browsers that follow among them; a further one is closed at once."""
 FIRST_REQUEST_S = 10.0
 """For so long a connection may be open without a whole request."""
+LAST_S = 5.0
+"""For so long what was sent to a browser that is given up may still be taken."""
 MAX_WORD_BYTES = 1 << 16
 """Of what a browser says on its websocket; one that says more is disconnected."""
 
@@ -35,3 +38,14 @@ class Limited(H11Protocol):
     def _close_where_idle(self, transport: asyncio.Transport) -> None:
         if self.cycle is None and transport.get_protocol() is self:  # a websocket has been given another protocol
             transport.close()
+
+
+class Ended(WebSocketsSansIOProtocol):
+    """A websocket that does end: a browser that hangs takes nothing, and closing would wait for it without an end."""
+
+    async def run_asgi(self) -> None:
+        """From the first word to the last."""
+        try:
+            await super().run_asgi()
+        finally:
+            self.loop.call_later(LAST_S, self.transport.abort)

@@ -12,7 +12,7 @@ from .access import Access
 from .application import application
 from .bridge import Bridge
 from .feed import Feed
-from .limits import MAX_WORD_BYTES, Limited
+from .limits import MAX_WORD_BYTES, Ended, Limited
 from .tokens import kept
 
 EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 (named, not bound)
@@ -63,6 +63,7 @@ def configured(app: object, port: int = 0) -> uvicorn.Config:
         port=port,
         log_level="warning",
         http=Limited,
+        ws=Ended,
         ws_max_size=MAX_WORD_BYTES,
         ws_per_message_deflate=False,
         proxy_headers=False,
