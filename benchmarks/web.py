@@ -169,9 +169,10 @@ def reconstructing(frames: int = 400, side: int = 128) -> Iterator[tuple[Session
 
 
 def iterations(session: Session, seconds: float) -> list[float]:
-    """How long each took, for so long."""
-    times, last, until = [], session.status()["iteration"], time.monotonic() + seconds
-    while (now := time.monotonic()) < until:
+    """How long each took, for so long, and for five of them at least."""
+    times: list[float] = []
+    last, until = session.status()["iteration"], time.monotonic() + seconds
+    while (now := time.monotonic()) < until or (len(times) < 6 and now < until + 10 * seconds):
         if (number := session.status()["iteration"]) != last:
             times.append(now)
             last = number
