@@ -107,7 +107,7 @@ class Session:
         """When the newest run that is over began, of those for which something came."""
         self._over = False
         """Whether no further scan can come."""
-        self._teller = Teller(metrics, publisher, plotter, plan.publish_interval_s, follower, plan.publish_share)
+        self._teller = Teller(metrics, publisher, plotter, plan.publish_interval_s, follower, share=plan.publish_share)
         self._failure: BaseException | None = None
         self._steered: dict[str, Entry] = {}
         """Path → the newest change of a parameter."""
