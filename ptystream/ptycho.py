@@ -146,11 +146,7 @@ class Ptycho:
             raise KeyboardInterrupt
         run = None if self._session is None else self._session.current
         if self._session is not None and (run is None or run.reconstruction is None or not run.frames):
-            run = self._session.fruitless or run  # what came late for it may have begun another since
-            counts = {} if run is None else run.ledger()
-            became = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no frame came"
-            causes = [] if run is None else run.failures
-            raise SessionError(f"{self.configuration.name}: nothing was reconstructed: {'; '.join([*causes, became])}")
+            raise SessionError(f"{self.configuration.name}: nothing was reconstructed: {self._session.fruitless_because()}")
         return self
 
     def stop(self) -> None:

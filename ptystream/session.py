@@ -88,6 +88,8 @@ class Session:
         """The newest run that is over, for which frames came and none could be used."""
         self.finished = 0
         """Runs that left a result."""
+        self.reconstructed = 0
+        """Runs that are over and had frames to work on, of an interrupted session that goes on too."""
         self.ended: float | None = None
         """When the last run was over, seconds since the epoch."""
         self.paused = False
@@ -142,6 +144,17 @@ class Session:
             told = {"run": self.plan.name, "state": "waiting", "received": 0, "used": 0, "iteration": 0}
             return told | kept | {"frames_per_second": 0.0}
         return status_of(run) | kept | self._teller.rates(run)
+
+    def fruitless_because(self) -> str:
+        """Why nothing is reconstructed, in a line."""
+        run = self.fruitless or self.current  # what came late for it may have begun another since
+        became = ", ".join(f"{count} {state}" for state, count in run.ledger().items() if count) if run else ""
+        return "; ".join([*(run.failures if run else ()), became or "no frame came"])
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether somebody wanted it to end before it was done."""
+        return self._stop_asked.is_set()
 
     def measure(self) -> None:
         """Bring those metrics up to date that are of no run; short, and may be called from any thread."""
@@ -257,6 +270,7 @@ class Session:
                 if (number := note.get("number", self.finished + 1)) is not None:
                     self._numbers.take(number)
                     self.finished += 1
+                    self.reconstructed += 1
         for number in self._numbers.free(self.plan.overlap):
             checkpoint = self.plan.checkpoint(self._name(number))
             if checkpoint is not None:
@@ -393,6 +407,7 @@ class Session:
                 self._tap.write(Message(time.time_ns(), SESSION, (json.dumps(note).encode(),)))
         finally:
             silent = any(scan.buffer.ended == self._silence for scan in run.scans.values())
+            self.reconstructed += bool(run.frames)
             self.finished += number is not None or silent  # another scan may follow one that is empty, hardly a silent one
             if number is None:
                 self._numbers.give_back(turn.number)

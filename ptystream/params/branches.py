@@ -9,7 +9,7 @@ from pydantic import field_validator
 from ptystream.params.autoplot import AutoplotParameters
 from ptystream.params.base import Branch, parameter
 from ptystream.params.interaction import InteractionParameters
-from ptystream.params.patterns import checked, checked_beforehand
+from ptystream.params.patterns import checked, checked_beforehand, kept_below
 from ptystream.verbosity import level
 
 
@@ -121,6 +121,7 @@ class FramesParameters(Branch):
             raise ValueError(f"cannot be filled in ({error}); known are %(run)s, %(scan)s, %(epoch)s") from error
         if "%(epoch)" not in value or not made.endswith((".h5", ".hdf5", ".nxs")):
             raise ValueError("needs %(epoch)s, so that each acquisition has its own file, and must end in .h5, .hdf5 or .nxs")
+        kept_below(made)
         return value
 
 
@@ -150,6 +151,11 @@ class AutosaveParameters(Branch):
     keep: int | None = parameter(2, lower=1, ours=True)
     """Dumps of a run that are kept, the newest; None: all, as ptypy does."""
 
+    @field_validator("rfile")
+    @classmethod
+    def _pattern(cls, value: str) -> str | None:
+        return checked(value)
+
 
 class IoParameters(Branch):
     """Global parameters for I/O"""
@@ -163,7 +169,8 @@ class IoParameters(Branch):
     rfile: str | None = parameter("recons/%(run)s/%(run)s_%(engine)s_%(iterations)04d.ptyr")
     """Reconstruction file name (or format string)
 
-    Below `home`, written after each engine; None: no file. Keys are those of the last iteration: %(run)s, %(engine)s,
+    Below `home` (an absolute path stays; a relative one that leads out of `home` is refused), written after each engine; None: no
+    file. Keys are those of the last iteration: %(run)s, %(engine)s,
     %(iteration)d (of this engine), %(iterations)d (of all), %(numiter)d, %(duration)f, %(error)s; and %(series)s and
     %(angle)f of the scan (`scans.*.data.series`)."""
 
