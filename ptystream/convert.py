@@ -227,3 +227,10 @@ def write_cxi(made: Path, result: ptyr.Result, name: str | None = None, given: s
             write_product(file, result, name)
         except ValueError as error:
             raise ConvertError(f"{given or made}: {error}") from error
+
+
+def cxi_beside(path: Path) -> str:
+    """The result in `path` as CXI/NeXus beside it, with the ending .cxi; returns where. Raises as `ptyr.read` and `write_cxi`."""
+    made = path.with_name(f"{path.name.removesuffix('.ptyr')}.cxi")
+    write_cxi(made, ptyr.read(path), given=str(path))
+    return str(made)

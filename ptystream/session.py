@@ -24,6 +24,7 @@ from ptystream.ingest import Source, Tap
 from ptystream.kept import FILES
 from ptystream.loop import Loop, Step
 from ptystream.metrics import Metrics
+from ptystream.publish.documenting import Documents
 from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
 from ptystream.routing import Router
@@ -72,6 +73,7 @@ class Session:
         publisher: Publisher | None = None,
         plotter: Plotter | None = None,
         follower: Follower | None = None,
+        documents: Documents | None = None,
         tap: Tap | None = None,
         frame_files: FrameFiles | None = None,
         recorded: Iterable[Message] = (),
@@ -79,8 +81,8 @@ class Session:
         health: Health | None = None,
     ) -> None:
         """`recorded` are messages of an interrupted session: delivered before the sources open. `frame_files`: where frames
-        are written as they come, beside what is reconstructed of them. `follower`: who is given snapshots besides. `health` is
-        told how the session is."""
+        are written as they come, beside what is reconstructed of them. `follower`: who is given snapshots besides; `documents`:
+        who tells of runs in Bluesky's words. `health` is told how the session is."""
         self.plan, self.metrics = plan, metrics
         self.results: list[Path] = []
         self.current: Run | None = None
@@ -109,7 +111,7 @@ class Session:
         """When the newest run that is over began, of those for which something came."""
         self._over = False
         """Whether no further scan can come."""
-        self._teller = Teller(metrics, publisher, plotter, plan.publish_interval_s, follower)
+        self._teller = Teller(metrics, publisher, plotter, plan.publish_interval_s, follower, documents)
         self._failure: BaseException | None = None
         self._steered: dict[str, Entry] = {}
         """Path → the newest change of a parameter."""
@@ -210,6 +212,7 @@ class Session:
                 run.state = "failed"
                 if run is self.current:
                     self._teller.of(run).tell(run, force=True)
+                self._teller.forget(run)
             raise
         finally:
             self.health.end()

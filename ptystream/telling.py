@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from ptystream.engine import headline
 from ptystream.metrics import Metrics
+from ptystream.publish.documenting import Documents
 from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
 from ptystream.publish.snapshot import Snapshot
@@ -31,9 +32,10 @@ class Teller:
         plotter: Plotter | None,
         interval_s: float,
         follower: Follower | None = None,
+        documents: Documents | None = None,
     ) -> None:
         self.metrics, self.publisher, self.plotter, self.interval_s = metrics, publisher, plotter, interval_s
-        self.follower = follower
+        self.follower, self.documents = follower, documents
         self._told: dict[int, Told] = {}
 
     def of(self, run: Run) -> Told:
@@ -48,6 +50,8 @@ class Teller:
 
     def forget(self, run: Run) -> None:
         """The run is over."""
+        if self.documents is not None:
+            self.documents.over(run)
         self.metrics.forget(run)
         self._told.pop(id(run), None)
 
@@ -72,6 +76,8 @@ class Told:
         plot = plotter is not None and bool(run.iterations) and plotter.due(run.name, run.iterations, last=force)
         if not publish and not plot:
             return
+        if teller.documents is not None:
+            teller.documents.tell(run)
         ledger = run.ledger()
         if publish:
             self._published = now

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
+from ptystream.params.archive import DocumentsParameters, TiledParameters
 from ptystream.params.autoplot import AutoplotParameters
 from ptystream.params.base import Branch, parameter
 from ptystream.params.interaction import InteractionParameters
@@ -183,6 +184,10 @@ class IoParameters(Branch):
     - ``'dls'``:    Custom format for Diamond Light Source: with the coordinates of every pixel
     - ``'used_params'``: Same as minimal but including all used parameters"""
 
+    cxi: bool = parameter(False, ours=True)
+    """Write each result as CXI/NeXus too, beside `rfile` with the ending .cxi: with ledger, configuration and provenance, for
+    silx, h5web, ptychodus and catalogues. A thread does it; what goes wrong is told and counted, and costs the run nothing."""
+
     autosave: AutosaveParameters = AutosaveParameters()
     """Auto-save options"""
 
@@ -216,10 +221,25 @@ class IoParameters(Branch):
     frames: FramesParameters = FramesParameters()
     """Frames as files, for others who want them."""
 
+    tiled: TiledParameters = TiledParameters()
+    """A Tiled server that gets each finished result."""
+
+    documents: DocumentsParameters = DocumentsParameters()
+    """Bluesky documents of each run."""
+
     @field_validator("rfile")
     @classmethod
     def _pattern(cls, value: str | None) -> str | None:
         return checked(value)
+
+    @model_validator(mode="after")
+    def _made_of_a_file(self) -> IoParameters:
+        """What is made of the result's file needs one."""
+        if self.cxi and (self.rfile is None or self.rfile.endswith(".cxi")):
+            raise ValueError(f"cxi: is made of the file of `rfile`, which is {self.rfile!r}: give a pattern that ends in .ptyr")
+        if self.tiled.uri is not None and self.rfile is None:
+            raise ValueError("tiled.uri: what is sent is read from the file of `rfile`, which is None: give a pattern")
+        return self
 
 
 class LiveParameters(Branch):

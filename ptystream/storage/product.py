@@ -1,7 +1,7 @@
 """A result as a file that others show and keep: NeXus below `/entry_1`, named as CXI's and ptychodus' readers expect it.
 
-docs/reference/cxi.md has what is where. The file holds no frames, so it does not claim the definition NXcxi_ptycho; where it tells
-the same as that definition (instrument, sample, positions), it does so in the same places.
+docs/reference/cxi.md has what is where. The file holds no frames, so it does not claim the definition NXcxi_ptycho; where it
+tells the same as that definition (instrument, sample, positions), it does so in the same places.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PACKED: dict[str, Any] = {"compression": "gzip", "compression_opts": 4, "shuffle
 def write_product(file: h5py.File, result: Result, name: str | None = None) -> None:
     """Everything that a result holds into an open file. The default plot, the names at the root and CXI's images are those of the
     object and probe `name`, or of the first. Raises `ValueError` where there is none."""
-    name = next((key for key in result.object if key in result.probe), None) if name is None else name
+    name = next((key for key in result.object if key in result.probe), "") if name is None else name
     if name not in result.object or name not in result.probe:
         raise ValueError(f"{name!r}: the result has objects {', '.join(result.object)} and probes {', '.join(result.probe)}")
     told: Mapping[str, Any] = next(iter(result.scans.values()), {})
