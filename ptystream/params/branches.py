@@ -236,9 +236,9 @@ class IoParameters(Branch):
     def _made_of_a_file(self) -> IoParameters:
         """What is made of the result's file needs one."""
         if self.cxi and (self.rfile is None or self.rfile.endswith(".cxi")):
-            raise ValueError(f"cxi: is made of the file of `rfile`, which is {self.rfile!r}: give a pattern that ends in .ptyr")
+            raise ValueError("cxi: needs an io.rfile that ends in .ptyr, of which it is made")
         if self.tiled.uri is not None and self.rfile is None:
-            raise ValueError("tiled.uri: what is sent is read from the file of `rfile`, which is None: give a pattern")
+            raise ValueError("tiled.uri: needs io.rfile, the file that results are read from")
         return self
 
 

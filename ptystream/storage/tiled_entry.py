@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -63,10 +64,11 @@ def put(path: Path, uri: str, *, key: str, container: str = "", timeout_s: float
     import httpx
     from tiled.client import from_uri
 
-    deadline = time.monotonic() + timeout_s
+    deadline, opened = time.monotonic() + timeout_s, ExitStack()
     try:
         result = ptyr.read(path)
         place = from_uri(uri, api_key=key, timeout=httpx.Timeout(timeout_s), remember_me=False, show_progress=False)
+        opened.callback(place.context.close)
         for part in container.split("/") if container else ():
             place = place[part] if part in place else place.create_container(part)
         about = json.loads(json.dumps(metadata(result, path), default=ptyr.plain, allow_nan=True))
@@ -81,6 +83,8 @@ def put(path: Path, uri: str, *, key: str, container: str = "", timeout_s: float
     except Exception as error:  # the client's library raises whatever its own libraries do
         text = f"{type(error).__name__}: {error}"
         raise TiledError(f"{uri}: {text.replace(key, '…')}"[:1000]) from None
+    finally:
+        opened.close()
     return str(entry.uri)
 
 

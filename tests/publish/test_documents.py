@@ -24,10 +24,11 @@ from memory import Memory, messages
 from problems import BEAM, end, feed, make_run
 from test_ptycho import parameters, sources
 
-from ptystream import Ptycho
+from ptystream import Ptycho, archives
 from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.metrics import Metrics
 from ptystream.params.errors import ConfigurationError
+from ptystream.params.load import load
 from ptystream.params.plain import Param
 from ptystream.publish.documenting import Documents, Published, as_json
 from ptystream.run import Run
@@ -262,6 +263,30 @@ def test_one_for_which_nothing_came_is_not_told_of() -> None:
     documents.over(run)
     documents.close()
     assert heard == []
+
+
+def test_every_parameter_of_the_socket_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, dict[str, Any]]] = []
+
+    class Seen:
+        def __init__(self, address: str, **given: Any) -> None:
+            made.append((address, given))
+
+        def put(self, name: str, document: dict[str, Any]) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("ptystream.archives.Published", Seen)
+    asked = {"address": "tcp://127.0.0.1:5577", "bind": False, "prefix": "p", "keys": "a.key_secret", "peer_keys": "b.key"}
+    archives.documents_of(load(given(tmp_path, **asked, format="json", insecure=True)), Metrics(), None).close()
+    ((address, options),) = made
+    keys = {"keys": str(tmp_path / "a.key_secret"), "peer_keys": str(tmp_path / "b.key")}
+    assert address == "tcp://127.0.0.1:5577"
+    assert options == {"bind": False, "form": "json", "prefix": "p", "insecure": True, **keys}
+    assert archives.documents_of(load(given(tmp_path, interval_s=7.0)), Metrics(), print).interval_s == 7.0
+    assert archives.documents_of(load(given(tmp_path)), Metrics(), None) is None
 
 
 @pytest.mark.parametrize(
