@@ -23,14 +23,20 @@ def layers_of(snapshot: Snapshot) -> tuple[dict[str, Any], dict[str, Any]]:
         return {}, {}
     scale = np.multiply(image.pixel_size_m or (1e-6, 1e-6), 1e6)
     flat = remove_ramp(image.data[0], image.ramp)
-    return {"amplitude": np.abs(flat), "phase": np.angle(flat)}, {"scale": scale, "translate": scale * image.offset}
+    return {"amplitude": np.abs(flat), "phase": np.angle(flat)}, {
+        "scale": scale,
+        "translate": scale * image.offset,
+        "units": ("um", "um"),
+    }
 
 
 def follow(viewer: Any, client: Client) -> Any:
     """Add layers to a viewer and keep them up to date; returns napari's worker."""
     from napari.qt.threading import thread_worker
 
-    def draw(snapshot: Snapshot) -> None:
+    def draw(snapshot: Snapshot | None) -> None:
+        if snapshot is None:
+            return
         held, place = layers_of(snapshot)
         for name, data in held.items():
             if name not in viewer.layers:
@@ -47,9 +53,10 @@ def follow(viewer: Any, client: Client) -> Any:
             viewer.title = f"{snapshot.run}: {snapshot.state}, iteration {snapshot.iteration}"
 
     @thread_worker(connect={"yielded": draw})
-    def snapshots() -> Iterator[Snapshot]:
-        """In a thread; what it yields, napari hands to `draw` in its own."""
-        yield from client
+    def snapshots() -> Iterator[Snapshot | None]:
+        """In a thread; what it yields, napari hands to `draw` in its own, and ends it between two."""
+        while True:
+            yield client.latest(0.2)
 
     return snapshots()
 
@@ -60,7 +67,6 @@ def main(endpoint: str) -> None:
 
     viewer = napari.Viewer()
     viewer.scale_bar.visible = True
-    viewer.scale_bar.unit = "um"
     with Client(endpoint) as client:
         follow(viewer, client)
         napari.run()

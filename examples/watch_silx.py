@@ -16,7 +16,7 @@ from ptystream.viewers.client import Client
 
 
 def shown_of(snapshot: Snapshot) -> tuple[Any, tuple[float, float], tuple[float, float]] | None:
-    """(first layer of the first object without its phase ramp, origin (x, y), pixel (x, y)), micrometres; None before frames came."""
+    """First layer of the first object without its phase ramp, origin and pixel (x, y) in micrometres; None before frames came."""
     image = next(iter(snapshot.object.values()), None)
     if image is None:
         return None
@@ -47,7 +47,7 @@ def watch(client: Client) -> Any:
             view.setGraphTitle(f"{snapshot.run}: {snapshot.state}, iteration {snapshot.iteration}")
 
     # In the client's thread: Qt draws in its own. Waiting for it lets the client skip what comes too fast.
-    client.on_snapshot(lambda snapshot: submitToQtMainThread(draw, snapshot).result(10))
+    client.on_snapshot(lambda snapshot: submitToQtMainThread(draw, snapshot).result(5))
     return view
 
 

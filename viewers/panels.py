@@ -234,6 +234,8 @@ def _pixel(seen: Seen) -> tuple[float, float] | None:
 def _error(axis: Any, seen: Seen) -> None:
     """What each engine works on: photons of the Fourier error on the left, the cost of maximum likelihood on the right. They are
     different quantities, so a run that has both has two scales, and no line from one to the other."""
+    from matplotlib.ticker import LogFormatter
+
     errors = np.asarray(seen.snapshot.errors)
     costs = (errors[:, 0] == 0) & (errors[:, 1] != 0)
     shown = [
@@ -246,6 +248,7 @@ def _error(axis: Any, seen: Seen) -> None:
     for number, (label, colour, line, own) in enumerate(shown):
         scale = axis.twinx() if number else axis
         scale.semilogy(iterations, np.where(np.isnan(own), np.nan, np.maximum(own, 1e-12)), line, color=colour, label=label)
+        scale.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
         scale.set_ylabel(label, color=colour if len(shown) > 1 else "black")
     axis.set(xlabel="iteration", title="engine's error")
 
