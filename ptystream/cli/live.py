@@ -16,17 +16,12 @@ from ptystream.storage import ptyr
 
 
 def live(config: str, replay: str | None, device: str | None, endless: bool = False) -> int:
-    """Body of the command. Under an MPI launcher rank 0 goes on here. Raises `SessionError` where no scan gave anything, unless
-    somebody stopped it."""
+    """Body of the command. Under an MPI launcher rank 0 goes on here."""
     team()
     configuration = load(config, {"device": device})
     if endless:
         configuration.root.live.runs = None
-    sessions: list[Session] = []
-    run_session(configuration, Console(stderr=True), replay=replay, on_session=sessions.append)
-    for session in sessions:
-        if not session.reconstructed and not session.asked_to_stop:
-            raise SessionError(f"{configuration.name}: nothing was reconstructed: {session.fruitless_because()}")
+    run_session(configuration, Console(stderr=True), replay=replay)
     return 0
 
 
@@ -35,27 +30,24 @@ def run_session(
     console: Console,
     *,
     replay: Playback | str | None = None,
-    on_session: Callable[[Session], None] | None = None,
     on_publish: Callable[[str], None] | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> list[Path]:
-    """Run a session to its end with a progress line; ctrl-c saves what is there. Returns the results' paths."""
+    """Run a session to its end with a progress line; ctrl-c saves what is there. Returns the results' paths. Raises
+    `SessionError` where nothing could be reconstructed, unless somebody stopped it before."""
     sessions: list[Session] = []
-
-    def begun(session: Session) -> None:
-        sessions.append(session)
-        if on_session is not None:
-            on_session(session)
-
     launch(
         configuration,
         console,
         talkative=True,
         replay=replay,
-        on_session=begun,
+        on_session=sessions.append,
         on_publish=on_publish,
         on_ready=on_ready,
     )
+    for session in sessions:
+        if not session.reconstructed and not session.asked_to_stop:
+            raise SessionError(f"{configuration.name}: nothing was reconstructed: {session.fruitless_because()}")
     results = [path for session in sessions for path in session.results]
     figure = plugins("viewers").get("figure")
     for path in results if figure is not None else ():
