@@ -20,8 +20,9 @@ from drawn import result
 from test_ptycho import parameters, sources
 
 from ptystream import Ptycho
+from ptystream.cli.check import check
 from ptystream.params.errors import ConfigurationError
-from ptystream.params.plain import Param
+from ptystream.params.plain import Param, plain
 from ptystream.storage import ptyr, tiled_entry
 
 KEY = "secretofthistest"
@@ -118,6 +119,23 @@ def test_a_key_in_a_file_is_taken_and_a_wrong_one_is_told_and_costs_nothing(
     assert P.results[0].exists()
     assert "is not archived there" in caplog.text and "401" in caplog.text
     assert KEY not in caplog.text and "thisiswrong" not in caplog.text
+
+
+def test_check_says_whether_the_server_would_take_it(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TILED_API_KEY", KEY)
+    configuration = given(tmp_path, uri=server)
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(plain(configuration)))
+    check(str(tmp_path / "t.yaml"))
+    assert f"io.tiled: {server}: answers, and lets the key in" in capsys.readouterr().out
+    monkeypatch.setenv("TILED_API_KEY", "thisiswrong")
+    assert check(str(tmp_path / "t.yaml")) == 1
+    said = capsys.readouterr().out
+    assert "401" in said and "correct uri and key" in said and "thisiswrong" not in said
+    monkeypatch.delenv("TILED_API_KEY")
+    assert check(str(tmp_path / "t.yaml")) == 1
+    assert "set the environment variable TILED_API_KEY" in capsys.readouterr().out
 
 
 def test_every_kind_of_result_is_taken(server: str, catalog: Any, tmp_path: Path) -> None:

@@ -55,6 +55,20 @@ def key_of(file: Path | None) -> str:
     return key
 
 
+def wrong(uri: str, key: str, timeout_s: float = 10.0) -> str | None:
+    """What keeps a server from being written to, and what to do; None where it lets `key` in. Slow: it loads the client."""
+    import httpx
+    from tiled.client import from_uri
+
+    try:
+        place = from_uri(uri, api_key=key, timeout=httpx.Timeout(timeout_s), remember_me=False, show_progress=False)
+        place.context.close()
+    except Exception as error:  # the client's library raises whatever its own libraries do
+        told = f"{type(error).__name__}: {error}".replace(key, "…")[:300]
+        return f"{told}; start the server, or correct uri and key"
+    return None
+
+
 def put(path: Path, uri: str, *, key: str, container: str = "", timeout_s: float = 120.0) -> str:
     """Write the result in a file into a Tiled server; returns the address of its entry.
 
