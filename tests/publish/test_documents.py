@@ -11,20 +11,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bluesky.plans as bp
 import event_model
 import h5py
 import msgpack
 import numpy as np
 import pytest
 import zmq
+from bluesky import RunEngine
 from bluesky.callbacks.best_effort import BestEffortCallback
 from bluesky.callbacks.zmq import RemoteDispatcher
 from event_model import DocumentNames, DocumentRouter, RunRouter, schema_validators
 from memory import Memory, messages
 from problems import BEAM, end, feed, make_run
+from rich.console import Console
 from test_ptycho import parameters, sources
 
 from ptystream import Ptycho, archives
+from ptystream.detectors.bluesky import Documents as FromPlan
+from ptystream.detectors.bluesky.simulator import Camera, Stage, motors
+from ptystream.detectors.simulated.simulator import Beamline
+from ptystream.launch import launch
 from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.metrics import Metrics
 from ptystream.params.errors import ConfigurationError
@@ -363,3 +370,39 @@ def test_metrics_count_what_was_told(tmp_path: Path) -> None:
     labels = {"target": "documents", "outcome": "done"}
     assert metrics.registry.get_sample_value("ptystream_archived_total", labels) == 1
     assert event_model.__version__
+
+
+@pytest.mark.slow
+def test_a_plan_and_its_reconstruction_are_linked(tmp_path: Path) -> None:
+    stage = Stage(Beamline(frames=64, side=32, photons=1e6, step_px=4.5))
+    y, x = motors()
+    data = {
+        "name": "BlueskyScan",
+        "via": "process",
+        "feed": "linked",
+        "shape": 32,
+        **stage.beamline.geometry(),
+        "find": {"y": "event:stage_y; sign=-1", "x": "event:stage_x; sign=-1"},
+    }
+    configuration = {
+        "run": "linked",
+        "io": {"home": str(tmp_path), "documents": {"file": "d.jsonl"}},
+        "scans": {"s": {"name": "Full", "data": data, "illumination": {"aperture": {"size": 4e-7}}}},
+        "engines": {"e": {"name": "DM", "numiter": 3}},
+    }
+    measured, heard, ready = FromPlan("linked"), list[tuple[str, dict[str, Any]]](), threading.Event()
+    P = Ptycho(configuration)
+    P.subscribe(lambda name, document: heard.append((name, document)))
+    reconstruction = threading.Thread(
+        target=lambda: launch(P.configuration, Console(quiet=True), on_document=P._told, on_ready=ready.set), daemon=True
+    )
+    reconstruction.start()
+    assert ready.wait(120)
+    engine: Any = RunEngine({})
+    engine.subscribe(measured)
+    (uid,) = engine(bp.grid_scan([Camera(stage, (y, x))], y, -0.3, 0.3, 6, x, -0.3, 0.3, 6))
+    reconstruction.join(120)
+    assert not reconstruction.is_alive()
+    start = valid(read(tmp_path / "d.jsonl"))[0][1]
+    assert start["scan_uid"] == uid and start["parents"] == [uid]
+    assert heard[-1][1]["exit_status"] == "success"
