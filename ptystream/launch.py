@@ -112,10 +112,11 @@ def launch(
         if replay:
             given |= (Playback(replay) if isinstance(replay, str) else replay).transports(configuration)
         plan = make_plan(configuration, recorder=recorder, transports=given, interrupted=before is not None, recording=recording)
-        archivist, documents = archivist_of(configuration, metrics), documents_of(configuration, metrics, on_document)
+        archivist = archivist_of(configuration, metrics)
         if archivist is not None:
             stack.callback(archivist.close)
             plan = archivist.beside(plan)
+        documents = documents_of(configuration, metrics, on_document)
         if documents is not None:
             stack.callback(documents.close)
             plan = documents.beside(plan)

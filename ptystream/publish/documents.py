@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import h5py
+import numpy as np
 
 from ptystream.engine import headline
 from ptystream.results import made_by, versions
@@ -58,8 +59,9 @@ class Facts:
     @classmethod
     def of(cls, run: Run) -> Facts:
         """As it is now; called in the engine's thread, at a bounded rate."""
-        kind, error = headline(run.errors[-1][-1]) if run.errors else ("", NAN)
-        misfit = run.misfit[-1][-1] if run.misfit else (NAN, NAN)
+        errors, misfits = (history[-1] if history else np.zeros((0, 3)) for history in (run.errors, run.misfit))
+        kind, error = headline(errors[-1]) if len(errors) else ("", NAN)  # a run that goes on from a dump may have none yet
+        misfit = misfits[-1] if len(misfits) else (NAN, NAN)
         ledger = run.ledger()
         latency = NAN if run.newest_arrival_ns is None else (run.used_ns - run.newest_arrival_ns) / 1e9
         scans = {}

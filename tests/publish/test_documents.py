@@ -372,6 +372,18 @@ def test_metrics_count_what_was_told(tmp_path: Path) -> None:
     assert event_model.__version__
 
 
+def test_one_that_goes_on_before_its_first_iteration_is_told_of() -> None:
+    heard: list[tuple[str, dict[str, Any]]] = []
+    documents = Documents(interval_s=0.0)
+    documents.subscribe(lambda name, document: heard.append((name, document)))
+    run = make_run()
+    run.state, run.errors, run.misfit = "running", [np.zeros((0, 3))], [np.zeros((0, 3))]
+    documents.tell(run)
+    documents.over(run)
+    documents.close()
+    assert [name for name, _ in valid(heard)] == ["start", "descriptor", "stop"]
+
+
 @pytest.mark.slow
 def test_a_plan_and_its_reconstruction_are_linked(tmp_path: Path) -> None:
     stage = Stage(Beamline(frames=64, side=32, photons=1e6, step_px=4.5))
