@@ -22,6 +22,7 @@ ITERATION_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 STATES = ("waiting", "running", "paused", "finished", "failed")
 STAGES = ("taken", "used", "published")
 """Latency is counted from a frame's arrival: until the engine took it, an iteration used it, a picture with it was out."""
+ARCHIVES = ("cxi", "tiled", "documents")
 MISFITS = ("amplitude", "photon", "poisson")
 
 METRICS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
@@ -47,6 +48,7 @@ METRICS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("ptystream_recording_free_bytes", "gauge", "Room on the disk of the recording.", ()),
     ("ptystream_frames_not_in_files_total", "counter", "Frames that io.frames could not write to a file any more.", ()),
     ("ptystream_unsaved_results", "gauge", "Results that could not be written and are only in the recording.", ()),
+    ("ptystream_archived_total", "counter", "Results and documents that went to another place.", ("target", "outcome")),
     ("ptystream_viewers", "gauge", "Viewers connected to the publish socket.", ()),
     ("ptystream_steering_requests_total", "counter", "Requests to the steering socket.", ("outcome",)),
     ("ptystream_engine_heartbeat_timestamp_seconds", "gauge", "When the engine's thread came round last.", ()),
@@ -80,6 +82,9 @@ class Metrics:
             self._of["ptystream_frame_latency_seconds"].labels(stage)
         for state in STATES:
             self._of["ptystream_run_state"].labels(state).set(0)
+        for target in ARCHIVES:
+            for outcome in ("done", "failed"):
+                self._of["ptystream_archived_total"].labels(target, outcome)
         for name, values in KNOWN_LABELS.items():
             for value in values:
                 self._of[name].labels(value)
@@ -134,6 +139,10 @@ class Metrics:
     def asked(self, done: bool) -> None:
         """A request to the steering socket was done, or refused."""
         self._of["ptystream_steering_requests_total"].labels("done" if done else "refused").inc()
+
+    def archived(self, target: str, done: bool) -> None:
+        """A result, or a run's documents, went where they were to go, or did not."""
+        self._of["ptystream_archived_total"].labels(target, "done" if done else "failed").inc()
 
     def over(self, state: str) -> None:
         """A run is over."""

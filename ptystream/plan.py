@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,7 @@ from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, ScanConfiguration, SourceConfiguration
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.recording import Recorder, Recording
-from ptystream.results import as_json, effective, file_name, versions
+from ptystream.results import as_json, effective, file_name, made_by, versions
 from ptystream.run import Run
 from ptystream.run_state import EngineEntry
 from ptystream.scan.block import Block
@@ -414,6 +415,10 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
         error_local=run.local_errors(),
         runtime=_runtime(run, held),
         started=run.started,
+        ended=time.time(),
+        uid=run.uid,
+        made_by=made_by(),
+        frame_numbers=run.frame_numbers(),
         scans={scan.label: _described(scan, run) for scan in configuration.scans},
         used=effective(configuration),
     )

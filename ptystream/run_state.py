@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,8 @@ class RunState:
         decisions: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.name = name
+        self.uid = str(uuid.uuid4())
+        """Unlike that of any other run, in any session."""
         self.acquisitions: dict[str, tuple[str, str, int]] = {}
         """Scan → (label of the scan whose sources sent it, key, turn) of those whose frames it has."""
         self.scans = {scan.label: scan for scan in scans}
@@ -160,6 +163,13 @@ class RunState:
     def complete(self) -> bool:
         """Whether no further frame will come."""
         return all(scan.ended for scan in self.scans.values())
+
+    def frame_numbers(self) -> NDArray[np.int64]:
+        """Which frames those rows are: place of the scan in `scans`, and the source's number. Shape (frame, 2)."""
+        if self.reconstruction is None:
+            return np.zeros((0, 2), np.int64)
+        pods, rows = self.reconstruction.pods, self.rows()
+        return np.stack([pods.frame[rows, 0], pods.index[rows]], axis=1).astype(np.int64)
 
     def pixels_m(self) -> NDArray[np.float64]:
         """Pixel on the sample (y, x) for each of the rows that an engine may visit; 1 where none is known. Shape (frame, 2)."""

@@ -24,6 +24,7 @@ from ptystream.ingest import Source, Tap
 from ptystream.kept import FILES
 from ptystream.loop import Loop, Step
 from ptystream.metrics import Metrics
+from ptystream.publish.documenting import Documents
 from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
 from ptystream.routing import Router
@@ -72,6 +73,7 @@ class Session:
         publisher: Publisher | None = None,
         plotter: Plotter | None = None,
         follower: Follower | None = None,
+        documents: Documents | None = None,
         tap: Tap | None = None,
         frame_files: FrameFiles | None = None,
         recorded: Iterable[Message] = (),
@@ -79,8 +81,8 @@ class Session:
         health: Health | None = None,
     ) -> None:
         """`recorded` are messages of an interrupted session: delivered before the sources open. `frame_files`: where frames
-        are written as they come, beside what is reconstructed of them. `follower`: who is given snapshots besides. `health` is
-        told how the session is."""
+        are written as they come, beside what is reconstructed of them. `follower`: who is given snapshots besides; `documents`:
+        who tells of runs in Bluesky's words. `health` is told how the session is."""
         self.plan, self.metrics = plan, metrics
         self.results: list[Path] = []
         self.current: Run | None = None
@@ -88,6 +90,8 @@ class Session:
         """The newest run that is over, for which frames came and none could be used."""
         self.finished = 0
         """Runs that left a result."""
+        self.reconstructed = 0
+        """Runs that are over and had frames to work on, of an interrupted session that goes on too."""
         self.ended: float | None = None
         """When the last run was over, seconds since the epoch."""
         self.paused = False
@@ -107,7 +111,9 @@ class Session:
         """When the newest run that is over began, of those for which something came."""
         self._over = False
         """Whether no further scan can come."""
-        self._teller = Teller(metrics, publisher, plotter, plan.publish_interval_s, follower, share=plan.publish_share)
+        self._teller = Teller(
+            metrics, publisher, plotter, plan.publish_interval_s, follower, share=plan.publish_share, documents=documents
+        )
         self._failure: BaseException | None = None
         self._steered: dict[str, Entry] = {}
         """Path → the newest change of a parameter."""
@@ -142,6 +148,17 @@ class Session:
             told = {"run": self.plan.name, "state": "waiting", "received": 0, "used": 0, "iteration": 0}
             return told | kept | {"frames_per_second": 0.0}
         return status_of(run) | kept | self._teller.rates(run)
+
+    def fruitless_because(self) -> str:
+        """Why nothing is reconstructed, in a line."""
+        run = self.fruitless or self.current  # what came late for it may have begun another since
+        became = ", ".join(f"{count} {state}" for state, count in run.ledger().items() if count) if run else ""
+        return "; ".join([*(run.failures if run else ()), became or "no frame came"])
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether somebody wanted it to end before it was done."""
+        return self._stop_asked.is_set()
 
     def measure(self) -> None:
         """Bring those metrics up to date that are of no run; short, and may be called from any thread."""
@@ -197,6 +214,7 @@ class Session:
                 run.state = "failed"
                 if run is self.current:
                     self._teller.of(run).tell(run, force=True)
+                self._teller.forget(run)
             raise
         finally:
             self.health.end()
@@ -257,6 +275,7 @@ class Session:
                 if (number := note.get("number", self.finished + 1)) is not None:
                     self._numbers.take(number)
                     self.finished += 1
+                    self.reconstructed += 1
         for number in self._numbers.free(self.plan.overlap):
             checkpoint = self.plan.checkpoint(self._name(number))
             if checkpoint is not None:
@@ -393,6 +412,7 @@ class Session:
                 self._tap.write(Message(time.time_ns(), SESSION, (json.dumps(note).encode(),)))
         finally:
             silent = any(scan.buffer.ended == self._silence for scan in run.scans.values())
+            self.reconstructed += bool(run.frames)
             self.finished += number is not None or silent  # another scan may follow one that is empty, hardly a silent one
             if number is None:
                 self._numbers.give_back(turn.number)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from ptystream.engine import headline
 from ptystream.metrics import Metrics
+from ptystream.publish.documenting import Documents
 from ptystream.publish.pace import Pace
 from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
@@ -33,11 +34,12 @@ class Teller:
         interval_s: float,
         follower: Follower | None = None,
         share: float = 1.0,
+        documents: Documents | None = None,
     ) -> None:
         """`interval_s`, `share`: as of `io.publish`."""
         self.metrics, self.publisher, self.plotter = metrics, publisher, plotter
         self.interval_s, self.share = interval_s, share
-        self.follower = follower
+        self.follower, self.documents = follower, documents
         self._told: dict[int, Told] = {}
 
     def of(self, run: Run) -> Told:
@@ -57,6 +59,8 @@ class Teller:
 
     def forget(self, run: Run) -> None:
         """The run is over."""
+        if self.documents is not None:
+            self.documents.over(run)
         self.metrics.forget(run)
         self._told.pop(id(run), None)
 
@@ -81,6 +85,8 @@ class Told:
         plot = plotter is not None and bool(run.iterations) and plotter.due(run.name, run.iterations, last=force)
         if not publish and not plot:
             return
+        if teller.documents is not None:
+            teller.documents.tell(run)
         ledger = run.ledger()
         if publish:
             then, before = self._received_before

@@ -163,7 +163,7 @@ def convert(
     acquisition: Annotated[str | None, typer.Option(help="Which acquisition of a recording; the first.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
 ) -> None:
-    """Frames of a recording, .ptyd or CXI file as .ptyd or NXcxi_ptycho; the pictures of a .ptyr file as CXI/NeXus."""
+    """Frames of a recording, .ptyd or CXI file as .ptyd or NXcxi_ptycho; a result, .ptyr, as CXI/NeXus."""
     _call("convert", "convert", given, made, config, scan, acquisition, force)
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import zmq
 
-from ptystream.params.load import SourceConfiguration, load
+from ptystream.params.load import Configuration, SourceConfiguration, load
 from ptystream.plan import geometry_of, told_later
 from ptystream.security import handshake
+from ptystream.storage import tiled_entry
 
 
 def check(config: str, listen: float = 0.0) -> int:
-    """Body of the command: one line per finding; exit status 1 where a source does not answer.
+    """Body of the command: one line per finding; exit status 1 where a source, or a Tiled server, does not answer.
 
     `listen`: seconds for which sources that describe what they send are listened to.
     """
@@ -44,7 +46,23 @@ def check(config: str, listen: float = 0.0) -> int:
                 wrong = _wrong(one, source.parameters)
                 bad += wrong is not None
                 print(f"scans.{scan.label}.{kind}.address: {one}: {wrong or 'answers'}")
-    return 1 if bad else 0
+    return 1 if bad + _tiled(configuration) else 0
+
+
+def _tiled(configuration: Configuration) -> int:
+    """Whether results could go into the Tiled server that is asked for; 1 where not."""
+    io = configuration.root.io
+    if io.tiled.uri is None:
+        return 0
+    try:
+        if not tiled_entry.is_installed():
+            raise tiled_entry.TiledError("the client of Tiled is not installed: pip install 'ptystream[tiled]'")
+        key = tiled_entry.key_of(None if io.tiled.api_key_file is None else Path(io.home) / io.tiled.api_key_file)
+        wrong = tiled_entry.wrong(io.tiled.uri, key)
+    except tiled_entry.TiledError as error:
+        wrong = str(error)
+    print(f"io.tiled: {io.tiled.uri}: {wrong or 'answers, and lets the key in'}")
+    return int(wrong is not None)
 
 
 def _wrong(address: str, parameters: Any) -> str | None:

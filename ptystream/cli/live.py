@@ -11,7 +11,7 @@ from ptystream.launch import launch
 from ptystream.parallel import team
 from ptystream.params.load import Configuration, load, plugins
 from ptystream.playback import Playback
-from ptystream.session import Session
+from ptystream.session import Session, SessionError
 from ptystream.storage import ptyr
 
 
@@ -34,7 +34,8 @@ def run_session(
     on_steering: Callable[[str], None] | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> list[Path]:
-    """Run a session to its end with a progress line; ctrl-c saves what is there. Returns the results' paths."""
+    """Run a session to its end with a progress line; ctrl-c saves what is there. Returns the results' paths. Raises
+    `SessionError` where nothing could be reconstructed, unless somebody stopped it before."""
     sessions: list[Session] = []
     launch(
         configuration,
@@ -46,6 +47,9 @@ def run_session(
         on_steering=on_steering,
         on_ready=on_ready,
     )
+    for session in sessions:
+        if not session.reconstructed and not session.asked_to_stop:
+            raise SessionError(f"{configuration.name}: nothing was reconstructed: {session.fruitless_because()}")
     results = [path for session in sessions for path in session.results]
     figure = plugins("viewers").get("figure")
     for path in results if figure is not None else ():
