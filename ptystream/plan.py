@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream import __version__
+from ptystream.assessment.assessor import Assessor
 from ptystream.device import choose
 from ptystream.dumping import Dumping
 from ptystream.engine import Context
@@ -128,6 +129,7 @@ def make_plan(
         checkpoint=dumping.checkpoint if interrupted else lambda name: None,
         warm_up=lambda: warm_up(configuration, engines, context),
         configuration=configuration,
+        assess=lambda run: Assessor(run, root.live.quality.share, root.live.quality.convention_check, alone=ranks is None),
         device=reason if ranks is None else f"{ranks.size} ranks; {reason}",
         close=partial(_wait, savers),
     )

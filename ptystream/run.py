@@ -80,6 +80,9 @@ class Run(RunState):
                 entry.clear()
                 return
             self._stores[scan.number] = scan.buffer.frames
+            for name, probe in self.reconstruction.probes.items():
+                if name not in self.starting:
+                    self.starting[name] = replace(probe, data=probe.data[: probe.modes_per_frame or None].copy())
             if earlier != decided:
                 decided = {"hot_pixels": [], **scan.buffer.decisions, **decided}
                 if not decided["mean_photons"]:
@@ -135,10 +138,16 @@ class Run(RunState):
             if what == "withdrawn":
                 self._withdrawn.add(row)
                 scan.frames -= 1
-        if self.engine is not None and len(rows):
-            self.engine.revise(rows, what)
+        self._revise(rows, what)
         if what == "withdrawn" and self.reconstruction is not None:
             self.reconstruction.pods.withdraw(rows)
+
+    def _revise(self, rows: NDArray[np.int64], what: str) -> None:
+        """Tell the engine, and who follows the run, what of these rows has changed."""
+        if self.engine is not None and len(rows):
+            self.engine.revise(rows, what)
+        if self.revisions is not None and len(rows):
+            self.revisions.append((rows, what))
 
     def _apply_engine(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         self._start_engine(entry["label"])
@@ -187,6 +196,7 @@ class Run(RunState):
             for line in described(self.reconstruction):
                 log.log(INSPECT, "%s: %s: %s", self.name, chosen.label, line)
         engine.start(self.reconstruction, self._stores, context, state)
+        self.engine_context = context
         self.engine = engine  # one that could not start would be asked what there is to save
         if self.complete:
             engine.complete()
@@ -242,11 +252,12 @@ class Run(RunState):
     def _apply_restart(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         assert self.engine is not None
         self.engine.restart()
+        self.restarts += 1
 
     def _apply_finish(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         assert self.engine is not None
         self.last = self.engine.snapshot() if self.averaging else None
-        self._see_coverage()
+        self.see_coverage()
         self.engine.finish()
         self.engine = None
 

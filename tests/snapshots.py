@@ -52,6 +52,7 @@ def quality(iteration: int = 7) -> dict[str, dict[str, Any]]:
             "threshold": [1.0, 0.6, 0.4],
             "resolution_m": None,
             "frames": 40,
+            "iterations": 12,
             "share": 0.1,
         },
         "coverage": {"overlap": 0.7, "holes": 0.02, "frames_per_beam": 9.5},

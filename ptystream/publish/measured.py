@@ -24,10 +24,11 @@ FIGURES: Mapping[str, Mapping[str, str]] = {
         "threshold": NUMBERS,
         "resolution_m": NUMBER + OR_NONE,
         "frames": COUNT,
+        "iterations": COUNT,
         "share": NUMBER,
     },
     "coverage": {"overlap": NUMBER, "holes": NUMBER, "frames_per_beam": NUMBER},
-    "drift": {"probe_m": PAIR, "positions_m": PAIR, "rms_m": NUMBER},
+    "drift": {"probe_m": PAIR, "positions_m": PAIR, "rms_m": NUMBER, "trend_m": PAIR},
     "convergence": {"state": TEXT, "per_iteration": NUMBER},
     "convention": {"ranking": RANKING, "ties": NAMES, "lead": NUMBER, "chosen": TEXT + OR_NONE, "why": TEXT},
 }
