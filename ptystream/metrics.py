@@ -202,8 +202,7 @@ class Metrics:
             if history:
                 for kind, value in zip(kinds, history[which][which], strict=True):
                     self._of[name].labels(kind).set(float(value))
-        objects = {} if run.reconstruction is None else run.reconstruction.objects
-        self._quality(run.quality, in_metres=all(storage.pixel_size_m for storage in objects.values()))
+        self._quality(run.quality, in_metres=run.in_metres)
 
     def _quality(self, quality: Mapping[str, Mapping[str, Any]], *, in_metres: bool) -> None:
         """Figures as of `Snapshot.quality`; what was not measured, or is no length in metres, is no number."""

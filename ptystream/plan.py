@@ -417,6 +417,7 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
         started=run.started,
         scans={scan.label: _described(scan, run) for scan in configuration.scans},
         used=effective(configuration),
+        quality=run.quality,
     )
 
 

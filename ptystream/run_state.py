@@ -147,6 +147,12 @@ class RunState:
         return {"do": "revise", "scan": scan.label, "index": index, "what": revision.what, "value": value}
 
     @property
+    def in_metres(self) -> bool:
+        """Whether lengths on the sample are metres, and not object pixels."""
+        held = {} if self.reconstruction is None else self.reconstruction.objects
+        return all(storage.pixel_size_m is not None for storage in held.values())
+
+    @property
     def stores(self) -> Mapping[int, FrameStore]:
         """Slabs by number of the scan, of the scans that have begun; changes as scans do."""
         return self._stores

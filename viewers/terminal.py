@@ -17,6 +17,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from ptystream.publish import measured
 from ptystream.publish.display import VISIBLE_COVERAGE, Display, Picture
 from ptystream.publish.snapshot import Snapshot
 
@@ -25,7 +26,7 @@ from .client import OVER, Client
 BARS = "▁▂▃▄▅▆▇█"
 SHADES = " .:-=+*#%@"
 """For what has no colours."""
-TEXT_LINES = 5
+TEXT_LINES = 6
 """Of the screen, beside the pictures."""
 LONGEST_SIDE = 400
 """Columns of a picture, at the most: a wider terminal shows no more of it."""
@@ -134,6 +135,11 @@ def screen(shown: Display, columns: int, lines: int, *, colour: bool = True) -> 
         grid.add_row(f"amplitude of {name}", f"phase, ±{pictures[1].limit_rad:.2g} rad")
         grid.add_row(*(block(one, colour=colour) for one in pictures))
         told.append(grid)
+    if shown.about.quality:
+        in_metres = all(picture.pixel_size_m is not None for picture in shown.object.values())
+        figures = measured.told(shown.about.quality, time.time_ns(), in_metres=in_metres)
+        named = (f"{name} {text}" for name, text in figures.items())
+        told.append(Text("   ".join(named), no_wrap=True, overflow="ellipsis"))
     misfit = bars(shown.about.misfit[:, 0], columns - 16)
     told.append(Text(f"misfit (log)  {misfit}" if misfit else "no iteration yet", no_wrap=True))
     return Group(*told)

@@ -7,6 +7,7 @@ what goes wrong is said once, and that figure is given up.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -90,11 +91,7 @@ class Assessor:
 
     def close(self) -> None:
         """Give back memory and threads. May be called again."""
-        for part in (self.halves, self.convention):
-            if part is not None:
-                self._guard("ending", part.close)
-        self.halves = self.convention = None
-        self._refused = True
+        self._let_go()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
@@ -105,8 +102,17 @@ class Assessor:
             return do() is not False
         except Exception as error:
             log.warning("%s: %s is given up: %s: %s", self.run.name, what, type(error).__name__, error, exc_info=True)
-            self._refused = True
+            self._let_go()
             return False
+
+    def _let_go(self) -> None:
+        """Of halves and convention, for good."""
+        self._refused = True
+        for part in (self.halves, self.convention):
+            if part is not None:
+                with contextlib.suppress(Exception):  # an engine that has failed may fail again
+                    part.close()
+        self.halves = self.convention = None
 
     # ------------------------------------------------------------------ what costs next to nothing
 
@@ -114,7 +120,9 @@ class Assessor:
         """Convergence, coverage and drift."""
         started = time.perf_counter()
         self._measured, self._of = time.monotonic(), (self.run.iterations, self._of[1])
-        self._tell("convergence", convergence(self.run.misfit))
+        entry = self.run.engine_entry
+        if entry is not None and getattr(entry.parameters, "compute_log_likelihood", True):  # otherwise no misfit is a number
+            self._tell("convergence", convergence(self.run.misfit))
         if self.run.reconstruction is not None and self.run.reconstruction.objects and self.run.iterations:
             try:
                 self._measure_pictures()

@@ -22,7 +22,7 @@ def convergence(misfit: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
     """`Snapshot.quality['convergence']` without its age, from the pieces of the curve, each (iteration, 3): the straight line
     through the logarithm of the last amplitude misfits, whichever engine made them. Costs the same however long the curve is.
 
-    A misfit that is no number is rising: an engine that has diverged. Where an engine computes none there is no figure: {}.
+    A misfit that is no number is rising: an engine that has diverged. {} where there is no curve.
     """
     last: list[NDArray[np.float64]] = []
     count = 0
@@ -33,12 +33,10 @@ def convergence(misfit: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
             break
     curve = np.concatenate([np.zeros(0), *last])[-WINDOW:]
     known = np.isfinite(curve) & (curve > 0)
-    if len(curve) and not known.any() and np.isnan(curve).all() and count < WINDOW:
-        return {}
     if not len(curve):
         return {}
     if not known[-1]:
-        return {"state": "rising"} if known.any() else {}
+        return {"state": "rising"}
     curve = curve[known]
     if len(curve) < LEAST:
         return {"state": "too early"}

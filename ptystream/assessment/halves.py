@@ -114,9 +114,11 @@ class Halves:
     def close(self) -> None:
         """Give everything back."""
         self.run.revisions = None
-        self._stop_engines()
-        self.halves = ()
         self._claim.shrink(0)
+        try:
+            self._stop_engines()
+        finally:
+            self.halves = ()
 
     # ------------------------------------------------------------------ following the run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 NUMBER, COUNT, TEXT, NUMBERS, PAIR, NAMES, RANKING = (
@@ -40,6 +41,38 @@ CONVERGENCE = ("too early", "falling", "converged", "rising")
 """What `convergence.state` can be."""
 MOST = 1 << 14
 """Entries of a list at most."""
+
+
+def told(quality: Mapping[str, Mapping[str, Any]], now_ns: int, *, in_metres: bool = True) -> dict[str, str]:
+    """The main figures for a person, by name, each with its age. `in_metres`: whether lengths are, and not object pixels."""
+    found = {}
+    length = partial(_length, in_metres)
+    if frc := quality.get("frc"):
+        finest = frc["resolution_m"]
+        text = f"{length(finest)} (halves" if finest else "a pixel or better (halves"
+        found["resolution"] = f"{text}, {frc['iterations']} iterations, {100 * frc['share']:.1f} % of the time)"
+    if seen := quality.get("coverage"):
+        dark = f", holes {100 * seen['holes']:.1f} %" if seen["holes"] else ""
+        found["overlap"] = f"{100 * seen['overlap']:.0f} %{dark}, {seen['frames_per_beam']:.1f} frames per beam"
+    if "probe_m" in (moved := quality.get("drift", {})):
+        found["drift"] = "probe {}, {}".format(*(length(part) for part in moved["probe_m"]))
+        found["drift"] += f"; positions {length(moved['rms_m'])} rms" if "rms_m" in moved else ""
+    if falls := quality.get("convergence"):
+        rate = f" ({100 * falls['per_iteration']:+.2f} % per iteration)" if "per_iteration" in falls else ""
+        found["convergence"] = f"{falls['state']}{rate}"
+    if way := quality.get("convention"):
+        found["convention"] = f"{way['chosen'] or 'not decided'}: {way['why']}"
+    owner = {"resolution": "frc", "overlap": "coverage"}
+    for name in found:
+        age = max(0.0, (now_ns - quality[owner.get(name, name)]["measured_ns"]) / 1e9)
+        found[name] += f", {age:.0f} s ago"
+    return found
+
+
+def _length(in_metres: bool, value: float) -> str:
+    if not in_metres:
+        return f"{value:.3g} px"
+    return f"{value * 1e6:.3g} µm" if abs(value) >= 1e-6 else f"{value * 1e9:.3g} nm"
 
 
 def faults(quality: Any) -> str:
