@@ -64,7 +64,7 @@ def star(count: int = 516, *, shuffled: bool = False) -> Run:
 
 
 def cost(seconds: float) -> None:
-    """Iterations a second of the run, by share, in turn."""
+    """Iterations of the run for a second of the processors' time, by share, in turn: by the clock a busy machine would count."""
     told: dict[float, list[tuple[float, float, float]]] = {share: [] for share in SHARES}
     for _ in range(ROUNDS):
         for share in SHARES:
@@ -73,23 +73,25 @@ def cost(seconds: float) -> None:
             loop.step()
             before, longest = run.iterations, 0.0
             begun = last = time.perf_counter()
+            cpu = time.process_time()
             while (now := time.perf_counter()) - begun < seconds:
                 longest, last = max(longest, now - last), now
                 loop.step()
                 assessor.work()
-            rate = (run.iterations - before) / (time.perf_counter() - begun)
+            rate = (run.iterations - before) / (time.process_time() - cpu)
             iterations = 0 if assessor.halves is None else assessor.halves.iterations
             finest = run.quality.get("frc", {}).get("resolution_m")
             told[share].append((rate, assessor.purse.part, longest))
             print(
-                f"  share {share:g}: {rate:.2f} iterations/s, halves {iterations} iterations, resolution {finest} px", flush=True
+                f"  share {share:g}: {rate:.2f} iterations/CPU s, halves {iterations} iterations, resolution {finest} px",
+                flush=True,
             )
             assessor.close()
-    print("share | spent | iterations/s | of those without | longest pass, s")
+    print("share | spent | iterations/CPU s | of those without | longest pass, s")
     for share, rounds in told.items():
         rate, part, longest = (median(values) for values in zip(*rounds, strict=True))
         of = rate / median(values[0] for values in told[0.0])
-        print(f"{share:5g} | {part:5.3f} | {rate:12.2f} | {of:16.2f} | {longest:.3f}")
+        print(f"{share:5g} | {part:5.3f} | {rate:16.2f} | {of:16.2f} | {longest:.3f}")
 
 
 def convention(frames: int) -> None:
@@ -133,9 +135,9 @@ def figure(path: Path) -> None:
             axes[0].plot(found["frequency_per_m"], found["correlation"], label=name, **style)
         if not shuffled:
             threshold = found["frequency_per_m"], found["threshold"]
-            for number, (image, seen) in enumerate(pictures):
-                lit = np.abs(seen.data[0])
-                crop = crop_to_cover(lit)
+            lit = np.minimum(*(np.abs(seen.data[0]) for _, seen in pictures))
+            crop = crop_to_cover(lit)
+            for number, (image, _) in enumerate(pictures):
                 flat = remove_ramp(image.data[0], fit_ramp(image.data[0], lit))[crop]
                 axes[1 + number].imshow(np.angle(flat), cmap="twilight", vmin=-1, vmax=1)
                 axes[1 + number].set_title(f"half {'AB'[number]}: phase, ±1 rad")

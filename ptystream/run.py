@@ -80,9 +80,7 @@ class Run(RunState):
                 entry.clear()
                 return
             self._stores[scan.number] = scan.buffer.frames
-            for name, probe in self.reconstruction.probes.items():
-                if name not in self.starting:
-                    self.starting[name] = replace(probe, data=probe.data[: probe.modes_per_frame or None].copy())
+            self._keep_starting()
             if earlier != decided:
                 decided = {"hot_pixels": [], **scan.buffer.decisions, **decided}
                 if not decided["mean_photons"]:
@@ -142,6 +140,15 @@ class Run(RunState):
         if what == "withdrawn" and self.reconstruction is not None:
             self.reconstruction.pods.withdraw(rows)
 
+    def _keep_starting(self) -> None:
+        """Keep the probes as they begin: those of a scan before an engine improves them, all where everything begins anew."""
+        assert self.reconstruction is not None
+        if self._starting_of is not self.reconstruction:
+            self.starting, self._starting_of = {}, self.reconstruction
+        for name, probe in self.reconstruction.probes.items():
+            if name not in self.starting:
+                self.starting[name] = replace(probe, data=probe.data[: probe.modes_per_frame or None].copy())
+
     def _revise(self, rows: NDArray[np.int64], what: str) -> None:
         """Tell the engine, and who follows the run, what of these rows has changed."""
         if self.engine is not None and len(rows):
@@ -182,6 +189,7 @@ class Run(RunState):
 
     def _start_engine(self, label: str, state: Mapping[str, Any] | None = None) -> None:
         assert self.reconstruction is not None, "an engine starts after the first frames"
+        self._keep_starting()
         chosen = next(e for e in self.engines if e.label == label)
         decided = [self.decisions[label] for label, scan in self.scans.items() if scan.number in self._stores]  # that have begun
         context = replace(

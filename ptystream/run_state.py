@@ -125,6 +125,7 @@ class RunState:
         """Where the time of the engine's thread goes."""
         self.starting: dict[str, Storage] = {}
         """The probes as they began, each once its scan has."""
+        self._starting_of: Reconstruction | None = None
         self.engine_context: Context | None = None
         """Context of the engine at work."""
         self.restarts = 0

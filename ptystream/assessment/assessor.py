@@ -169,13 +169,19 @@ class Assessor:
             self._refused = True
             return False
         self.halves = Halves(self.run)
+        self._begin_convention()
+        return True
+
+    def _begin_convention(self) -> None:
         if self._convention_frames:
             present = next(iter(self.run.scans.values())).buffer.parameters.operations()
             self.convention = Convention(self.run, code_of(present), self._convention_frames)
-        return True
 
     def _check(self) -> None:
         assert self.convention is not None
+        if self.convention.stale:
+            self.convention.close()
+            self._begin_convention()
         if not self.purse.affords(self._took or self._expected(self._convention_frames)):
             return
         self._took = self.convention.step()

@@ -91,6 +91,7 @@ class Convention:
     """Frames that are used."""
     tried: list[Tried] = field(default_factory=list)
     done: bool = False
+    _source: Reconstruction | None = None
     _engine: Engine | None = None
     _made: Reconstruction | None = None
     _iterated: int = 0
@@ -118,6 +119,11 @@ class Convention:
     def steps_in_all(self) -> int:
         """How many it takes."""
         return (len(self.tried) + len(self._waiting)) * ITERATIONS
+
+    @property
+    def stale(self) -> bool:
+        """Whether the run has begun anew since: its frames are others."""
+        return self._source is not None and self._source is not self.run.reconstruction
 
     def step(self) -> float:
         """One iteration of one class, with beginning and ending it; returns the seconds that it took."""
@@ -153,6 +159,7 @@ class Convention:
         sample that are not, those without a transposition."""
         source = self.run.reconstruction
         assert source is not None
+        self._source = source
         rows = self.run.rows()
         scan = source.pods.frame[rows[0], 0]
         self._rows = rows[source.pods.frame[rows, 0] == scan][: self.wanted]

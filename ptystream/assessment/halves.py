@@ -70,7 +70,10 @@ class Halves:
     def __init__(self, run: Run, budget: Budget = HALVES) -> None:
         self.run = run
         self.halves: tuple[Half, ...] = ()
+        self._engine: Engine | None = None
+        """Of the run, when it was looked at last."""
         self._label = ""
+        self._source: Reconstruction | None = None
         self._begun: dict[str, int] = {}
         self._budget, self._claim = budget, Claim(budget, 1)
         self._full = False
@@ -115,6 +118,7 @@ class Halves:
         """Give everything back."""
         self.run.revisions = None
         self._claim.shrink(0)
+        self._engine = self._source = None
         try:
             self._stop_engines()
         finally:
@@ -123,25 +127,29 @@ class Halves:
     # ------------------------------------------------------------------ following the run
 
     def _follow(self) -> None:
-        """The engine of the run, and where on the sample it is; what else has changed waits for each half's turn."""
+        """The engine of the run, and where on the sample it is; what else has changed waits for each half's turn.
+
+        Where the run began anew, or its engine in the midst of its work, because frames are cut another way, so do the halves.
+        """
         run = self.run
         source = run.reconstruction
         assert source is not None and run.engine_entry is not None
         begun = {name: storage.begun for name, storage in source.objects.items()}
-        if any(begun.get(name) != count for name, count in self._begun.items()):  # another place on the sample
+        elsewhere = any(begun.get(name) != count for name, count in self._begun.items())  # on the sample
+        switched, again = run.engine_entry.label != self._label, run.engine is not self._engine
+        if source is not self._source or elsewhere or (again and not switched):  # frames may have been cut another way
             self._stop_engines()
             self._claim.shrink(0)
             self.halves = ()
-        self._begun = begun
+        elif switched:
+            self._stop_engines()
+        self._begun, self._source, self._engine, self._label = begun, source, run.engine, run.engine_entry.label
         if not self.halves:
             self.halves = tuple(Half(number, source.pods.pods) for number in range(2))
             run.revisions = []
         for half in self.halves:
             half.revisions += run.revisions or []
         run.revisions = []
-        if run.engine_entry.label != self._label:
-            self._stop_engines()
-            self._label = run.engine_entry.label
 
     def _stop_engines(self) -> None:
         for half in self.halves:

@@ -172,6 +172,35 @@ def test_a_restart_a_steered_parameter_and_the_end_reach_them() -> None:
     assert run.revisions is None
 
 
+def test_they_begin_anew_where_the_engine_does_in_the_midst_of_its_work() -> None:
+    """As when frames are cut another way."""
+    run = make_run(engines=[DM_FEW, DM_FEW])
+    loop = Loop(run, LoopSettings(min_frames_for_recon=16))
+    halves = Halves(run)
+    feed(run, 0, 92)
+    loop.step()
+    for _ in range(6):
+        halves.step()
+    first = halves.halves
+    assert halves.iterations == 3
+    run.apply({"do": "resume", "label": "e0"})
+    halves.step(), halves.step()
+    assert halves.halves is not first and halves.iterations == 1 and halves.frames == 92
+    end(run)
+    while run.engine_entry is run.engines[0]:  # another engine goes on where the first has ended
+        loop.step()
+    second = halves.halves
+    halves.step(), halves.step()
+    assert halves.halves is second and halves.iterations == 2
+    assert run.reconstruction is not None
+    again = run.reconstruction = run.reconstruction.copy()
+    run._keep_starting()
+    assert {*run.starting} == {*again.probes}
+    halves.step()
+    assert halves.halves is not second and halves.iterations == 0
+    halves.close()
+
+
 def test_they_wait_for_enough_frames() -> None:
     run = make_run(engines=[DM_FEW])
     loop = Loop(run, LoopSettings(min_frames_for_recon=16))
