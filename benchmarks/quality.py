@@ -82,10 +82,8 @@ def cost(seconds: float) -> None:
             iterations = 0 if assessor.halves is None else assessor.halves.iterations
             finest = run.quality.get("frc", {}).get("resolution_m")
             told[share].append((rate, assessor.purse.part, longest))
-            print(
-                f"  share {share:g}: {rate:.2f} iterations/CPU s, halves {iterations} iterations, resolution {finest} px",
-                flush=True,
-            )
+            told_of = f"{rate:.2f} iterations/CPU s, halves {iterations} iterations, resolution {finest} px"
+            print(f"  share {share:g}: {told_of}", flush=True)
             assessor.close()
     print("share | spent | iterations/CPU s | of those without | longest pass, s")
     for share, rounds in told.items():
