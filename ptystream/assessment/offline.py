@@ -56,8 +56,10 @@ class Found:
         chosen = self._chosen
         if chosen is not None and chosen != self.present:
             told.append(f"{path}: write `orientation: {chosen}` instead of {self.present}")
+        elif chosen is not None:
+            told.append(f"{path}: {self.present} is right")
         elif self.fits:
-            told.append(f"{path}: {self.present} is right, or cannot be told from what is")
+            told.append(f"{path}: {self.present} is among those that fit best")
         else:
             choice = " or ".join(f"`orientation: {number}`" for number in sorted(best))
             told.append(f"{path}: {self.present} fits worse than the best: try {choice}")
