@@ -74,6 +74,8 @@ class Assessor:
         self._collect(0.0)
         if run.engine is not None and now - self._measured > self._interval_s and self._of[0] != run.iterations:
             self._measure()
+        if self.purse.share <= 0 and self.halves is not None:  # steered away; a share that comes back begins anew
+            self._drop()
         if run.engine is None or self.purse.share <= 0 or self._refused or not self._guard("split halves", self._wanted):
             return
         if self.convention is not None and self.convention.due:
@@ -108,6 +110,9 @@ class Assessor:
     def _let_go(self) -> None:
         """Of halves and convention, for good."""
         self._refused = True
+        self._drop()
+
+    def _drop(self) -> None:
         for part in (self.halves, self.convention):
             if part is not None:
                 with contextlib.suppress(Exception):  # an engine that has failed may fail again

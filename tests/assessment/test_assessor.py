@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,17 +81,72 @@ def test_without_a_share_there_are_no_halves_and_all_else_is_told() -> None:
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3])
-def test_no_more_than_the_share_is_spent(share: float) -> None:
+def test_the_share_is_spent_and_no_more(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of its own: passes of 20 ms, and 10 ms for an iteration of a half, five times as much for each tenth of them."""
+    run, now, taken = whole(), [0.0], []
+    Loop(run, LoopSettings(min_frames_for_recon=16)).step()
+
+    def step(self: Halves, latency_s: float | None = None) -> float:
+        took = 0.05 if len(taken) % 10 == 9 else 0.01
+        taken.append(took)
+        now[0] += took
+        return took
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0], time_ns=time.time_ns)
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(Halves, "step", step)
+    assessor, owed = Assessor(run, share=share), 0.0
+    for _ in range(3000):
+        now[0] += 0.02
+        assessor.work()
+        owed = max(owed, sum(taken) - share * now[0])
+    assert assessor.purse.part == pytest.approx(share, rel=0.05)
+    assert sum(taken) == pytest.approx(share * now[0], rel=0.05)
+    assert owed <= 0.05  # what one iteration may take longer than the one before
+    assessor.close()
+
+
+@pytest.mark.parametrize("convention", [0, 40])
+def test_a_frame_waits_for_one_iteration_of_half_of_the_frames_at_most(convention: int, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(engines=[{"numiter": 400}])
     feed(run, 0, 92)
-    loop, assessor = Loop(run, LoopSettings(min_frames_for_recon=16)), Assessor(run, share=share)
-    started = time.monotonic()
-    while time.monotonic() - started < 3.0:
-        loop.step()
+    loop, assessor = Loop(run, LoopSettings(min_frames_for_recon=16)), Assessor(run, 0.5, convention_frames=convention)
+    loop.step()
+    visits: list[int] = []
+    original = DM.iterate
+
+    def iterate(self: DM, iterations: int, rows: Any = None) -> Any:
+        done = original(self, iterations, rows)
+        visits.extend([done.frames] * iterations)
+        return done
+
+    monkeypatch.setattr(DM, "iterate", iterate)
+    seen = []
+    for _ in range(60):
+        assessor.purse.earn(100.0)  # a long rest
+        before = len(visits)
         assessor.work()
-        run.iter_info = run.iter_info[-1:]
-    assert assessor.halves is not None and assessor.halves.iterations >= 1
-    assert 0.3 * share < assessor.purse.part < 1.3 * share + 0.02
+        seen.append(visits[before:])
+    assert max(len(some) for some in seen) == 1 and sum(map(len, seen)) > 50
+    assert max(max(some) for some in seen if some) <= 46
+    assessor.close()
+
+
+def test_a_share_that_is_steered_to_nothing_ends_the_halves_and_one_that_comes_back_begins_them_anew() -> None:
+    run = whole()
+    loop, assessor = Loop(run, LoopSettings(min_frames_for_recon=16)), Assessor(run, share=0.5)
+    loop.step()
+    for _ in range(4):
+        assessor.purse.earn(100.0)
+        assessor.work()
+    first = assessor.halves
+    assert first is not None and first.iterations == 2 and run.revisions == []
+    assessor.purse.share = 0.0
+    assessor.work()
+    assert assessor.halves is None and run.revisions is None and not first.halves
+    assessor.purse.share = 0.5
+    assessor.work()
+    assert assessor.halves is not None and assessor.halves is not first
     assessor.close()
 
 
@@ -147,7 +203,7 @@ def test_the_convention_is_checked_first_and_then_the_halves_begin(caplog: pytes
     run = make_run(engines=[{"numiter": 4000, "subpix": None}])
     feed(run, 0, 92)
     loop, assessor = Loop(run, LoopSettings(min_frames_for_recon=16)), Assessor(run, share=0.5, convention_frames=60)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while "frc" not in run.quality and time.monotonic() < deadline:
         loop.step()
         assessor.work()
