@@ -12,7 +12,9 @@ from ptystream.assessment.halves import FEWEST, Halves, half_of, measured
 from ptystream.engines.dm import DM
 from ptystream.engines.epie import EPIE
 from ptystream.engines.ml import ML
+from ptystream.engines.opr import DMOPR
 from ptystream.loop import Loop, LoopSettings, Step
+from ptystream.model.opr import OPR
 from ptystream.quality import align, crop_to_cover, fourier_ring_correlation
 from ptystream.reconstruction import PROBE
 from ptystream.run import Run
@@ -198,6 +200,71 @@ def test_they_begin_anew_where_the_engine_does_in_the_midst_of_its_work() -> Non
     assert {*run.starting} == {*again.probes}
     halves.step()
     assert halves.halves is not second and halves.iterations == 0
+    halves.close()
+
+
+def test_a_canvas_that_begins_elsewhere_begins_them_anew() -> None:
+    run = make_run(engines=[DM_FEW])
+    loop = Loop(run, LoopSettings(min_frames_for_recon=16))
+    halves = Halves(run)
+    feed(run, 0, 92)
+    loop.step()
+    halves.step(), halves.step()
+    first = halves.halves
+    assert run.reconstruction is not None
+    next(iter(run.reconstruction.objects.values())).begun += 1
+    halves.step()
+    assert halves.halves is not first
+    halves.close()
+
+
+def test_a_second_scan_of_the_run_joins_them_with_its_own_storages() -> None:
+    run = make_run(engines=[{**DM_FEW, "numiter": 40}], labels=("s", "t"))
+    loop = Loop(run, LoopSettings(min_frames_for_recon=16))
+    halves = Halves(run)
+    feed(run, 0, 60)
+    loop.step()
+    for _ in range(4):
+        halves.step()
+    feed(run, 0, 50, label="t")
+    loop.step()
+    for _ in range(6):
+        halves.step()
+    source = run.reconstruction
+    assert source is not None and len(source.objects) == 2
+    for half in halves.halves:
+        assert list(half.made.objects) == list(source.objects) and list(half.made.probes) == list(source.probes)
+        rows = half.rows()
+        assert {*half.made.pods.frame[rows, 0].tolist()} == {0, 1}
+        assert half.engine is not None
+        for held in half.engine.snapshot().objects.values():
+            assert (held.data != held.fill).any()
+    assert halves.frames == 110
+    for name in source.objects:
+        assert len(halves.pictures(name)) == 2
+    halves.close()
+
+
+def test_probes_of_each_frame_keep_their_layers() -> None:
+    run = make_run(engine=DMOPR, engines=[{"numiter": 40, "subspace_dim": 2, "subpix": None}], model=OPR)
+    loop = Loop(run, LoopSettings(min_frames_for_recon=16))
+    halves = Halves(run)
+    feed(run, 0, 60)
+    loop.step()
+    for _ in range(4):
+        halves.step()
+    feed(run, 60, 92)
+    loop.step()
+    for _ in range(6):
+        halves.step()
+    source = run.reconstruction
+    assert source is not None and halves.frames == 92
+    name = next(iter(source.probes))
+    for half in halves.halves:
+        assert half.made.probes[name].data.shape == source.probes[name].data.shape
+        rows = half.rows()
+        np.testing.assert_array_equal(half.made.pods.address[rows, 0, :2], source.pods.address[rows, 0, :2])
+    assert len(halves.pictures(next(iter(source.objects)))) == 2
     halves.close()
 
 
