@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream import __version__
+from ptystream.assessment.assessor import Assessor
 from ptystream.device import choose
 from ptystream.dumping import Dumping
 from ptystream.engine import Context
@@ -130,6 +131,7 @@ def make_plan(
         checkpoint=dumping.checkpoint if interrupted else lambda name: None,
         warm_up=lambda: warm_up(configuration, engines, context),
         configuration=configuration,
+        assess=lambda run: Assessor(run, root.live.quality.share, root.live.quality.convention_check, alone=ranks is None),
         device=reason if ranks is None else f"{ranks.size} ranks; {reason}",
         close=partial(_wait, savers),
     )
@@ -421,6 +423,7 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
         frame_numbers=run.frame_numbers(),
         scans={scan.label: _described(scan, run) for scan in configuration.scans},
         used=effective(configuration),
+        quality=run.quality,
     )
 
 

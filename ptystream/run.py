@@ -80,6 +80,7 @@ class Run(RunState):
                 entry.clear()
                 return
             self._stores[scan.number] = scan.buffer.frames
+            self._keep_starting()
             if earlier != decided:
                 decided = {"hot_pixels": [], **scan.buffer.decisions, **decided}
                 if not decided["mean_photons"]:
@@ -135,10 +136,25 @@ class Run(RunState):
             if what == "withdrawn":
                 self._withdrawn.add(row)
                 scan.frames -= 1
-        if self.engine is not None and len(rows):
-            self.engine.revise(rows, what)
+        self._revise(rows, what)
         if what == "withdrawn" and self.reconstruction is not None:
             self.reconstruction.pods.withdraw(rows)
+
+    def _keep_starting(self) -> None:
+        """Keep the probes as they begin: those of a scan before an engine improves them, all where everything begins anew."""
+        assert self.reconstruction is not None
+        if self._starting_of is not self.reconstruction:
+            self.starting, self._starting_of = {}, self.reconstruction
+        for name, probe in self.reconstruction.probes.items():
+            if name not in self.starting:
+                self.starting[name] = replace(probe, data=probe.data[: probe.modes_per_frame or None].copy())
+
+    def _revise(self, rows: NDArray[np.int64], what: str) -> None:
+        """Tell the engine, and who follows the run, what of these rows has changed."""
+        if self.engine is not None and len(rows):
+            self.engine.revise(rows, what)
+        if self.revisions is not None and len(rows):
+            self.revisions.append((rows, what))
 
     def _apply_engine(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         self._start_engine(entry["label"])
@@ -173,6 +189,7 @@ class Run(RunState):
 
     def _start_engine(self, label: str, state: Mapping[str, Any] | None = None) -> None:
         assert self.reconstruction is not None, "an engine starts after the first frames"
+        self._keep_starting()
         chosen = next(e for e in self.engines if e.label == label)
         decided = [self.decisions[label] for label, scan in self.scans.items() if scan.number in self._stores]  # that have begun
         context = replace(
@@ -187,6 +204,7 @@ class Run(RunState):
             for line in described(self.reconstruction):
                 log.log(INSPECT, "%s: %s: %s", self.name, chosen.label, line)
         engine.start(self.reconstruction, self._stores, context, state)
+        self.engine_context = context
         self.engine = engine  # one that could not start would be asked what there is to save
         if self.complete:
             engine.complete()
@@ -242,11 +260,12 @@ class Run(RunState):
     def _apply_restart(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         assert self.engine is not None
         self.engine.restart()
+        self.restarts += 1
 
     def _apply_finish(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         assert self.engine is not None
         self.last = self.engine.snapshot() if self.averaging else None
-        self._see_coverage()
+        self.see_coverage()
         self.engine.finish()
         self.engine = None
 

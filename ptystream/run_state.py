@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ptystream.engine import Context, Engine
 from ptystream.model.scan_model import ScanModel
 from ptystream.publish.snapshot import Image, Snapshot
-from ptystream.reconstruction import COLUMN, OBJECT, PROBE, ROW, Reconstruction
+from ptystream.reconstruction import COLUMN, OBJECT, PROBE, ROW, Reconstruction, Storage
 from ptystream.scan.block import Block, FrameStore, Revision
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.scan.series import Series
@@ -126,6 +126,17 @@ class RunState:
         """Whether the mean of the iterates is being kept."""
         self.stopwatch = Stopwatch()
         """Where the time of the engine's thread goes."""
+        self.starting: dict[str, Storage] = {}
+        """The probes as they began, each once its scan has."""
+        self._starting_of: Reconstruction | None = None
+        self.engine_context: Context | None = None
+        """Context of the engine at work."""
+        self.restarts = 0
+        """How often the starting probe was taken again."""
+        self.revisions: list[tuple[NDArray[np.int64], str]] | None = None
+        """Rows that changed, and what of them, since somebody who follows the run has looked; None: nobody does."""
+        self.quality: dict[str, dict[str, Any]] = {}
+        """What was measured of it: `Snapshot.quality`."""
         self._resumed: Mapping[str, Any] | None = None
         """State of the engine in the checkpoint that the run goes on from."""
 
@@ -138,6 +149,17 @@ class RunState:
         index = None if revision.slot is None else scan.buffer.index_of(revision.slot)
         value = None if revision.value is None else list(revision.value)
         return {"do": "revise", "scan": scan.label, "index": index, "what": revision.what, "value": value}
+
+    @property
+    def in_metres(self) -> bool:
+        """Whether lengths on the sample are metres, and not object pixels."""
+        held = {} if self.reconstruction is None else self.reconstruction.objects
+        return all(storage.pixel_size_m is not None for storage in held.values())
+
+    @property
+    def stores(self) -> Mapping[int, FrameStore]:
+        """Slabs by number of the scan, of the scans that have begun; changes as scans do."""
+        return self._stores
 
     @property
     def series(self) -> Series:
@@ -197,7 +219,7 @@ class RunState:
         if self.reconstruction is not None:
             if self.engine is not None:
                 now_held = self.engine.snapshot(("probe", "object"))
-                self._see_coverage()
+                self.see_coverage()
             else:
                 now_held = self.reconstruction.copy()
             for name, storage in now_held.probes.items():
@@ -229,6 +251,7 @@ class RunState:
             series=self.series.id,
             angle=self.series.angle,
             started_ns=round(self.started * 1e9),
+            quality=dict(self.quality),
         )
 
     def positions(self) -> NDArray[np.float64]:
@@ -275,11 +298,12 @@ class RunState:
             found[label] = {"index": pods.index[own].copy(), "factor": self.intensities[own]}
         return found
 
-    def _see_coverage(self) -> None:
-        assert self.engine is not None
-        for name, storage in self.engine.snapshot(("coverage",)).objects.items():
+    def see_coverage(self) -> Mapping[str, NDArray[np.float32]]:
+        """Illumination of each object's pixels relative to its maximum, (y, x), now or as the last engine has left it."""
+        for name, storage in ({} if self.engine is None else self.engine.snapshot(("coverage",)).objects).items():
             lit = np.abs(storage.data[0])
             self._coverage[name] = (lit / max(float(lit.max()), 1e-30)).astype(np.float32)
+        return self._coverage
 
     def ledger(self) -> dict[str, int]:
         """Counts of all scans together."""

@@ -342,7 +342,9 @@ class Session:
             self._numbers.take(number)
             self.current, able.run.name = able.run, self._name(number)
             log.info("%s: %s", able.run.name, able.names)
-            self._turns.append(Turn(able, number, Loop(able.run, self.plan.loop), self._teller.of(able.run)))
+            self._turns.append(
+                Turn(able, number, Loop(able.run, self.plan.loop), self._teller.of(able.run), self.plan.assess(able.run))
+            )
             self._resume(self._turns[-1])
             for entry in self._steered.values():
                 able.run.apply(entry)
@@ -376,12 +378,16 @@ class Session:
             engine, step = run.engine, loop.step()
             if self._failure is not None:
                 run.state = "failed"
+            if step is Step.DONE:
+                turn.assessor.finish()
             turn.told.tell(run, force=step is Step.DONE, current=run is self.current)
             self.measure()
             if engine is not None and run.engine is not engine:
                 self.plan.benchmark(run)
             if step is not Step.DONE and run.engine is None and run.engine_entry is not None:
                 self._save(run)  # one engine is done and another follows
+            if step is not Step.DONE:
+                turn.assessor.work(loop.settings.latency_s, among=len(self._turns))
         except BaseException:
             run.state = "failed"
             self._conclude(turn)
@@ -399,6 +405,7 @@ class Session:
     def _conclude(self, turn: Turn) -> None:
         """Save a run that is over and give its frames back."""
         run, number = turn.run, turn.number if turn.run.frames else None
+        turn.assessor.close()
         try:
             if self.plan.autosave is not None:
                 self.plan.autosave.forget(run.name)
@@ -510,6 +517,9 @@ class Session:
         self._steered[path] = entry
         if path == "live.latency":
             self.plan = replace(self.plan, loop=replace(self.plan.loop, latency_s=value))
+        elif path == "live.quality.share":
+            for turn in self._turns:
+                turn.assessor.purse.share = value
         elif path == "io.publish.interval_s":
             self._teller.interval_s = value
         elif path == "io.publish.share":

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from ptystream.engine import headline
 from ptystream.metrics import Metrics
 from ptystream.publish.documenting import Documents
+from ptystream.publish.measured import told
 from ptystream.publish.pace import Pace
 from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
@@ -127,4 +128,5 @@ def status_of(run: Run) -> dict[str, Any]:
         "error": headline(errors[0][-1]) if errors else None,
         "misfit": float(misfit[0][-1, 0]) if misfit else None,
         "age_s": age,
+        "quality": told(run.quality, time.time_ns(), in_metres=run.in_metres),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ptystream.assessment.assessor import Assessor
 from ptystream.loop import Loop
 from ptystream.routing import Pending
 from ptystream.run import Run
@@ -19,6 +20,7 @@ class Turn:
     """Of the run in its session, from 1; free again where it leaves no result."""
     loop: Loop
     told: Told
+    assessor: Assessor
 
     @property
     def run(self) -> Run:

@@ -90,6 +90,8 @@ ELSEWHERE = {
     "live.epochs": "test_epochs.py",
     "live.overlap": "test_overlap.py",
     "live.aborted": "test_overlap.py",
+    "live.quality.share": "assessment/test_assessor.py",
+    "live.quality.convention_check": "assessment/test_assessor.py",
     "io.autosave.keep": "test_dumps.py",
     "io.autoplot.threaded": "test_ptycho.py",
     "io.recording.files": "detectors/bluesky/test_recorded_files.py",

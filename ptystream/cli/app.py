@@ -171,9 +171,13 @@ def convert(
 def check(
     config: Annotated[str, typer.Argument(help="YAML, JSON or TOML file.")],
     listen: Annotated[float, typer.Option(min=0.0, help="Seconds to listen to streams that tell what they hold.")] = 0.0,
+    convention: Annotated[
+        str | None, typer.Option(metavar="RECORDING", help="Try every orientation of the detector on these frames instead.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=16, help="How many of the recording's frames `--convention` takes.")] = 200,
 ) -> None:
     """What is wrong with a configuration, and what to do."""
-    _call("check", "check", config, listen)
+    _call("check", "check", config, listen, convention, frames)
 
 
 @app.command()

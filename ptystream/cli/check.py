@@ -8,19 +8,26 @@ from typing import Any
 from urllib.parse import urlparse
 
 import zmq
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 
+from ptystream.assessment.offline import try_conventions
 from ptystream.params.load import Configuration, SourceConfiguration, load
 from ptystream.plan import geometry_of, told_later
+from ptystream.recording import Recording
 from ptystream.security import handshake
 from ptystream.storage import tiled_entry
 
 
-def check(config: str, listen: float = 0.0) -> int:
+def check(config: str, listen: float = 0.0, convention: str | None = None, frames: int = 200) -> int:
     """Body of the command: one line per finding; exit status 1 where a source, or a Tiled server, does not answer.
 
-    `listen`: seconds for which sources that describe what they send are listened to.
+    `listen`: seconds for which sources that describe what they send are listened to. `convention`: a recording instead of the
+    sources: which orientation of the detector fits its first `frames`; status 1 where the configured one does not.
     """
     configuration = load(config)
+    if convention is not None:
+        return _convention(configuration, convention, frames)
     print(f"{config}: {len(configuration.scans)} scan(s), {len(configuration.engines)} engine(s): the parameters are right")
     bad = 0
     for scan in configuration.scans:
@@ -63,6 +70,19 @@ def _tiled(configuration: Configuration) -> int:
         wrong = str(error)
     print(f"io.tiled: {io.tiled.uri}: {wrong or 'answers, and lets the key in'}")
     return int(wrong is not None)
+
+
+def _convention(configuration: Configuration, path: str, frames: int) -> int:
+    """Print the ranking, and what to write in the configuration."""
+    console = Console(stderr=True)
+    with Progress(TextColumn("{task.description}"), BarColumn(), console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("trying the orientations", total=None)
+        found = try_conventions(
+            configuration, Recording(path), frames, lambda done, total: progress.update(task, completed=done, total=total)
+        )
+    for line in found.lines():
+        print(line)
+    return 0 if found.fits else 1
 
 
 def _wrong(address: str, parameters: Any) -> str | None:

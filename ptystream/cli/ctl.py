@@ -48,6 +48,8 @@ def told(action: str, value: Any) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(_short(entry) for entry in value) or "-"
+    if isinstance(value, dict):
+        return "".join(f"\n  {key}: {_short(entry)}" for key, entry in value.items()) or "-"
     return f"{value:.6g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 

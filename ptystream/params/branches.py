@@ -11,6 +11,7 @@ from ptystream.params.autoplot import AutoplotParameters
 from ptystream.params.base import Branch, parameter
 from ptystream.params.interaction import InteractionParameters
 from ptystream.params.patterns import checked, checked_beforehand, kept_below
+from ptystream.params.quality import QualityParameters
 from ptystream.verbosity import level
 
 
@@ -287,6 +288,9 @@ class LiveParameters(Branch):
 
     epochs: str = parameter("same", ours=True)
     """How acquisitions of several sources are joined to one scan: 'same' name, 'metadata:<key>', or 'order'."""
+
+    quality: QualityParameters = QualityParameters()
+    """What is measured of a run's quality while it runs."""
 
 
 class RootParameters(Branch):

@@ -83,6 +83,8 @@ class Result:
     was over."""
     used: Mapping[str, Any] = field(default_factory=dict)
     """Every parameter with the value that was in force; empty where that is not known."""
+    quality: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What was measured of it last, as of `Snapshot.quality`."""
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
     """Of a dump: what a restart needs besides (`ptystream.checkpoint`)."""
 
@@ -179,6 +181,7 @@ def _result(content: Mapping[str, Any], ours: Mapping[str, Any]) -> Result:
         frame_numbers=ours.get("frame_numbers", np.zeros((0, 2), np.int64)),
         scans=json.loads(ours.get("scans", "{}")),
         used=json.loads(ours.get("used", "{}")),
+        quality=json.loads(ours.get("quality", "{}")),
         checkpoint=ours.get("checkpoint", {}),
     )
 
@@ -281,6 +284,7 @@ def _ours(result: Result) -> dict[str, Any]:
         "made_by": dict(result.made_by),
         "frame_numbers": np.asarray(result.frame_numbers, np.int64),
         "scans": json.dumps(result.scans, default=plain),
+        "quality": json.dumps(result.quality, default=plain),
         "checkpoint": dict(result.checkpoint),
     }
 
