@@ -121,6 +121,7 @@ def make_plan(
         overlap=_overlap(configuration, ranks is None),
         aborted=root.live.aborted,
         publish_interval_s=root.io.publish.interval_s,
+        publish_share=root.io.publish.share,
         timeout_s=root.live.timeout_s,
         beam_timeout_s=root.live.beam_timeout_s,
         save=lambda run: save(run, configuration, recorder),

@@ -107,7 +107,7 @@ class Session:
         """When the newest run that is over began, of those for which something came."""
         self._over = False
         """Whether no further scan can come."""
-        self._teller = Teller(metrics, publisher, plotter, plan.publish_interval_s, follower)
+        self._teller = Teller(metrics, publisher, plotter, plan.publish_interval_s, follower, plan.publish_share)
         self._failure: BaseException | None = None
         self._steered: dict[str, Entry] = {}
         """Path → the newest change of a parameter."""
@@ -502,6 +502,8 @@ class Session:
                 turn.assessor.purse.share = value
         elif path == "io.publish.interval_s":
             self._teller.interval_s = value
+        elif path == "io.publish.share":
+            self._teller.share = value
 
     def _steer_again(self, entry: Entry) -> None:
         """A change that was made before the session was interrupted, perhaps after the last dump."""

@@ -60,6 +60,8 @@ class Plan:
     aborted: Literal["finish", "save", "discard"] = "finish"
     """What becomes of a scan that its source aborted."""
     publish_interval_s: float = 0.1
+    publish_share: float = 1.0
+    """Largest share of the engine's time that snapshots may take."""
     timeout_s: float | None = None
     """A scan from which nothing came for so long is ended; None: never."""
     beam_timeout_s: float | None = 3600.0

@@ -59,6 +59,7 @@ CASES: Cases = {
     "io.publish.address": (["tcp://127.0.0.1:5561"], {}),
     "io.publish.insecure": ([True], {}),
     "io.publish.interval_s": ([0.5], {}),
+    "io.publish.share": ([0.5], {}),
     "io.steering.active": ([False], {}),
     "io.steering.address": (["tcp://127.0.0.1:5562"], {}),
     "io.steering.insecure": ([True], {}),
@@ -182,7 +183,14 @@ def _outcome(folder: Path, given: Mapping[str, Any], monkeypatch: pytest.MonkeyP
             Ptycho(p, transports=sources()).run()
     finally:
         logger.removeHandler(heard)
-    planned = made.name, made.loop, made.context, made.runs, made.publish_interval_s, (made.timeout_s, made.beam_timeout_s)
+    planned = (
+        made.name,
+        made.loop,
+        made.context,
+        made.runs,
+        (made.publish_interval_s, made.publish_share),
+        (made.timeout_s, made.beam_timeout_s),
+    )
     return digest(planned, opened.asked, sorted(heard.levels), [told(path, folder) for path in sorted(folder.rglob("*"))])
 
 

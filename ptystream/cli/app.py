@@ -80,10 +80,12 @@ def view(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the web server; 0: a free one.")] = 0,
     keys: Annotated[str | None, typer.Option(help="Own CURVE certificate with the secret key.")] = None,
     peer_keys: Annotated[str | None, typer.Option(help="The session's public CURVE certificate.")] = None,
+    steer: Annotated[str | None, typer.Option(help="Steering address of the session: operators may then steer.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="File that keeps the tokens, so that addresses stay the same.")] = None,
     terminal: Annotated[bool, typer.Option("--terminal", help="Draw in this terminal instead.")] = False,
 ) -> None:
     """A web viewer for a running session, or one for a terminal."""
-    _call("view", "view", endpoint, host, port, keys, peer_keys, terminal)
+    _call("view", "view", endpoint, host, port, keys, peer_keys, steer, tokens, terminal)
 
 
 @app.command()

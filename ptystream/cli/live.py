@@ -31,6 +31,7 @@ def run_session(
     *,
     replay: Playback | str | None = None,
     on_publish: Callable[[str], None] | None = None,
+    on_steering: Callable[[str], None] | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> list[Path]:
     """Run a session to its end with a progress line; ctrl-c saves what is there. Returns the results' paths."""
@@ -42,6 +43,7 @@ def run_session(
         replay=replay,
         on_session=sessions.append,
         on_publish=on_publish,
+        on_steering=on_steering,
         on_ready=on_ready,
     )
     results = [path for session in sessions for path in session.results]

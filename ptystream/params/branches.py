@@ -36,6 +36,10 @@ class PublishParameters(Branch):
     interval_s: float = parameter(0.1, lower=0.0, steerable=True, ours=True)
     """Shortest time between two snapshots, seconds."""
 
+    share: float = parameter(0.02, lower=0.001, upper=1.0, steerable=True, ours=True)
+    """Largest share of the engine's time that snapshots may take: after one that took 40 ms, none is made for 2 s. The last
+    one of a run is made all the same."""
+
 
 class MetricsParameters(Branch):
     """Numbers for Prometheus."""

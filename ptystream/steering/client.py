@@ -7,6 +7,7 @@ import getpass
 import socket as sockets
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +15,7 @@ import zmq
 
 from ptystream.security import secure
 from ptystream.steering.desk import Refused
-from ptystream.steering.wire import MAX_REPLY_BYTES, Reply, Request, WireError, decode_reply, encode_request
+from ptystream.steering.wire import MAX_NAME, MAX_REPLY_BYTES, Reply, Request, WireError, decode_reply, encode_request
 
 TIMEOUT_S = 30.0
 LOOK_S = 0.2
@@ -56,9 +57,13 @@ class Steering:
     def ask(self, action: str, **arguments: Any) -> Any:
         """The value of an action. Raises `Refused` where the session refuses it, with why and what to do; `TimeoutError` where
         nothing answers within `timeout_s`."""
+        return self.ask_for(self.who, action, arguments)
+
+    def ask_for(self, who: str, action: str, arguments: Mapping[str, Any]) -> Any:
+        """As `ask`, on behalf of somebody else: `who` stands in the session's audit, at most 100 characters of it."""
         with self._lock:
             self._number += 1
-            request, sent = encode_request(Request(self._number, action, arguments, self.who)), False
+            request, sent = encode_request(Request(self._number, action, arguments, who[:MAX_NAME])), False
             deadline = time.monotonic() + self.timeout_s
             while (left := deadline - time.monotonic()) > 0:
                 if self._closing:

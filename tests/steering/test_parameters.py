@@ -109,10 +109,13 @@ def test_runs_to_come_have_it_from_their_beginning(tmp_path: Path) -> None:
 
 
 def test_what_the_session_heeds_changes_too(tmp_path: Path) -> None:
-    asked = [("set", {"path": "live.latency", "value": 0.5}), ("set", {"path": "io.publish.interval_s", "value": 2})]
+    told = {"io.publish.interval_s": 2, "io.publish.share": 0.25}
+    asked = [("set", {"path": path, "value": value}) for path, value in ({"live.latency": 0.5} | told).items()]
     made = Steered(tmp_path, after(3), *asked, ("get", {"path": "live.latency"}), ("get", {"path": "io.publish"}))
     assert made.session.plan.loop.latency_s == 0.5 and made.session._teller.interval_s == 2.0
-    assert made.replies[2].value == 0.5 and made.replies[3].value["interval_s"] == 2.0
+    assert made.session._teller.share == 0.25
+    assert made.replies[3].value == 0.5
+    assert (made.replies[4].value["interval_s"], made.replies[4].value["share"]) == (2.0, 0.25)
 
 
 @pytest.mark.parametrize(

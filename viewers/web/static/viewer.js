@@ -1,11 +1,12 @@
 "use strict";
+import { connect } from "./wire.js";
 // Draws what the server sends; no state but the last snapshot and how the user looks at it.
 const $ = (id) => document.getElementById(id);
 const LEDGER = ["#5a6675", "#d9a441", "#4cc38a", "#e5534b", "#b06ee0", "#58b7ff"];
 const LEDGER_NAMES = ["received", "paired", "used", "excluded", "missing", "interpolated"];
 const view = { zoom: 1, x: 0, y: 0 };
 const ptystream = (window.ptystream = { number: -1, runs: [], header: null, arrays: {}, drawn: 0, errors: [] });
-let socket = null, following = true, chosen = null, covered = null; // chosen: a run, null: the newest; covered: rows and columns of the object that are drawn
+let following = true, chosen = null, covered = null; // chosen: a run, null: the newest; covered: rows and columns of the object that are drawn
 
 // Cyclic map: two hues that meet in the dark and in the light, so that -π and π look the same.
 const CYCLIC = new Uint8Array(256 * 3);
@@ -20,21 +21,6 @@ ptystream.cyclic = CYCLIC;
 function hsv(h, v) {
   const i = Math.floor(h * 6), f = h * 6 - i, s = 0.85, p = v * (1 - s), q = v * (1 - f * s), t = v * (1 - (1 - f) * s);
   return [[v, t, p], [q, v, p], [p, v, t], [p, q, v], [t, p, v], [v, p, q]][i % 6].map((c) => 255 * c);
-}
-
-function unpack(buffer) {
-  const length = new DataView(buffer).getUint32(0, true);
-  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  const kinds = { "|u1": Uint8Array, "<f4": Float32Array, "<f8": Float64Array };
-  const arrays = {};
-  let at = 4 + length;
-  for (const entry of header.arrays) {
-    const count = entry.shape.reduce((a, b) => a * b, 1), kind = kinds[entry.dtype];
-    arrays[entry.name] = { data: new kind(buffer, at, count), shape: entry.shape };
-    at += count * kind.BYTES_PER_ELEMENT;
-    at += (8 - (at % 8)) % 8;
-  }
-  return { header, arrays };
 }
 
 function paint(canvas, width, height, colour) {
@@ -200,30 +186,25 @@ function age() {
   $("age").textContent = seconds(Math.max(0, Date.now() / 1000 - header.newest_frame_ns / 1e9)) + " old";
 }
 
-function connect() {
-  const token = new URLSearchParams(location.search).get("token");
-  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/stream${token ? "?token=" + encodeURIComponent(token) : ""}`);
-  socket.binaryType = "arraybuffer";
-  socket.onmessage = (message) => {
-    if (typeof message.data === "string") {
-      const said = JSON.parse(message.data);
-      ptystream.number = said.number;
-      $("history").min = said.oldest; $("history").max = said.newest;
-      if (following) $("history").value = said.number;
-      listRuns(said.runs, said.run);
-      return;
-    }
-    Object.assign(ptystream, unpack(message.data));
-    $("when").textContent = new Date(ptystream.header.created_ns / 1e6).toLocaleTimeString() + ` · iteration ${ptystream.header.iteration}`;
+const wire = connect({
+  about(said) {
+    ptystream.number = said.number;
+    $("history").min = said.oldest; $("history").max = said.newest;
+    if (following) $("history").value = said.number;
+    listRuns(said.runs, said.run);
+  },
+  picture({ header, arrays }) {
+    Object.assign(ptystream, { header, arrays });
+    $("when").textContent = new Date(header.created_ns / 1e6).toLocaleTimeString() + ` · iteration ${header.iteration}`;
     draw(); age();
-    socket.send(JSON.stringify({ drawn: ptystream.number }));
-  };
-  socket.onopen = wish;
-  socket.onclose = () => {
-    if (!ptystream.header || !["finished", "failed"].includes(ptystream.header.state)) { $("state").textContent = "connection lost"; $("state").className = "pill lost"; }
-    setTimeout(connect, 2000);
-  };
-}
+  },
+  state(now) {
+    if (now === "open") wish();
+    else if (!ptystream.header || !["finished", "failed"].includes(ptystream.header.state)) { $("state").textContent = "connection lost"; $("state").className = "pill lost"; }
+  },
+  error(error) { ptystream.errors.push(String(error)); },
+});
+ptystream.wire = wire;
 
 // One run: its name. Several: a list, newest first; what is chosen there is followed, a past picture holds on to its run.
 function listRuns(runs, shown) {
@@ -241,7 +222,7 @@ function listRuns(runs, shown) {
 
 function wish() {
   const run = following || !ptystream.header ? chosen : ptystream.header.run;
-  if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ run, show: following ? null : Number($("history").value) }));
+  wire.wish({ run, show: following ? null : Number($("history").value) });
 }
 
 function follow(on) {
@@ -269,4 +250,3 @@ for (const box of document.querySelectorAll(".view:not(.probe)")) {
 window.addEventListener("resize", draw);
 window.addEventListener("error", (event) => ptystream.errors.push(event.message));
 setInterval(age, 200);
-connect();
