@@ -1,0 +1,49 @@
+// What was measured of the result's quality, each figure with its age; what was not measured is not shown.
+import { colourOf, curves } from "./charts.js";
+import { $, element, rows, state } from "./state.js";
+import { ago, length, short } from "./units.js";
+
+export function drawCurves() {
+  if (!state.picture) return;
+  const { errors, misfit } = state.picture.arrays, n = errors.shape[0], x = Array.from({ length: Math.max(n, misfit.shape[0]) }, (_, k) => k + 1);
+  const column = (table, k) => Array.from({ length: table.shape[0] }, (_, row) => table.data[3 * row + k]), any = (values) => values.some((v) => v > 0);
+  const own = [0, 1, 2].map((k) => column(errors, k)), likelihood = !any(own[0]) && any(own[1]);
+  const first = colourOf("--first"), second = colourOf("--second"), third = colourOf("--third"), dim = colourOf("--dim");
+  curves($("errors"), likelihood ? [{ name: "likelihood", x, y: own[1], colour: first }] : [{ name: "fourier", x, y: own[0], colour: first }, { name: "exit", x, y: own[2], colour: second, dash: [6, 3] }], { log: true, xLabel: "iteration" });
+  curves($("misfit"), [{ name: "photon", x, y: column(misfit, 1), colour: third }, { name: "Poisson", x, y: column(misfit, 2), colour: dim, dash: [2, 3] }, { name: "amplitude", x, y: column(misfit, 0), colour: first, dash: [6, 3] }], { log: true, xLabel: "iteration" });
+}
+
+const percent = (v) => `${(100 * v).toFixed(1)} %`;
+const towards = ([y, x]) => `${size(Math.hypot(y, x))} (y ${size(y)}, x ${size(x)})`;
+let unit = "m";
+const size = (v) => (unit === "m" ? length(v) : `${short(v)} px`);
+
+const FIGURES = {
+  coverage: (q) => [["overlap of neighbours", percent(q.overlap)], ["too little light", `${percent(q.holes)} of the scanned area`], ["frames a beam's width", short(q.frames_per_beam)]],
+  drift: (q) => [["probe has moved", towards(q.probe_m)], ["positions have moved", towards(q.positions_m)], ["positions, rms", size(q.rms_m)]],
+  convergence: (q) => [["misfit is", q.state], ["change an iteration", `${q.per_iteration > 0 ? "+" : ""}${(100 * q.per_iteration).toPrecision(2)} %`]],
+  convention: (q) => [["chosen", q.chosen === null ? "none: a tie" : q.chosen], ["leads by", `${short(q.lead)} ×`], ["why", q.why], ...(q.ties.length ? [["fit equally well", q.ties.map((names) => names.join(" = ")).join("; ")]] : []), ...q.ranking.map((entry, k) => [`${k + 1}. ${entry.name}`, `misfit ${short(entry.misfit)}`])],
+};
+const TITLES = { coverage: "Coverage", drift: "Drift", convergence: "Convergence", convention: "Orientation of detector and positions" };
+
+export function draw() {
+  drawCurves();
+  const panel = $("panel-quality");
+  if (panel.hidden || !state.picture) return;
+  const { header } = state.picture, quality = header.quality || {}, names = Object.keys(header.object);
+  unit = names.length && header.object[names[0]].pixel_size_m ? "m" : "px";
+  const age = (q) => `measured ${ago(q.measured_ns)}, iteration ${q.iteration}`;
+  $("frc").hidden = !quality.frc;
+  if (quality.frc) {
+    const q = quality.frc, scale = unit === "m" ? 1e-6 : 1, x = q.frequency_per_m.map((f) => f * scale);
+    curves($("frc-chart"), [{ name: "correlation", x, y: q.correlation, colour: colourOf("--first") }, { name: "half-bit threshold", x, y: q.threshold, colour: colourOf("--second"), dash: [5, 4] }], { xLabel: unit === "m" ? "per µm" : "per pixel", low: Math.min(0, ...q.correlation), high: 1.02, vertical: q.resolution_m === null ? null : scale / q.resolution_m });
+    rows($("frc-table"), [["resolution", q.resolution_m === null ? "beyond what was measured" : `${size(q.resolution_m)} full period, ${size(q.resolution_m / 2)} half`], ["from", `${q.frames} frames, ${percent(q.share)} of the time`]]);
+    $("frc-age").textContent = age(q);
+  }
+  $("quality-figures").replaceChildren(...Object.keys(FIGURES).filter((name) => quality[name]).map((name) => {
+    const table = element("table", { class: "facts" }), section = element("section", { "data-figure": name }, element("h3", {}, TITLES[name]), table, element("p", { class: "age" }, age(quality[name])));
+    rows(table, FIGURES[name](quality[name]));
+    return section;
+  }));
+  $("quality-none").hidden = Object.keys(quality).length > 0;
+}
