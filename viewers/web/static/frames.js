@@ -36,15 +36,15 @@ function show({ header, arrays }, number) {
     let most = 1;
     for (const { data } of [pattern, model].filter(Boolean)) for (const v of data) if (v > most) most = v;
     paintCounts($("frame-pattern"), pattern, mask, most);
-    legends.bar($("frame-legend"), rising, ["0", short(Math.expm1(Math.log1p(most) / 2)), `${short(most)} photons`], 110);
+    legends.strip($("frame-legend"), rising, ["0", short(Math.round(Math.expm1(Math.log1p(most) / 2))), short(Math.round(most))]);
     for (const name of ["model", "residual"]) { $(`frame-${name}`).hidden = !model; $(`frame-${name}`).parentElement.hidden = !model; }
     if (model) {
       paintCounts($("frame-model"), model, null, most);
       const residual = Float32Array.from(model.data, (v, k) => (mask && !mask.data[k] ? NaN : Math.sqrt(Math.max(0, v)) - Math.sqrt(Math.max(0, pattern.data[k])))), size = spreadOf(residual);
       paintDifference($("frame-residual"), { height: pattern.shape[0], width: pattern.shape[1] }, residual, size);
-      legends.bar($("frame-residual-legend"), diverging, [short(-size), "0", `${short(size)} √photons`], 110);
+      legends.strip($("frame-residual-legend"), diverging, [(-size).toPrecision(2), "0", size.toPrecision(2)]);
     }
-    $("frame-residual-legend").hidden = !model;
+    $("frame-residual-scale").hidden = !model;
   }
   const facts = [["position", at ? place(at[0], at[1], pixel) : "not known"]];
   if (header.moved && Math.hypot(...header.moved)) facts.push(["refined by", header.unit === "m" ? length(Math.hypot(...header.moved)) : `${short(Math.hypot(...header.moved))} px`]);

@@ -1,5 +1,5 @@
 // What colours stand for: a bar with numbers, or a wheel for phases. White on dark glass, over a picture in any mode.
-const SCALE = 2;
+const SCALE = 2, FONT = "11px system-ui, sans-serif";
 
 function sheet(canvas, width, height) {
   canvas.width = SCALE * width; canvas.height = SCALE * height;
@@ -7,13 +7,15 @@ function sheet(canvas, width, height) {
   const context = canvas.getContext("2d");
   context.scale(SCALE, SCALE);
   context.fillStyle = "rgba(10, 12, 16, .62)"; context.fillRect(0, 0, width, height);
-  context.font = "11px system-ui, sans-serif"; context.textBaseline = "middle";
+  context.font = FONT; context.textBaseline = "middle";
   return context;
 }
 
 // colour(t) for t from 0, below, to 1; three labels from below.
 export function bar(canvas, colour, labels, height = 150) {
-  const context = sheet(canvas, 64, height), long = height - 20;
+  const measuring = canvas.getContext("2d");
+  measuring.font = FONT;
+  const context = sheet(canvas, 27 + Math.ceil(Math.max(...labels.map((label) => measuring.measureText(label).width))), height), long = height - 20;
   for (let y = 0; y < long; y++) {
     context.fillStyle = `rgb(${colour(1 - y / (long - 1)).map(Math.round).join()})`;
     context.fillRect(5, 10 + y, 11, 1.2);
@@ -23,9 +25,18 @@ export function bar(canvas, colour, labels, height = 150) {
   canvas.setAttribute("aria-label", `colours from ${labels[0]} to ${labels[labels.length - 1]}`);
 }
 
+// The same lying, for a place of its own below pictures.
+export function strip(canvas, colour, labels, width = 170) {
+  const context = sheet(canvas, width, 32), long = width - 12;
+  for (let x = 0; x < long; x++) { context.fillStyle = `rgb(${colour(x / (long - 1)).map(Math.round).join()})`; context.fillRect(6 + x, 4, 1.2, 9); }
+  context.fillStyle = "#fff";
+  labels.forEach((label, i) => { context.textAlign = ["left", "center", "right"][i]; context.fillText(label, 6 + (long * i) / 2, 23); });
+  canvas.setAttribute("aria-label", `colours from ${labels[0]} to ${labels[labels.length - 1]}`);
+}
+
 // colour(t, radius) for phases of 2π t; with `full` brightness grows outwards.
-export function wheel(canvas, colour, full = false) {
-  const size = 92, middle = size / 2, outer = 27, inner = full ? 0 : 15, context = sheet(canvas, size, size);
+export function wheel(canvas, colour, full = false, size = 92) {
+  const middle = size / 2, outer = middle - 19, inner = full ? 0 : 0.55 * outer, context = sheet(canvas, size, size);
   const image = context.createImageData(SCALE * size, SCALE * size), held = context.getImageData(0, 0, SCALE * size, SCALE * size);
   image.data.set(held.data);
   for (let y = 0; y < SCALE * size; y++) for (let x = 0; x < SCALE * size; x++) {
@@ -36,7 +47,7 @@ export function wheel(canvas, colour, full = false) {
   }
   context.putImageData(image, 0, 0);
   context.fillStyle = "#fff"; context.textAlign = "center";
-  for (const [text, y, x] of [["0", middle, size - 8], ["π/2", 9, middle], ["±π", middle, 9], ["-π/2", size - 8, middle]]) context.fillText(text, x, y);
+  for (const [text, y, x] of [["0", middle, size - 8], ["π/2", 9, middle], ["±π", middle, 9], ["−π/2", size - 8, middle]]) context.fillText(text, x, y);
   canvas.setAttribute("aria-label", full ? "colour: phase, from 0 on the right counterclockwise; brightness: amplitude" : "colours of phases, 0 on the right, counterclockwise");
 }
 

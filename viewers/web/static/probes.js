@@ -7,6 +7,7 @@ import { $, change, element, state } from "./state.js";
 import { Viewport, gestures } from "./viewport.js";
 
 const figure = $("probes"), box = figure.querySelector(".view"), canvas = $("probe"), viewport = new Viewport(() => place());
+const WHEEL = 74;
 let held = null;
 
 export function draw() {
@@ -16,8 +17,9 @@ export function draw() {
   const single = state.mode !== null && state.mode < first.layers, layers = single ? [layerOf(state.picture, "probe", state.probe, state.mode)] : Array.from({ length: first.layers }, (_, k) => layerOf(state.picture, "probe", state.probe, k));
   paintProbe(canvas, layers, hue);
   held = { height: first.height, width: first.width * layers.length, pixel: first.pixel };
-  figure.querySelector(".title").textContent = single ? `probe mode ${state.mode + 1} of ${first.layers}` : first.layers > 1 ? `probe · ${first.layers} modes` : "probe";
-  legends.wheel(figure.querySelector(".legend"), (t, v) => hue((t + 1) % 1, v), true);
+  figure.querySelector(".title").textContent = single ? `probe mode ${state.mode + 1}` : "probe";
+  figure.classList.toggle("several", first.layers > 1);
+  legends.wheel(figure.querySelector(".legend"), (t, v) => hue((t + 1) % 1, v), true, WHEEL);
   const modes = $("modes"), share = (k) => `${(100 * first.power[k]).toFixed(first.power[k] < 0.0995 ? 1 : 0)} %`;
   modes.hidden = first.layers < 2;
   if (modes.childElementCount !== first.layers + 1) {
@@ -37,7 +39,8 @@ export function draw() {
 
 function place() {
   if (!held) return;
-  viewport.fit([0, held.height, 0, held.width], box);
+  viewport.fit([0, held.height, 0, held.width], { clientWidth: Math.max(1, box.clientWidth - WHEEL), clientHeight: box.clientHeight });
+  if (viewport.fitted) viewport.x += WHEEL / 2 / viewport.zoom; // beside the wheel
   canvas.style.transform = `translate(${(-0.5 - viewport.x) * viewport.zoom}px, ${(-0.5 - viewport.y) * viewport.zoom}px) scale(${viewport.zoom})`;
   legends.scale(figure.querySelector(".scale"), box, viewport.zoom, held.pixel);
 }
