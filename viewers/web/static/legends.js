@@ -37,8 +37,8 @@ export function strip(canvas, colour, labels, width = 170) {
 // colour(t, radius) for phases of 2π t; with `full` brightness grows outwards.
 export function wheel(canvas, colour, full = false, size = 92) {
   const middle = size / 2, outer = middle - 19, inner = full ? 0 : 0.55 * outer, context = sheet(canvas, size, size);
-  const image = context.createImageData(SCALE * size, SCALE * size), held = context.getImageData(0, 0, SCALE * size, SCALE * size);
-  image.data.set(held.data);
+  const image = context.createImageData(SCALE * size, SCALE * size);
+  new Uint32Array(image.data.buffer).fill(0x9e100c0a); // the glass of `sheet`
   for (let y = 0; y < SCALE * size; y++) for (let x = 0; x < SCALE * size; x++) {
     const dy = (y + 0.5) / SCALE - middle, dx = (x + 0.5) / SCALE - middle, r = Math.hypot(dy, dx);
     if (r > outer || r < inner) continue;

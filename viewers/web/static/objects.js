@@ -1,5 +1,5 @@
 // The two large pictures: phase and amplitude of an object, or two snapshots of it, and what is drawn upon them.
-import { cyclic, diverging, grey } from "./colours.js";
+import { cyclic, diverging, grey, rising } from "./colours.js";
 import * as legends from "./legends.js";
 import { paintCoverage, paintDifference, paintPart } from "./painting.js";
 import { amplitudeAt, differenceOf, extentOf, layerOf, phaseAt, rawPhaseAt, spreadOf, visible } from "./pictures.js";
@@ -11,7 +11,7 @@ export const viewport = new Viewport(() => { placeAll(); });
 export const shown = { now: null, before: null, difference: null, why: "" }; // layers that are drawn
 const views = ["left", "right"].map((id, number) => {
   const figure = $(id), box = figure.querySelector(".view");
-  return { id, number, figure, box, image: figure.querySelector(".image"), cover: figure.querySelector(".cover"), marks: figure.querySelector(".marks"), legend: figure.querySelector(".legend"), scale: figure.querySelector(".scale"), title: figure.querySelector(".title"), drawn: null };
+  return { id, number, figure, box, image: figure.querySelector(".image"), cover: figure.querySelector(".cover"), seen: figure.querySelector(".seen"), marks: figure.querySelector(".marks"), legend: figure.querySelector(".legend"), scale: figure.querySelector(".scale"), title: figure.querySelector(".title"), drawn: null };
 });
 let covered = null, compared = [null, null, null];
 
@@ -62,17 +62,19 @@ function paint(view, { image, part, kind, title }) {
     view.size = size;
   } else {
     paintPart(view.image, image, part, { contrast, ramp: state.ramp });
-    if (part === "phase" && !contrast) legends.wheel(view.legend, (t) => cyclic(t + 0.5));
+    if (part === "phase" && !contrast) legends.wheel(view.legend, (t) => cyclic(t + 0.5), false, view.box.clientWidth < 420 ? 72 : 92);
     else {
       const [low, high] = contrast || [image.low, image.high];
       legends.bar(view.legend, grey, [low, (low + high) / 2, high].map((v, k) => v.toFixed(2) + (k === 2 && part === "phase" ? " rad" : "")));
     }
   }
   view.cover.hidden = !(state.coverage && image.seen);
-  if (!view.cover.hidden) paintCoverage(view.cover, image);
+  view.seen.hidden = view.cover.hidden;
+  if (!view.cover.hidden) { paintCoverage(view.cover, image); legends.strip(view.seen, rising, ["0", "coverage", "100 %"], 150); }
 }
 
 function placeAll() {
+  document.body.dataset.moved = viewport.fitted ? "no" : "yes";
   for (const view of views) {
     if (!view.drawn) continue;
     const { image } = view.drawn, { zoom } = viewport;

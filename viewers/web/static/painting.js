@@ -1,6 +1,6 @@
 // Pixels of a picture on canvases of the same size as the picture; the screen scales them.
 import { CYCLIC, diverging, grey, rising } from "./colours.js";
-import { amplitudeAt, rawPhaseAt, visible, wrapped } from "./pictures.js";
+import { rawPhaseAt, visible } from "./pictures.js";
 
 const words = (colour) => Uint32Array.from({ length: 256 }, (_, k) => { const [r, g, b] = colour(k).map(Math.round); return ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0; });
 const TURNING = words((k) => [CYCLIC[3 * k], CYCLIC[3 * k + 1], CYCLIC[3 * k + 2]]);
@@ -43,12 +43,13 @@ export function paintCoverage(canvas, image) {
   context.putImageData(out, 0, 0);
 }
 
-// Modes of a probe side by side, or one; hue(t, v) of phase and amplitude.
-export function paintProbe(canvas, layers, hue) {
-  const { height, width } = layers[0], [context, out] = sized(canvas, { height, width: width * layers.length });
+// Modes of a probe in rows of so many, or one; hue(t, v) of phase and amplitude.
+export function paintProbe(canvas, layers, hue, columns) {
+  const { height, width } = layers[0], wide = width * columns, [context, out] = sized(canvas, { height: height * Math.ceil(layers.length / columns), width: wide });
   layers.forEach((image, number) => {
+    const top = Math.floor(number / columns) * height, left = (number % columns) * width;
     for (let y = 0, k = 0; y < height; y++) for (let x = 0; x < width; x++, k++) {
-      const rgb = hue((image.phase[k] / 256 + 0.5) % 1, image.amplitude[k] / 255), at = 4 * (y * width * layers.length + number * width + x);
+      const rgb = hue((image.phase[k] / 256 + 0.5) % 1, image.amplitude[k] / 255), at = 4 * ((top + y) * wide + left + x);
       out.data[at] = rgb[0]; out.data[at + 1] = rgb[1]; out.data[at + 2] = rgb[2]; out.data[at + 3] = 255;
     }
   });
@@ -61,4 +62,3 @@ export function paintCounts(canvas, { data, shape: [height, width] }, mask, most
   for (let k = 0; k < data.length; k++) pixels[k] = mask && !mask.data[k] ? masked : COVER[Math.max(0, Math.min(255, Math.round(255 * Math.log1p(data[k]) * unit)))];
   context.putImageData(out, 0, 0);
 }
-export { EITHER, amplitudeAt, wrapped };

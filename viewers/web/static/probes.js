@@ -15,8 +15,9 @@ export function draw() {
   const first = layerOf(state.picture, "probe", state.probe, 0);
   if (!first) { figure.querySelector(".title").textContent = "probe · no frame yet"; return; }
   const single = state.mode !== null && state.mode < first.layers, layers = single ? [layerOf(state.picture, "probe", state.probe, state.mode)] : Array.from({ length: first.layers }, (_, k) => layerOf(state.picture, "probe", state.probe, k));
-  paintProbe(canvas, layers, hue);
-  held = { height: first.height, width: first.width * layers.length, pixel: first.pixel };
+  const columns = columnsOf(layers.length, first);
+  paintProbe(canvas, layers, hue, columns);
+  held = { height: first.height * Math.ceil(layers.length / columns), width: first.width * columns, pixel: first.pixel };
   figure.querySelector(".title").textContent = single ? `probe mode ${state.mode + 1}` : "probe";
   figure.classList.toggle("several", first.layers > 1);
   legends.wheel(figure.querySelector(".legend"), (t, v) => hue((t + 1) % 1, v), true, WHEEL);
@@ -35,6 +36,16 @@ export function draw() {
     button.title = k ? `mode ${k}, ${share(k - 1)} of the power` : "all modes side by side";
   });
   place();
+}
+
+// In a row or more, whatever shows them largest.
+function columnsOf(count, { height, width }) {
+  let best = 1, most = 0;
+  for (let columns = 1; columns <= count; columns++) {
+    const zoom = Math.min((box.clientWidth - WHEEL) / (columns * width), box.clientHeight / (Math.ceil(count / columns) * height));
+    if (zoom > most * 1.001) [best, most] = [columns, zoom];
+  }
+  return best;
 }
 
 function place() {

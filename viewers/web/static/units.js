@@ -12,7 +12,7 @@ export const distance = (pixels, pixel, digits = 3) => (pixel ? length(pixels * 
 export function area(pixels, pixel) {
   if (!pixel) return `${pixels} px²`;
   const square = pixels * pixel[0] * pixel[1];
-  return square >= 1e-13 ? `${+(square * 1e12).toPrecision(3)} µm²` : `${+(square * 1e18).toPrecision(3)} nm²`;
+  return square >= 0.995e-14 ? `${+(square * 1e12).toPrecision(3)} µm²` : `${+(square * 1e18).toPrecision(3)} nm²`;
 }
 // A place on the sample, always in micrometres, so that the digits do not jump.
 export const place = (y, x, pixel) => (pixel ? `y ${(y * pixel[0] * 1e6).toFixed(3)} µm, x ${(x * pixel[1] * 1e6).toFixed(3)} µm` : `y ${y.toFixed(1)} px, x ${x.toFixed(1)} px`);

@@ -48,7 +48,7 @@ export function gestures(box, viewport, { drag = () => false, tap = () => {}, ho
       viewport.move((now[0] - before[0]) / 2, (now[1] - before[1]) / 2);
       viewport.scale(apart(now) / apart(before), box, [(now[0] + others[0][0]) / 2, (now[1] + others[0][1]) / 2]);
     } else if (taken) drag("move", from, viewport.at(box, ...now));
-    else viewport.move(now[0] - before[0], now[1] - before[1]);
+    else if (event.pointerType !== "touch" || !viewport.fitted) viewport.move(now[0] - before[0], now[1] - before[1]); // else the page scrolls
   });
   const up = (event) => {
     if (!fingers.delete(event.pointerId) || fingers.size) return;
