@@ -502,7 +502,7 @@ def test_what_was_measured_of_the_quality_is_shown_with_its_age_and_nothing_else
     ranking = [{"name": "as it is", "orientation": 0, "misfit": 0.19}, {"name": "transposed", "orientation": 1, "misfit": 0.4}]
     quality = {
         "frc": frc | when,
-        "drift": {"probe_m": [3e-9, 4e-9], "positions_m": [0.0, 0.0], "rms_m": 1e-9} | when,
+        "drift": {"probe_m": [3e-9, 4e-9]} | when,  # no positions are refined
         "convergence": {"state": "falling", "per_iteration": -0.01} | when,
         "convention": {"ranking": ranking, "ties": [["a", "b"]], "lead": 2.1, "chosen": None, "why": "two fit"} | when,
     }
@@ -513,7 +513,7 @@ def test_what_was_measured_of_the_quality_is_shown_with_its_age_and_nothing_else
     figures = page.eval_on_selector_all("#quality-figures section", "a => a.map(e => [e.dataset.figure, e.innerText])")
     told = dict(figures)
     assert set(told) == {"drift", "convergence", "convention"}  # no coverage was measured
-    assert "5 nm (y 3 nm, x 4 nm)" in told["drift"] and "falling" in told["convergence"]
+    assert "5 nm (y 3 nm, x 4 nm)" in told["drift"] and "rms" not in told["drift"] and "falling" in told["convergence"]
     assert all(text in told["convention"] for text in ("none: a tie", "a = b", "1. as it is", "misfit 0.19", "2.1 ×"))
     assert all("iteration 12" in text for text in told.values())
     assert page.get_attribute("#misfit", "aria-label").startswith("photon 1, Poisson 1")

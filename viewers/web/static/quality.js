@@ -18,12 +18,17 @@ const towards = ([y, x]) => `${size(Math.hypot(y, x))} (y ${size(y)}, x ${size(x
 let unit = "m";
 const size = (v) => (unit === "m" ? length(v) : `${short(v)} px`);
 
+// [value, label, text of it]: a value that was not measured has no row.
 const FIGURES = {
-  coverage: (q) => [["overlap of neighbours", percent(q.overlap)], ["too little light", `${percent(q.holes)} of the scanned area`], ["frames a beam's width", short(q.frames_per_beam)]],
-  drift: (q) => [["probe has moved", towards(q.probe_m)], ["positions have moved", towards(q.positions_m)], ["positions, rms", size(q.rms_m)]],
-  convergence: (q) => [["misfit is", q.state], ["change an iteration", `${q.per_iteration > 0 ? "+" : ""}${(100 * q.per_iteration).toPrecision(2)} %`]],
-  convention: (q) => [["chosen", q.chosen === null ? "none: a tie" : q.chosen], ["leads by", `${short(q.lead)} ×`], ["why", q.why], ...(q.ties.length ? [["fit equally well", q.ties.map((names) => names.join(" = ")).join("; ")]] : []), ...q.ranking.map((entry, k) => [`${k + 1}. ${entry.name}`, `misfit ${short(entry.misfit)}`])],
+  coverage: [["overlap", "overlap of neighbours", percent], ["holes", "too little light", (v) => `${percent(v)} of the scanned area`], ["frames_per_beam", "frames a beam’s width", short]],
+  drift: [["probe_m", "probe has moved", towards], ["positions_m", "positions have moved", towards], ["rms_m", "positions, rms", (v) => size(v)]],
+  convergence: [["state", "misfit is", String], ["per_iteration", "change an iteration", (v) => `${v > 0 ? "+" : ""}${(100 * v).toPrecision(2)} %`]],
+  convention: [["chosen", "chosen", (v) => (v === null ? "none: a tie" : v)], ["lead", "leads by", (v) => `${short(v)} ×`], ["why", "why", String], ["ties", "fit equally well", (v) => v.map((names) => names.join(" = ")).join("; ") || null]],
 };
+function factsOf(name, q) {
+  const facts = FIGURES[name].filter(([key]) => q[key] !== undefined).map(([key, label, text]) => [label, text(q[key])]).filter(([, text]) => text !== null);
+  return [...facts, ...(name === "convention" && q.ranking ? q.ranking.map((entry, k) => [`${k + 1}. ${entry.name}`, `misfit ${short(entry.misfit)}`]) : [])];
+}
 const TITLES = { coverage: "Coverage", drift: "Drift", convergence: "Convergence", convention: "Orientation of detector and positions" };
 
 export function draw() {
@@ -35,14 +40,17 @@ export function draw() {
   const age = (q) => `measured ${ago(q.measured_ns)}, iteration ${q.iteration}`;
   $("frc").hidden = !quality.frc;
   if (quality.frc) {
-    const q = quality.frc, scale = unit === "m" ? 1e-6 : 1, x = q.frequency_per_m.map((f) => f * scale);
-    curves($("frc-chart"), [{ name: "correlation", x, y: q.correlation, colour: colourOf("--first") }, { name: "half-bit threshold", x, y: q.threshold, colour: colourOf("--second"), dash: [5, 4] }], { xLabel: unit === "m" ? "per µm" : "per pixel", low: Math.min(0, ...q.correlation), high: 1.02, vertical: q.resolution_m === null ? null : scale / q.resolution_m });
-    rows($("frc-table"), [["resolution", q.resolution_m === null ? "beyond what was measured" : `${size(q.resolution_m)} full period, ${size(q.resolution_m / 2)} half`], ["from", `${q.frames} frames, ${percent(q.share)} of the time`]]);
+    const q = quality.frc, scale = unit === "m" ? 1e-6 : 1, x = (q.frequency_per_m || []).map((f) => f * scale), facts = [];
+    const lines = [{ name: "correlation", x, y: q.correlation || [], colour: colourOf("--first") }, { name: "half-bit threshold", x, y: q.threshold || [], colour: colourOf("--second"), dash: [5, 4] }];
+    curves($("frc-chart"), lines, { xLabel: unit === "m" ? "per µm" : "per pixel", low: Math.min(0, ...lines[0].y), high: 1.02, vertical: q.resolution_m ? scale / q.resolution_m : null });
+    if (q.resolution_m !== undefined) facts.push(["resolution", q.resolution_m === null ? "finer than could be told" : `${size(q.resolution_m)} full period, ${size(q.resolution_m / 2)} half`]);
+    if (q.frames !== undefined) facts.push(["from", `${q.frames} frames${q.share === undefined ? "" : `, ${percent(q.share)} of the time`}`]);
+    rows($("frc-table"), facts);
     $("frc-age").textContent = age(q);
   }
   $("quality-figures").replaceChildren(...Object.keys(FIGURES).filter((name) => quality[name]).map((name) => {
     const table = element("table", { class: "facts" }), section = element("section", { "data-figure": name }, element("h3", {}, TITLES[name]), table, element("p", { class: "age" }, age(quality[name])));
-    rows(table, FIGURES[name](quality[name]));
+    rows(table, factsOf(name, quality[name]));
     return section;
   }));
   $("quality-none").hidden = Object.keys(quality).length > 0;

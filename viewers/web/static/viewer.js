@@ -35,8 +35,8 @@ function draw() {
   const reasons = Object.entries(ledger).filter(([k, v]) => !known.includes(k) && v > 0);
   $("excluded").textContent = reasons.length ? reasons.map(([k, v]) => `${v} ${k.replaceAll("_", " ")}`).join(", ") : "0";
   const frc = (header.quality || {}).frc, names = namesOf(picture, "object"), pixel = names.length && header.object[names[0]].pixel_size_m;
-  $("resolution-stat").hidden = !frc || frc.resolution_m === null;
-  if (frc && frc.resolution_m !== null) $("resolution").textContent = pixel ? length(frc.resolution_m) : `${frc.resolution_m.toFixed(1)} px`;
+  $("resolution-stat").hidden = !frc || !frc.resolution_m;
+  if (frc && frc.resolution_m) $("resolution").textContent = pixel ? length(frc.resolution_m) : `${frc.resolution_m.toFixed(1)} px`;
   list($("object-name"), names, state.object);
   list($("probe-name"), namesOf(picture, "probe"), state.probe);
   const image = layerOf(picture, "object", state.object, state.layer);
