@@ -43,7 +43,7 @@ export function draw() {
     const q = quality.frc, scale = unit === "m" ? 1e-6 : 1, x = (q.frequency_per_m || []).map((f) => f * scale), facts = [];
     const lines = [{ name: "correlation", x, y: q.correlation || [], colour: colourOf("--first") }, { name: "half-bit threshold", x, y: q.threshold || [], colour: colourOf("--second"), dash: [5, 4] }];
     curves($("frc-chart"), lines, { xLabel: unit === "m" ? "per µm" : "per pixel", low: Math.min(0, ...lines[0].y), high: 1.02, vertical: q.resolution_m ? scale / q.resolution_m : null });
-    if (q.resolution_m !== undefined) facts.push(["resolution", q.resolution_m === null ? "finer than could be told" : `${size(q.resolution_m)} full period, ${size(q.resolution_m / 2)} half`]);
+    if (q.resolution_m !== undefined) facts.push(["resolution", q.resolution_m === null ? "finer than these pixels can show" : `${size(q.resolution_m)} full period, ${size(q.resolution_m / 2)} half`]);
     if (q.frames !== undefined) facts.push(["from", `${q.frames} frames${q.share === undefined ? "" : `, ${percent(q.share)} of the time`}`]);
     rows($("frc-table"), facts);
     $("frc-age").textContent = age(q);
