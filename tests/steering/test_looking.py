@@ -25,6 +25,7 @@ from ptystream.steering.desk import MAX_LATER, Desk, Later, Refused, action
 from ptystream.steering.looking import Looked, ledger_of
 from ptystream.steering.wire import Reply, Request
 from ptystream.storage.ptyr import read
+from ptystream.viewers.web.api import packed
 
 
 def arrays(told: dict) -> dict[str, np.ndarray]:
@@ -247,7 +248,8 @@ def test_a_running_session_tells_frames_over_its_socket(tmp_path: Path, capsys: 
             deadline = time.monotonic() + 60
             while steering.ask("status")["iteration"] < 3 and time.monotonic() < deadline:
                 pass
-            told = steering.ask("frame", frame=20)
+            while (told := steering.ask("frame", frame=20))["misfit"] is None and time.monotonic() < deadline:
+                pass
             path = steering.ask("save")
             for wrong in ({"run": "none"}, {"scan": "none"}):
                 for name, more in (("ledger", {}), ("frame", {"frame": 1})):
@@ -255,17 +257,26 @@ def test_a_running_session_tells_frames_over_its_socket(tmp_path: Path, capsys: 
                         steering.ask(name, **wrong, **more)
             counts = steering.ask("ledger", scan="s")["counts"]
         result = read(path)
-        assert told["misfit"] is not None and told["iteration"] == 3
-        assert counts["used"] == result.ledger["used"]
+        assert told["misfit"] is not None and told["iteration"] >= 3
+        assert counts["used"] >= result.ledger["used"] > 0  # more may have come
         found = arrays(told)
         assert found["pattern"].sum() > 0.9 * PATTERNS[20].sum()  # the centre is found from the frames that came first
         assert found["model"].shape == (BEAM.side,) * 2 and found["model"].min() >= 0 < found["model"].max()
         for line in (["ledger"], ["frame", "frame=20"]):
             assert ctl(running.endpoint, line[0], line[1:], None, None, 30.0, False) == 0
         said = capsys.readouterr().out
-        assert f"counts: used {counts['used']}" in said and "pattern (32 × 32) from 0 to" in said
+        assert "counts: used" in said and "pattern (32 × 32) from 0 to" in said
+        with Steering(running.endpoint) as steering:
+            found = arrays(steering.ask("frame", frame=20))
         ctl(running.endpoint, "frame", ["frame=20"], None, None, 30.0, True)
         said = json.loads(capsys.readouterr().out)
         assert said["arrays"]["pattern"] == found["pattern"].tolist()
+        with Steering(running.endpoint) as steering:  # what the web viewer's page is given
+            passed_on = packed(steering.ask("frame", frame=20))
+        length = int.from_bytes(passed_on[:4], "little")
+        header, raw = json.loads(passed_on[4 : 4 + length]), passed_on[4 + length :]
+        assert [entry["name"] for entry in header["arrays"]] == ["pattern", "mask", "model"]
+        pattern = np.frombuffer(raw, header["arrays"][0]["dtype"], BEAM.side**2).reshape(BEAM.side, BEAM.side)
+        np.testing.assert_array_equal(pattern, found["pattern"])
     finally:
         running.end()
