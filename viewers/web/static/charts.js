@@ -77,13 +77,15 @@ export function curves(canvas, series, { log = false, xLabel = "", yLabel = "", 
     context.stroke(); context.restore();
   }
   context.setLineDash([]); context.textAlign = "left";
-  let at = 8;
-  for (const s of shown) {
-    const words = s.right && rightLabel ? `${s.name} (${rightLabel})` : !s.right && yLabel ? `${s.name} (${yLabel})` : s.name;
+  const words = shown.map((s) => (s.right && rightLabel ? `${s.name} (${rightLabel})` : !s.right && yLabel ? `${s.name} (${yLabel})` : s.name));
+  if (8 + words.reduce((sum, word) => sum + context.measureText(word).width + 30, 0) > width) context.font = "9px system-ui, sans-serif";
+  const tight = context.font.startsWith("9"), long = tight ? 8 : 14;
+  let at = tight ? 3 : 8;
+  shown.forEach((s, k) => {
     context.strokeStyle = s.colour; context.lineWidth = 2.5; context.setLineDash(s.dash || []);
-    context.beginPath(); context.moveTo(at, height - 9); context.lineTo(at + 14, height - 9); context.stroke(); context.setLineDash([]);
-    context.fillStyle = colourOf("--text"); context.fillText(words, at + 18, height - 5); at += context.measureText(words).width + 30;
-  }
+    context.beginPath(); context.moveTo(at, height - 9); context.lineTo(at + long, height - 9); context.stroke(); context.setLineDash([]);
+    context.fillStyle = colourOf("--text"); context.fillText(words[k], at + long + 4, height - 5); at += context.measureText(words[k]).width + long + (tight ? 9 : 16);
+  });
   if (xLabel) {
     const wide = context.measureText(xLabel).width;
     if (at + wide < width - 6) { context.fillStyle = colourOf("--dim"); context.fillText(xLabel, width - wide - 8, height - 5); }

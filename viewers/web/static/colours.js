@@ -36,7 +36,7 @@ export function palette(colour) {
 // What became of frames: Okabe and Ito's colours, and a shape for each kind, so that no colour has to be told from another.
 export const KINDS = {
   used: { colour: "#009e73", shape: "dot", says: "used" },
-  interpolated: { colour: "#56b4e9", shape: "dot", says: "used, position interpolated" },
+  interpolated: { colour: "#56b4e9", shape: "dot", says: "interpolated" },
   waiting: { colour: "#e69f00", shape: "ring", says: "waiting" },
   awaited: { colour: "#8a8f98", shape: "ring", says: "awaited" },
   excluded: { colour: "#d55e00", shape: "cross", says: "excluded" },

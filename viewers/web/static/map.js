@@ -53,7 +53,7 @@ function show() {
   for (const code of points.state) { const name = points.names[code] || "excluded"; counts.set(name, (counts.get(name) || 0) + 1); }
   const merged = new Map();
   for (const [name, n] of counts) { const kind = kindOf(name), own = kind === "excluded" && name !== "excluded" ? name.replaceAll("_", " ") : KINDS[kind].says; const known = merged.get(own) || { kind, n: 0 }; known.n += n; merged.set(own, known); }
-  const legend = [...merged].map(([says, { kind, n }]) => { const item = element("li", { "data-kind": kind }, `${says} `, element("b", {}, String(n))); return item; });
+  const order = Object.keys(KINDS), legend = [...merged].sort(([, a], [, b]) => order.indexOf(a.kind) - order.indexOf(b.kind)).map(([says, { kind, n }]) => { const item = element("li", { "data-kind": kind }, `${says} `, element("b", {}, String(n))); return item; });
   if (legend.map((item) => item.textContent).join() !== [...$("map-legend").children].map((item) => item.textContent).join()) $("map-legend").replaceChildren(...legend);
   canvas.setAttribute("aria-label", `scan map: ${[...merged].map(([says, { n }]) => `${n} ${says}`).join(", ") || "no frame yet"}`);
   const scans = points.scans || [], list = $("map-scan");
