@@ -416,8 +416,8 @@ def test_a_dot_of_the_map_leads_to_its_frame(site: Site, opened: Callable[..., A
     page = opened()
     assert [item.split() for item in page.eval_on_selector_all("#map-legend li", "a => a.map(e => e.textContent)")] == [
         ["used", "2"],
-        ["excluded", "1"],
         ["waiting", "1"],
+        ["excluded", "1"],
     ]
     page.keyboard.press("m")
     page.wait_for_function("document.getElementById('map-legend').textContent.includes('beam off')")
@@ -497,6 +497,7 @@ def test_what_was_measured_of_the_quality_is_shown_with_its_age_and_nothing_else
         "threshold": np.full(40, 0.4).tolist(),
         "resolution_m": 2.5e-8,
         "frames": 60,
+        "iterations": 8,
         "share": 0.1,
     }
     ranking = [{"name": "as it is", "orientation": 0, "misfit": 0.19}, {"name": "transposed", "orientation": 1, "misfit": 0.4}]
@@ -508,7 +509,8 @@ def test_what_was_measured_of_the_quality_is_shown_with_its_age_and_nothing_else
     }
     site.publish(page, snapshot(2, quality=quality))
     assert page.is_hidden("#quality-none") and page.inner_text("#resolution") == "25 nm"
-    assert "25 nm full period, 12.5 nm half" in page.inner_text("#frc-table") and "10.0 % of the time" in page.inner_text("#frc")
+    table = page.inner_text("#frc-table")
+    assert "25 nm (half the period)" in table and "60 frames, 8 iterations of each half, 10.0 % of the time" in table
     assert re.search(r"measured (8|9|10)\d s ago, iteration 12", page.inner_text("#frc-age"))
     figures = page.eval_on_selector_all("#quality-figures section", "a => a.map(e => [e.dataset.figure, e.innerText])")
     told = dict(figures)

@@ -61,7 +61,7 @@ export function curves(canvas, series, { log = false, xLabel = "", yLabel = "", 
   const across = marks(first, last, false).filter(([at], k, all) => all.length < 2 || (width - left - edge) / all.length > 34 || k % 2 === 0);
   for (const [at, text] of across) context.fillText(text, px(at), height - bottom + 13);
   if (vertical !== null && vertical >= first && vertical <= last) {
-    context.setLineDash([2, 3]); context.beginPath(); context.moveTo(px(vertical), top); context.lineTo(px(vertical), height - bottom); context.stroke(); context.setLineDash([]);
+    context.strokeStyle = colourOf("--dim"); context.setLineDash([2, 3]); context.beginPath(); context.moveTo(px(vertical), top); context.lineTo(px(vertical), height - bottom); context.stroke(); context.setLineDash([]);
   }
   for (const s of shown) {
     const axis = axes[s.right ? 1 : 0];
