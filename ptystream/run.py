@@ -105,6 +105,7 @@ class Run(RunState):
             newest = int(block.arrival_ns.max())
             self._newest_taken_ns = max(newest, self._newest_taken_ns or newest)
             self._taken_ns = time.time_ns()
+            scan.times_ns.append(self._taken_ns)
         if self.engine is not None:
             with self.stopwatch.measure("engine_prepare"):
                 self.engine.extend(rows)

@@ -38,6 +38,8 @@ class Scan:
     """Blocks in the pod table, with what is in force for each frame."""
     rows: list[int] = field(default_factory=list)
     """First row of each of them."""
+    times_ns: list[int] = field(default_factory=list)
+    """When each of them was taken (`time.time_ns()`)."""
     frames: int = 0
     """Frames in the pod table that are not withdrawn."""
 
@@ -60,6 +62,10 @@ class Scan:
         """The block that a row of the pod table came with, and its place in it."""
         number = bisect_right(self.rows, row) - 1
         return self.taken[number], row - self.rows[number]
+
+    def taken_at(self, row: int) -> int:
+        """When a row of the pod table was taken."""
+        return self.times_ns[bisect_right(self.rows, row) - 1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,11 @@ class Session:
         """Go on after `pause`, with what has come meanwhile."""
         self.paused = False
 
+    def run_of(self, name: str = "") -> Run | None:
+        """A run that is under way, or the last that was, by its name; nothing: the present one."""
+        under_way = [self.current, *(turn.run for turn in list(self._turns))]
+        return next((run for run in under_way if run is not None and name in ("", run.name)), None)
+
     def status(self) -> dict[str, Any]:
         """Numbers for a progress line."""
         run, kept = self.current, {"unrecorded": 0 if self._tap is None or not self._tap.full else self._tap.lost}

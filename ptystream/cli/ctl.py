@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import yaml
 
+from ptystream.steering.arrays import array_of
 from ptystream.steering.client import Steering
 from ptystream.steering.desk import Refused
 
@@ -23,7 +25,9 @@ def ctl(
         raise RuntimeError(f"refused: {error.fault}") from None
     except (ValueError, TimeoutError) as error:
         raise RuntimeError(str(error)) from None
-    print(json.dumps(value, indent=2) if as_json else told(action, value), end="\n" if value is not None or as_json else "")
+    print(
+        json.dumps(_plain(value), indent=2) if as_json else told(action, value), end="\n" if value is not None or as_json else ""
+    )
     return 0
 
 
@@ -39,6 +43,8 @@ def told(action: str, value: Any) -> str:
             lines.append(f"{asked:<24} {entry['role']:<9} {entry['doc'].splitlines()[0]}")
         return "\n".join(lines)
     if isinstance(value, dict):
+        if "arrays" in value:
+            value = {**value, "arrays": [_summary(entry) for entry in value["arrays"]]}
         return "\n".join(f"{key}: {_short(entry)}" for key, entry in value.items())
     if isinstance(value, list):
         return "\n".join(told("", entry) + "\n" if isinstance(entry, dict) else _short(entry) for entry in value)
@@ -46,11 +52,39 @@ def told(action: str, value: Any) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(entry)}" for key, entry in value.items()) or "-"
     if isinstance(value, list):
         return " ".join(_short(entry) for entry in value) or "-"
     if isinstance(value, dict):
         return "".join(f"\n  {key}: {_short(entry)}" for key, entry in value.items()) or "-"
     return f"{value:.6g}" if isinstance(value, float) else "-" if value is None else str(value)
+
+
+def _summary(entry: dict[str, Any]) -> str:
+    """An array in a few words."""
+    array = array_of(entry)
+    known = array[np.isfinite(array)]
+    extent = f"from {known.min():.6g} to {known.max():.6g}" if known.size else "empty"
+    return f"{entry['name']} ({' × '.join(map(str, array.shape))}) {extent};"
+
+
+def _plain(value: Any) -> Any:
+    """The answer as JSON can say it: arrays as nested lists, null for what is no number."""
+    if not isinstance(value, dict) or "arrays" not in value:
+        return value
+    named = {}
+    for entry in value["arrays"]:
+        array = array_of(entry)
+        named[entry["name"]] = array.tolist() if np.isfinite(array).all() else _finite(array.tolist())
+    return {**value, "arrays": named}
+
+
+def _finite(values: Any) -> Any:
+    """Nested lists with null for what is no number."""
+    if isinstance(values, list):
+        return [_finite(value) for value in values]
+    return values if np.isfinite(values) else None
 
 
 def _argument(text: str) -> tuple[str, Any]:

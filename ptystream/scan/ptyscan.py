@@ -26,6 +26,7 @@ from ptystream.scan.memory import Budget
 from ptystream.scan.pairing import Pairing
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 from ptystream.scan.prepare import HOT_FRAMES, find_hot_pixels
+from ptystream.scan.records import Record, Records, record_of, records_of
 from ptystream.scan.saver import Saver
 from ptystream.scan.series import Series, series_of
 
@@ -409,6 +410,27 @@ class PtyScan:
         """`Ledger.map`, taken while nothing changes."""
         with self._condition:
             return self.ledger.map()
+
+    def records(self) -> Records:
+        """Every frame of which anything is known, taken while nothing changes."""
+        with self._condition:
+            return records_of(self.ledger)
+
+    def record(self, index: int) -> Record | None:
+        """What is known of a frame, by its number; None: nothing."""
+        with self._condition:
+            return record_of(self.ledger, index)
+
+    def counts(self, slot: int) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
+        """A copy of a prepared frame (y, x) and which of its pixels are valid, zero frequency at [0, 0]; None where it has been
+        given back. For looking at it: an engine reads `frames`."""
+        with self._condition:
+            slabs = None if self._released else self._intake.slabs
+            if slabs is None:
+                return None
+            frame = slabs.row(slot).copy()
+        valid = (slabs.mask != 0) & (frame.astype(np.float32) < np.float32(slabs.limit))
+        return frame, valid
 
     @property
     def parameters(self) -> PtyScanParameters:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from ptystream.steering.desk import ASKING, Refused, action, actions_of
+from ptystream.steering.desk import ASKING, Later, Refused, action, actions_of
+from ptystream.steering.looking import Looked, ledger_of, scan_of
 from ptystream.steering.tree import Tree
 
 if TYPE_CHECKING:
@@ -40,15 +41,26 @@ class Actions:
             raise Refused("io.frames.active", False, "frames are not written to files: set it to true")
         return [file.told() for file in files.files()]
 
+    @action("viewer", at_once=True, changes=False)
+    def ledger(self, run: str = "", scan: str = "", first: int = 0) -> dict[str, Any]:
+        """Every frame of a scan: number, state and position, as compact arrays. Nothing given: the first scan of the present run.
+        Of more than a million frames those from record `first` on."""
+        return ledger_of(*scan_of(self._session.run_of(run), scan), first)
+
+    @action("viewer", changes=False)
+    def frame(self, frame: int, run: str = "", scan: str = "") -> Later:
+        """A frame by its number: its pattern, what the reconstruction makes of it, and what the ledger says of it."""
+        return Later(Looked(*scan_of(self._session.run_of(run), scan), frame).told)
+
     @action("viewer", changes=False)
     def get(self, path: str = "") -> Any:
         """The value of a parameter in force, or of a branch: `live.latency`, `engines.engine00`; nothing: all."""
         return self._tree().get(path)
 
     @action("viewer", changes=False)
-    def steerable(self) -> dict[str, Any]:
-        """Every parameter that may change while the session runs, with its value."""
-        return self._tree().steerable()
+    def steerable(self, described: bool = False) -> Any:
+        """Every parameter that may change while the session runs, with its value; `described`: and what it may be."""
+        return self._tree().described() if described else self._tree().steerable()
 
     @action()
     def set(self, path: str, value: Any) -> dict[str, Any]:

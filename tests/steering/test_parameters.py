@@ -190,6 +190,10 @@ def test_every_steerable_parameter_of_every_engine_can_be_looked_up_and_set(tmp_
     with pytest.raises(Refused, match="is no parameter"):
         tree.get("engines.e9")
     assert tree.get()["run"] == "t"
+    described = {entry["path"]: entry for entry in tree.described()}
+    assert {path: entry["value"] for path, entry in described.items()} == found
+    beta = described["engines.e1.beta"]
+    assert (beta["types"], beta["lower"], beta["choices"]) == (["float"], 0.0, None) and beta["doc"]
 
 
 def test_a_session_that_was_killed_goes_on_as_it_was_steered(tmp_path: Path) -> None:
