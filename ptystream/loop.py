@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -107,6 +108,13 @@ class Loop:
         parameters = self.run.engines[self._engine_number].parameters
         self._numiter = int(held.get("numiter", parameters.numiter))  # it may have been steered since `left` was counted
         self._rotation, self._absorbing = int(held["rotation"]), bool(held["absorbing"])
+
+    def switch(self, to: str, asked: Mapping[str, Any]) -> None:
+        """End the engine now and go on with the one of this label at the next step. `asked`: who and when, for the schedule."""
+        run = self.run
+        number = [entry.label for entry in run.engines].index(to)
+        run.apply({"do": "finish", **asked})
+        self._engine_number = number - 1
 
     def cut(self) -> None:
         """Finish at the next step with what is there: no further iteration, no further engine."""

@@ -199,7 +199,7 @@ def _geometry(scan: ScanConfiguration, p: Any) -> Geometry:
 def models_of(configuration: Configuration) -> dict[str, ScanModel]:
     """The scan models, with what they share settled. Raises `ConfigurationError` for all that cannot be begun or shared."""
     seed = configuration.root.seed
-    mixed = list(_mixed(configuration))
+    mixed = list(unfit(configuration))
     if mixed:
         raise ConfigurationError(mixed)
     late = {s.label for s in configuration.scans if told_later(s)}
@@ -227,7 +227,7 @@ def models_of(configuration: Configuration) -> dict[str, ScanModel]:
     return models
 
 
-def _mixed(configuration: Configuration) -> Iterator[Fault]:
+def unfit(configuration: Configuration) -> Iterator[Fault]:
     """Models with engines that do not know them, or the other way round, or without what they need."""
     curves = [scan for scan in configuration.scans if scan.model.volumes]
     own = any(scan.model.probe_per_frame for scan in configuration.scans)

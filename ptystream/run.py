@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 from ptystream.checkpoint import Checkpoint
 from ptystream.engine import Progress, headline
 from ptystream.model.scan_model import SharingError
+from ptystream.parallel import team
+from ptystream.params.load import plugins
 from ptystream.reconstruction import PodTable, Reconstruction, Volume, described
-from ptystream.run_state import RunState, Scan
+from ptystream.run_state import EngineEntry, RunState, Scan
 from ptystream.scan.block import Block, Revision, as_then, select
 from ptystream.schedule import Entry, Schedule, from_runs, to_runs
+from ptystream.spread import spread
 from ptystream.verbosity import INSPECT
 
 log = logging.getLogger(__name__)
@@ -163,6 +166,11 @@ class Run(RunState):
         if self.engine_entry is chosen:
             self.engine_entry = self.engines[number]
 
+    def _apply_append(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
+        """An engine more, at a place among those that the run has."""
+        made = engine_entry(entry["label"], entry["name"], entry["parameters"])
+        self.engines.insert(int(entry["place"]), made)
+
     def _apply_resume(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         """The engine goes on from probe, object and its own state alone: as after a dump, so in a repetition."""
         state = self._resumed
@@ -267,7 +275,7 @@ class Run(RunState):
         for label, scan in self.scans.items():
             scan.buffer.has(Schedule(checkpoint.schedule).frames(label), timeout_s=COMING_S)
         for entry in Schedule(checkpoint.schedule).to_repeat():
-            if entry["do"] in ("decide", "take", "revise", "steer", "end"):
+            if entry["do"] in ("decide", "take", "revise", "steer", "append", "end"):
                 getattr(self, f"_apply_{entry['do']}")(entry, {})
         assert self.reconstruction is not None
         self.schedule = Schedule(checkpoint.schedule)
@@ -302,3 +310,11 @@ class Run(RunState):
             for what, values in known.items():
                 if not out[k] and (values[k] != before[what][k]).any():
                     self.apply(self.revise_entry(scan, Revision(slot, what, tuple(np.atleast_1d(values[k]).tolist()))))
+
+
+def engine_entry(label: str, name: str, parameters: Mapping[str, Any]) -> EngineEntry:
+    """What makes an engine of that name. Raises `KeyError` for one that is not known here, `ValueError` for parameters that may
+    not be, and where it cannot work on the ranks that there are."""
+    engine = plugins("engines")[name]
+    checked = engine.Parameters.model_validate(dict(parameters))
+    return EngineEntry(label, name, checked, spread(team(), name, engine))

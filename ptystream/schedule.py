@@ -14,7 +14,9 @@ iterate  iterations, rows (or None)                         iterations over thes
 average  –                                                  the mean of the iterates begins
 steer    path, value, before, who, time_ns                   a parameter changed on request
 resume   label                                              the engine starts again from probe, object and its state
-finish   –                                                  the engine ended and wrote its result
+append   label, name, parameters, place, who, time_ns       an engine was put among those to come, on request
+restart  who, time_ns (on request)                          the engine took its starting probe again
+finish   who, time_ns (on request)                          the engine ended and wrote its result
 end      scan, reason                                       the scan was complete; with the last the engine is told so
 ======== ================================================== ==========================================================
 

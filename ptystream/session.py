@@ -24,12 +24,14 @@ from ptystream.ingest import Source, Tap
 from ptystream.kept import FILES
 from ptystream.loop import Loop, Step
 from ptystream.metrics import Metrics
+from ptystream.params.load import EngineConfiguration
 from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
 from ptystream.routing import Router
 from ptystream.run import Run
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.schedule import Entry
+from ptystream.standing import SESSION, Standing
 from ptystream.steering.actions import Actions
 from ptystream.steering.desk import Desk, Refused
 from ptystream.steering.tree import Tree
@@ -53,8 +55,6 @@ READING_S = 600.0
 FLUSH_S = 5.0
 """How long the end of a session waits until what came is recorded, and acknowledged."""
 PAUSED = "paused"
-SESSION = "session"
-"""Channel of the session's own notes in a recording: which acquisitions have a result, which parameters were changed."""
 
 
 class SessionError(RuntimeError):
@@ -111,6 +111,7 @@ class Session:
         self._failure: BaseException | None = None
         self._steered: dict[str, Entry] = {}
         """Path → the newest change of a parameter."""
+        self._standing = Standing(tap)
         self._unsaved: dict[str, Exception] = {}
         """Run → why its result could not be written; with a recording, a restart makes it again."""
         self._stop_asked = threading.Event()
@@ -253,6 +254,9 @@ class Session:
                 if "steered" in note:
                     self._steer_again(note["steered"])
                     continue
+                if "asked" in note:
+                    self._standing.read(note)
+                    continue
                 self._router.leave_out((label, key, turn) for label, key, turn in note["acquisitions"])
                 if (number := note.get("number", self.finished + 1)) is not None:
                     self._numbers.take(number)
@@ -263,7 +267,9 @@ class Session:
                 self._router.checkpoints.append((number, checkpoint))
         sources = {source.transport.channel: source for source in self._sources}
         for message in self._recorded:
-            if message.channel not in (SESSION, FILES):
+            if message.channel == SESSION:
+                self._end_again(json.loads(bytes(message.parts[0])))
+            elif message.channel != FILES:
                 sources[message.channel].deliver(message)
         self._router.recovered()
         for pending in self._router.pending:
@@ -327,6 +333,7 @@ class Session:
             self._resume(self._turns[-1])
             for entry in self._steered.values():
                 able.run.apply(entry)
+            self._turns[-1].again = self._standing.of(able.run, able.acquisitions)
 
     def _able(self, run: Run) -> bool:
         """Whether enough frames came for it, or no more will."""
@@ -354,6 +361,7 @@ class Session:
             run.acquisitions = dict(turn.pending.keys)
             if self.plan.autosave is not None:
                 self.plan.autosave.look(run, loop)
+            self._ask_again(turn)
             engine, step = run.engine, loop.step()
             if self._failure is not None:
                 run.state = "failed"
@@ -389,8 +397,7 @@ class Session:
             else:
                 self._save(run)
             if run.frames and run.state == "finished" and self._tap is not None:  # a restart goes on with what has failed
-                note = {"acquisitions": turn.pending.acquisitions, "number": number}
-                self._tap.write(Message(time.time_ns(), SESSION, (json.dumps(note).encode(),)))
+                self._standing.write({"acquisitions": turn.pending.acquisitions, "number": number})
         finally:
             silent = any(scan.buffer.ended == self._silence for scan in run.scans.values())
             self.finished += number is not None or silent  # another scan may follow one that is empty, hardly a silent one
@@ -479,7 +486,7 @@ class Session:
         for turn in self._turns:  # first: an engine that cannot take it leaves everything as it was
             turn.run.apply(entry)
         if self._tap is not None:
-            self._tap.write(Message(entry["time_ns"], SESSION, (json.dumps({"steered": entry}).encode(),)))
+            self._standing.write({"steered": entry})
         self._put_in_force(entry)
         for turn in self._turns:
             turn.loop.settings = self.plan.loop
@@ -504,9 +511,75 @@ class Session:
         log.warning("%s: %s: %s, as it was steered before the interruption", self.plan.name, entry["path"], entry["value"])
         self._put_in_force(entry)
 
-    def end_scan(self, run: Run, reason: str) -> None:
+    def end_scan(self, run: Run, reason: str, who: str = "") -> None:
         """A run gets no further frames, and comes to its end. Only in the engine's thread."""
+        self._note(run, {"do": "end", "reason": reason, "who": who, "time_ns": time.time_ns()})
         self._end(run, reason)
+
+    def restart(self, run: Run, who: str) -> None:
+        """Have the engine at work take its starting probe again. Only in the engine's thread."""
+        entry = {"do": "restart", "who": who, "time_ns": time.time_ns()}
+        run.apply(entry)
+        self._note(run, entry)
+
+    def append(self, run: Run, engine: EngineConfiguration, who: str, *, here: bool = False) -> None:
+        """Put an engine behind those of a run, or with `here` behind the one at work. Only in the engine's thread. Raises
+        `ValueError` where it cannot work on the ranks that there are."""
+        labels = [chosen.label for chosen in run.engines]
+        place = labels.index(run.engine_entry.label) + 1 if here and run.engine_entry is not None else len(labels)
+        parameters = engine.parameters.model_dump(mode="json")
+        entry = {"do": "append", "label": engine.label, "name": engine.name, "parameters": parameters, "place": place}
+        entry |= {"who": who, "time_ns": time.time_ns()}
+        run.apply(entry)
+        self._note(run, entry)
+
+    def switch(self, run: Run, to: str, who: str) -> None:
+        """End the engine at work, and go on with the one of this label. Only in the engine's thread."""
+        asked = {"who": who, "time_ns": time.time_ns()}
+        turn = next(turn for turn in self._turns if turn.run is run)
+        self._note(run, {"do": "switch", "to": to, **asked})
+        turn.loop.switch(to, asked)
+        self._save(run)
+
+    def _note(self, run: Run, entry: Entry) -> None:
+        pending = next((pending for pending in self._router.pending if pending.run is run), None)
+        if pending is not None:
+            self._standing.note(run, pending.acquisitions, entry)
+
+    def _ask_again(self, turn: Turn) -> None:
+        """Carry out what the session before was asked for, where the run has come as far as it had then."""
+        run, left = turn.run, []
+        for asked in turn.again:
+            do, now = asked.entry["do"], None if run.engine_entry is None else run.engine_entry.label
+            if do == "append":
+                run.apply(asked.entry)
+            elif run.engine is None or (now == asked.engine and run.iterations < asked.iterations):
+                left.append(asked)
+                continue
+            elif do == "restart" and now == asked.engine:
+                run.apply(asked.entry)
+            elif do == "switch" and self._is_before(run, asked.entry["to"]):
+                turn.loop.switch(asked.entry["to"], {key: asked.entry[key] for key in ("who", "time_ns")})
+            else:
+                continue
+            log.warning("%s: %s, as it was asked for before the interruption", run.name, do)
+        turn.again = left
+
+    @staticmethod
+    def _is_before(run: Run, label: str) -> bool:
+        """Whether the engine of this label comes after the one at work."""
+        labels = [chosen.label for chosen in run.engines]
+        assert run.engine_entry is not None
+        return label in labels and labels.index(label) > labels.index(run.engine_entry.label)
+
+    def _end_again(self, note: Mapping[str, Any]) -> None:
+        """End a scan where it was ended before the interruption: between the same two messages."""
+        if note.get("asked", {}).get("do") != "end":
+            return
+        keys = {(label, key, turn) for label, key, turn in note["acquisitions"]}
+        for pending in self._router.pending:
+            if keys & set(pending.acquisitions):
+                self._end(pending.run, note["asked"]["reason"])
 
     def _check(self) -> None:
         if self._failure is not None:

@@ -165,9 +165,11 @@ def repeat(result: ptyr.Result, recording: Recording, configuration: Configurati
 def _offline(result: ptyr.Result, recording: Recording, configuration: Configuration, factor: int, tell: Tell) -> Reconstruction:
     """What `factor` × numiter iterations of all frames give, with parameters as they were at the end."""
     run = _fed(result, recording, configuration, tell)
-    for steered in (entry for entry in result.schedule if entry["do"] == "steer"):
-        run.apply(steered)
-    run.engines = [_longer(entry, factor) for entry in run.engines]
+    for asked in (entry for entry in result.schedule if entry["do"] in ("steer", "append")):
+        run.apply(asked)
+    worked = [entry["label"] for entry in result.schedule if entry["do"] == "engine"]
+    engines = {entry.label: entry for entry in run.engines}
+    run.engines = [_longer(engines[label], factor) for label in worked]
     total = sum(int(entry.parameters.numiter) for entry in run.engines)
     what = "offline run" if factor == 1 else f"offline run of {factor} numiter"
     loop = Loop(run, LoopSettings(frames_per_block=1 << 40, min_frames_for_recon=1 << 40))

@@ -83,8 +83,8 @@ def test_ctl_asks_and_steers(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             said("nonsense")
         with pytest.raises(RuntimeError, match=r"refused: end\.reason: 5: Input should be a valid string"):
             said("end", "reason=5")
-        with pytest.raises(RuntimeError, match="look like name=value"):
-            said("end", "reason")
+        with pytest.raises(RuntimeError, match="pause takes nothing; arguments look like name=value"):
+            said("pause", "now")
     finally:
         running.end()
     assert (tmp_path / "frames" / "t" / "s_a.h5").exists()
