@@ -32,6 +32,7 @@ from ptystream.parallel import team
 from ptystream.params.branches import IoParameters, RootParameters
 from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, ScanConfiguration, SourceConfiguration
+from ptystream.raw import RawFrames
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.recording import Recorder, Recording
 from ptystream.results import as_json, effective, file_name, versions
@@ -96,7 +97,8 @@ def make_plan(
             given = (transports or {}).get(name)
             channels.append(Channel(name, given or transport_of(source, name, decoder, root), decoder))
         epochs = EpochMap(root.live.epochs, list(scan.sources) or ["data"])
-        made = _maker(scan, models[scan.label], settings, pool, root, savers, copies, memory)
+        raw = raw_frames(configuration, scan.label, recorder, recording)
+        made = _maker(scan, models[scan.label], settings, pool, root, savers, copies, memory, raw)
         entries.append(ScanEntry(scan.label, made, epochs, scan.data.parameters.follows))
     _warn(configuration)
     _warn_of_transforms(configuration)
@@ -307,6 +309,7 @@ def _maker(
     savers: dict[str, Saver],
     copies: Kept,
     memory: Budget,
+    raw: RawFrames,
 ) -> Any:
     """Makes buffer and model of a scan. The savers, the newest of each label, are left in `savers`."""
 
@@ -321,7 +324,7 @@ def _maker(
         buffer = partial(
             PtyScan,
             scan.label,
-            scan.data.parameters,
+            scan.data.parameters.model_copy(),  # what is set while it runs is for those to come
             positions,
             also=[source.parameters for source in scan.also],
             pool=pool if p.frames_in_parallel else None,
@@ -333,6 +336,7 @@ def _maker(
             settle=partial(_settle, scan, own),
             copies=copies,
             budget=memory,
+            raw=raw,
         )
         if isinstance(model, Bragg3d):
             p = scan.parameters.rocking
@@ -342,6 +346,15 @@ def _maker(
         return buffer(), own
 
     return make
+
+
+def raw_frames(configuration: Configuration, label: str, recorder: Recorder | None, recording: Recording | None) -> RawFrames:
+    """The frames of a scan as they came, in the recording that is written or given back: of the scan that has the sources."""
+    scans = {scan.label: scan for scan in configuration.scans}
+    while (before := scans[label].data.parameters.follows) is not None:
+        label = before
+    source, channel = scans[label].data, f"{label}/data"
+    return RawFrames(channel, lambda: source.plugin.decoder(source.parameters, channel), recorder, recording)
 
 
 def _settle(scan: ScanConfiguration, model: ScanModel, parameters: PtyScanParameters) -> tuple[float, float] | None:
@@ -437,7 +450,7 @@ def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
     held = run.scans[scan.label]
     p = held.buffer.parameters
     told = {name: getattr(p, name) for name in ("experimentID", "version", "psize", "energy", "distance")}
-    decided = run.decisions.get(scan.label, {})
+    decided = run.decided(scan.label)
     own = run.acquisitions.get(scan.label)
     return {
         "acquisition": None if own is None else list(own[1:]),

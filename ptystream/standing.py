@@ -12,6 +12,7 @@ from typing import Any
 from ptystream.ingest import Tap
 from ptystream.run import Run
 from ptystream.schedule import Entry
+from ptystream.storage.ptyr import plain
 from ptystream.transport import Message
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Standing:
     def write(self, note: Mapping[str, Any]) -> None:
         """A note of the session's."""
         if self.tap is not None:
-            self.tap.write(Message(time.time_ns(), SESSION, (json.dumps(note).encode(),)))
+            self.tap.write(Message(time.time_ns(), SESSION, (json.dumps(note, default=plain).encode(),)))
 
     def read(self, note: Mapping[str, Any]) -> None:
         """A note of the session before, of a request."""

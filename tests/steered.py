@@ -36,13 +36,16 @@ class Steered:
 
     def __init__(self, folder: Path, when: Callable[[Session], bool], *asked: tuple[str, dict[str, Any]], **root: Any) -> None:
         self.replies: list[Reply] = []
+        records = root.pop("records", True)
         made = configuration(folder, **root)
         self.recorder = Recorder(folder / "t.ptyrec", {})
+        tap = self.recorder if records else None
         runs = int(root.get("live", {}).get("runs", 1))
         pairs = [messages("abc"[k]) for k in range(runs)]
         frames, places = ([m for pair in pairs for m in pair[k]] for k in (0, 1))
         sources = {"s/data": Memory("s/data", frames), "s/positions": Memory("s/positions", places)}
-        self.session = Session(make_plan(made, transports=sources, recorder=self.recorder), metrics=Metrics(), tap=self.recorder)
+        self.session = Session(make_plan(made, transports=sources, recorder=tap), metrics=Metrics(), tap=tap)
+        self.prepare(self.session)
         serve, left = self.session.desk.serve, list(asked)
 
         def serving() -> bool:
@@ -55,6 +58,9 @@ class Steered:
         self.session.desk.serve = serving  # type: ignore[method-assign]
         self.results = self.session.run()
         self.recorder.close(finished=True)
+
+    def prepare(self, session: Session) -> None:
+        """Before it runs."""
 
     def refused(self) -> str:
         (reply,) = self.replies

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptystream.params.errors import ConfigurationError
-from ptystream.params.home import home
+from ptystream.params.home import home, located
 from ptystream.params.load import Configuration, check_engine
 from ptystream.plan import unfit
+from ptystream.recutting import PATH, brief
 from ptystream.run import Run
+from ptystream.scan.cut import CutError
 from ptystream.steering.desk import ASKING, Refused, action, actions_of
 from ptystream.steering.tree import Tree
 
@@ -60,20 +62,37 @@ class Actions:
 
     @action()
     def set(self, path: str, value: Any) -> dict[str, Any]:
-        """Change a parameter, for the runs under way and those to come; answers what it was and what it is."""
-        tree = self._tree()
-        change = tree.set(path, value)
-        try:
-            self._session.steer(change.path, change.value, change.before, ASKING.get())
-        except BaseException:
-            tree.set(path, change.before)
-            raise
-        return {"path": change.path, "before": change.before, "value": change.value}
+        """Change a parameter, for the runs under way and those to come; answers what it was, what it is, and what happens."""
+        configuration, tree = self._configuration("set"), self._tree()
+        with home(Path(configuration.root.io.home)):
+            given = located(value) if isinstance(value, str) and path.endswith(".data.mask") else value
+            change = tree.set(path, given)
+            cut = PATH.fullmatch(path)
+            if cut is not None and cut.group(2) == "center" and self._is_found(configuration, cut.group(1)):
+                tree.set(path, change.before)
+                raise Refused(path, value, "is found from the first frames: auto_center is true, or center null")
+            kept, before = change.value, change.before
+            if cut is not None and cut.group(2) == "mask":  # as it was given: arrays are for the frames
+                kept, before = given, self._session.given(cut.group(1), "mask")
+            try:
+                told = self._session.steer(change.path, kept, before, ASKING.get())
+            except BaseException as error:
+                tree.set(path, change.before)
+                if isinstance(error, CutError):
+                    raise Refused(path, value, str(error)) from None
+                raise
+        return {"path": change.path, "before": brief(change.before), "value": brief(change.value), "happens": told}
+
+    @staticmethod
+    def _is_found(configuration: Configuration, label: str) -> bool:
+        p = next(scan.data.parameters for scan in configuration.scans if scan.label == label)
+        return bool(p.auto_center) or (p.auto_center is None and p.center is None)
 
     @action()
-    def restart(self) -> None:
-        """Take the starting probe again, and the exit waves as probe × object; the object stays."""
-        self._session.restart(self._at_work("restart"), ASKING.get())
+    def restart(self, anew: bool = False) -> None:
+        """Take the starting probe again, and the exit waves as probe × object; the object stays. `anew`: nothing of it stays
+        either, and the first engine begins."""
+        self._session.restart(self._at_work("restart"), ASKING.get(), anew=anew)
 
     @action()
     def append(self, engine: str, parameters: dict[str, Any] | None = None) -> str:
