@@ -354,7 +354,8 @@ def raw_frames(configuration: Configuration, label: str, recorder: Recorder | No
     while (before := scans[label].data.parameters.follows) is not None:
         label = before
     source, channel = scans[label].data, f"{label}/data"
-    return RawFrames(channel, lambda: source.plugin.decoder(source.parameters, channel), recorder, recording)
+    bare = getattr(source.plugin, "bare", tuple)
+    return RawFrames(channel, lambda: source.plugin.decoder(source.parameters, channel), recorder, recording, bare)
 
 
 def _settle(scan: ScanConfiguration, model: ScanModel, parameters: PtyScanParameters) -> tuple[float, float] | None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from ptystream.decoder import Decoder
-from ptystream.events import Frames, Payload
+from ptystream.events import Buffer, Frames, Payload
 from ptystream.files import Reader, refers
 from ptystream.kept import Kept
-from ptystream.recording import Recorder, Recording
+from ptystream.recording import Recorder, Recording, RecordingError
 from ptystream.transport import Message
 
 PATIENCE_S = 0.0
@@ -21,10 +23,16 @@ class RawFrames:
     """Frames of one channel. What it reads it reads again at every call, a message at a time."""
 
     def __init__(
-        self, channel: str, decoder: Callable[[], Decoder], recorder: Recorder | None, recording: Recording | None
+        self,
+        channel: str,
+        decoder: Callable[[], Decoder],
+        recorder: Recorder | None,
+        recording: Recording | None,
+        bare: Callable[[Sequence[Buffer]], Sequence[Buffer]] = lambda parts: parts,
     ) -> None:
-        """`decoder` makes a fresh one; `recorder` writes the recording, which otherwise is `recording`; None: there is none."""
-        self.channel, self._decoder = channel, decoder
+        """`decoder` makes a fresh one; `bare` takes from a message what says where it stands among others; `recorder` writes the
+        recording, which otherwise is `recording`; None: there is none."""
+        self.channel, self._decoder, self._bare = channel, decoder, bare
         self._recorder, self._recording = recorder, recording
 
     @property
@@ -70,7 +78,10 @@ class RawFrames:
                     if halted.is_set() or not wanted:
                         return
                     if any(number in wanted for number in numbers.tolist()):
-                        yield from _of(recording.at(offset), decoder, reader, epoch, wanted, frozenset())
+                        with suppress(RecordingError):  # damaged: what it held comes again below, or is missing
+                            message = recording.at(offset)
+                            message = replace(message, parts=tuple(self._bare(message.parts)))
+                            yield from _of(message, decoder, reader, epoch, wanted, frozenset())
             decoder, tried = self._decoder(), set[int]()
             for offset in offsets:
                 if halted.is_set() or not wanted:
@@ -90,7 +101,7 @@ def _of(
         if not isinstance(event, Frames) or event.epoch != epoch:
             continue
         chosen = [k for k, n in enumerate(event.indices.tolist()) if _is_meant(n, message, wanted, anyhow)]
-        for k in chosen:
+        for k in reversed(chosen):
             one = Frames(epoch, event.indices[k : k + 1], event.payloads[k : k + 1])
             for read in reader.resolve(one) if refers(one) else [one]:
                 if isinstance(read, Frames) and isinstance(read.payloads[0], Payload):

@@ -113,7 +113,7 @@ class Session:
         self._failure: BaseException | None = None
         self._steered: dict[str, Entry] = {}
         """Path → the newest change of a parameter."""
-        self._standing = Standing(tap)
+        self._standing = Standing(lambda: self._tap)
         self._recutting = Recutting()
         self._unsaved: dict[str, Exception] = {}
         """Run → why its result could not be written; with a recording, a restart makes it again."""
@@ -467,9 +467,8 @@ class Session:
                     self._recutting.done(wish, self._take_back(wish, str(error)))
                 else:
                     self._recutting.done(wish)
-                    log.warning(
-                        "%s: %s: frames are cut as was asked for: %s", run.name, wish.entry["scan"], wish.entry["parameters"]
-                    )
+                    told = run.name, wish.entry["scan"], wish.entry["parameters"]
+                    log.warning("%s: %s: frames are as was asked for from here on: %s", *told)
         if turn is not None:
             turn.loop.held = bool(self._recutting.of(run))
 

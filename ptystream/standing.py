@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,21 +46,22 @@ class Asked:
 class Standing:
     """Notes requests, and knows those of the session before."""
 
-    tap: Tap | None
+    tap: Callable[[], Tap | None]
+    """What writes the recording."""
     asked: list[Asked] = field(default_factory=list)
     """What the session before was asked for, in order."""
 
     def note(self, run: Run, acquisitions: Sequence[tuple[str, str, int]], entry: Entry) -> None:
         """Write down that it is carried out."""
-        if self.tap is not None:
+        if self.tap() is not None:
             label = None if run.engine_entry is None else run.engine_entry.label
             told = {"asked": dict(entry), "acquisitions": acquisitions, "iterations": run.iterations, "engine": label}
             self.write(told)
 
     def write(self, note: Mapping[str, Any]) -> None:
         """A note of the session's."""
-        if self.tap is not None:
-            self.tap.write(Message(time.time_ns(), SESSION, (json.dumps(note, default=plain).encode(),)))
+        if (tap := self.tap()) is not None:
+            tap.write(Message(time.time_ns(), SESSION, (json.dumps(note, default=plain).encode(),)))
 
     def read(self, note: Mapping[str, Any]) -> None:
         """A note of the session before, of a request."""

@@ -35,10 +35,9 @@ class Steered:
     """A session that is asked for something at the beginning of one of its rounds, in its own thread."""
 
     def __init__(self, folder: Path, when: Callable[[Session], bool], *asked: tuple[str, dict[str, Any]], **root: Any) -> None:
-        self.replies: list[Reply] = []
         records = root.pop("records", True)
         made = configuration(folder, **root)
-        self.recorder = Recorder(folder / "t.ptyrec", {})
+        self.recorder = Recorder(folder / "t.ptyrec", {}, go_on=True)
         tap = self.recorder if records else None
         runs = int(root.get("live", {}).get("runs", 1))
         pairs = [messages("abc"[k]) for k in range(runs)]
@@ -46,16 +45,7 @@ class Steered:
         sources = {"s/data": Memory("s/data", frames), "s/positions": Memory("s/positions", places)}
         self.session = Session(make_plan(made, transports=sources, recorder=tap), metrics=Metrics(), tap=tap)
         self.prepare(self.session)
-        serve, left = self.session.desk.serve, list(asked)
-
-        def serving() -> bool:
-            if left and when(self.session):
-                for number, (name, arguments) in enumerate(left):
-                    self.session.desk.ask(Request(number, name, arguments), self.replies.append, who="anna")
-                left.clear()
-            return serve()
-
-        self.session.desk.serve = serving  # type: ignore[method-assign]
+        self.replies = ask_when(self.session, when, *asked)
         self.results = self.session.run()
         self.recorder.close(finished=True)
 
@@ -69,3 +59,18 @@ class Steered:
 
 def after(iterations: int) -> Callable[[Session], bool]:
     return lambda session: session.current is not None and session.current.iterations >= iterations
+
+
+def ask_when(session: Session, when: Callable[[Session], bool], *asked: tuple[str, dict[str, Any]]) -> list[Reply]:
+    """Have a session asked between two passes, as soon as `when` says so; its replies come into what is returned."""
+    serve, left, replies = session.desk.serve, list(asked), list[Reply]()
+
+    def serving() -> bool:
+        if left and when(session):
+            for number, (name, arguments) in enumerate(left):
+                session.desk.ask(Request(number, name, arguments), replies.append, who="anna")
+            left.clear()
+        return serve()
+
+    session.desk.serve = serving  # type: ignore[method-assign]
+    return replies
