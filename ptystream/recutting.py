@@ -64,25 +64,27 @@ class Recutting:
         """Begin what a change means for these runs; tells what happens. Raises `CutError` where it cannot be in one of them:
         what was begun in the others is then given up."""
         label, name = PATH.fullmatch(steered["path"]).groups()  # type: ignore[union-attr]
-        begun: list[Wish] = []
+        begun: list[tuple[Wish, Wish | None]] = []
         try:
             for run in runs:
                 former = next((w for w in self._wishes if w.run is run and w.entry["scan"] == label), None)
                 entry = joined(None if former is None else former.entry, entry_of(steered, label, name))
-                cut = (
-                    former.cut if name == "offset" and former is not None else run.scans[label].buffer.recut(entry["parameters"])
-                )
-                begun.append(Wish(run, entry, cut, [*(former.steered if former else []), steered]))
+                moved = former is not None and name == "offset"
+                cut = former.cut if moved and former else run.scans[label].buffer.recut(entry["parameters"])
+                begun.append((Wish(run, entry, cut, [*(former.steered if former else []), steered]), former))
         except CutError:
-            for wish in begun:
+            for wish, former in begun:
                 wish.run.scans[label].buffer.give_up()
+                if former is not None:
+                    former.cut = wish.run.scans[label].buffer.recut(former.entry["parameters"])
             raise
-        self._wishes = [w for w in self._wishes if w.entry["scan"] != label or w.run not in runs] + begun
+        wishes = [wish for wish, _ in begun]
+        self._wishes = [w for w in self._wishes if w.entry["scan"] != label or w.run not in runs] + wishes
         for run in runs:
             self._why.pop(run.name, None)
         frames = sum(run.scans[label].buffer.ledger.prepared for run in runs)
-        if not any(wish.cut is not None for wish in begun):
-            return "in force before the next pass" if begun else "in force for the runs to come"
+        if not any(wish.cut is not None for wish in wishes):
+            return "in force before the next pass" if wishes else "in force for the runs to come"
         return f"{frames} frames are cut again from the recording, the newest first; `status` tells how many are"
 
     def of(self, run: Run) -> list[Wish]:

@@ -446,6 +446,8 @@ class PtyScan:
             if cut is not None:
                 cut.decisions |= {k: v for k, v in (decisions or {}).items() if k in ("center", "hot_pixels")}
                 self._intake.switch(cut)
+                if self.ended is not None:
+                    self._intake.trim()
                 self._pairing.revisions = [r for r in self._pairing.revisions if r.what != "mask"]
                 self._hot_pixels_found |= "hot_pixels" in cut.decisions
                 self._cutting = None

@@ -58,7 +58,7 @@ class Actions:
     @action("viewer", changes=False)
     def steerable(self) -> dict[str, Any]:
         """Every parameter that may change while the session runs, with its value."""
-        return self._tree().steerable()
+        return {path: brief(value) for path, value in self._tree().steerable().items()}
 
     @action()
     def set(self, path: str, value: Any) -> dict[str, Any]:

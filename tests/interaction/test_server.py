@@ -473,4 +473,4 @@ def test_what_the_log_warns_of_is_told_to_clients_that_listen(start: Any, peers:
         log.warning("%d", k)
     assert one.get("Ptycho.runtime['run']") == "t"
     server.close()
-    assert not any(type(handler).__name__ == "_Listener" for handler in logging.getLogger("ptystream").handlers)
+    assert server._listener not in logging.getLogger("ptystream").handlers

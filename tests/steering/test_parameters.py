@@ -33,7 +33,8 @@ def test_a_change_is_in_force_between_two_passes_and_the_result_repeats_to_the_s
     (tmp_path / "plain").mkdir()
     plain = ptyr.read(Steered(tmp_path / "plain", after(99)).results[0])
     made = Steered(tmp_path, after(4), ("set", {"path": "engines.e.alpha", "value": 0.7}))
-    assert made.replies[0].value == {"path": "engines.e.alpha", "before": 1.0, "value": 0.7}
+    told = {"path": "engines.e.alpha", "before": 1.0, "value": 0.7, "happens": "in force before the next pass"}
+    assert made.replies[0].value == told
     result = ptyr.read(made.results[0])
     (entry,) = steered(result)
     assert (entry["path"], entry["value"], entry["before"], entry["who"]) == ("engines.e.alpha", 0.7, 1.0, "anna")

@@ -173,6 +173,29 @@ def test_several_at_once_are_one_change(tmp_path: Path, right: Any) -> None:
     assert made.repeats()
 
 
+def test_a_second_one_that_is_refused_leaves_the_first_under_way(tmp_path: Path) -> None:
+    made = Run(tmp_path, ("center", RIGHT), ("center", [99.0, 3.0]), center=WRONG)
+    assert made.replies[0].fault is None and made.replies[1].fault is not None
+    assert made.recut["parameters"] == {"center": RIGHT} and made.result.scans["s"]["center"] == RIGHT
+
+
+def test_it_is_so_for_every_run_that_is_there_and_for_those_to_come(tmp_path: Path) -> None:
+    def two(session: Session) -> bool:
+        return len(session._router.pending) > 1 and all(
+            p.run.ledger()["received"] == BEAM.frames for p in session._router.pending
+        )
+
+    root = {"live": {"runs": 3, "overlap": 2}, "engines": {"e": {"name": "DM", "numiter": 12}}}
+    asked = ("set", {"path": "scans.s.data.center", "value": RIGHT})
+    made = Steered(tmp_path, two, asked, scans=scans(center=WRONG), **root)
+    recording = Recording(tmp_path / "t.ptyrec")
+    for path in made.results:
+        result = ptyr.read(path)
+        assert result.scans["s"]["center"] == RIGHT and sum(e["do"] == "recut" for e in result.schedule) == 1
+        assert verify(result, recording, offline=False).same_bits
+    assert len(made.results) == 3
+
+
 @pytest.mark.parametrize("arrived", [0, 20, 50])
 def test_frames_that_come_meanwhile_are_cut_both_ways(tmp_path: Path, right: Any, arrived: int) -> None:
     """And those that come behind the change."""
