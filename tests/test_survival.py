@@ -212,6 +212,7 @@ def put_right(tmp_path_factory: pytest.TempPathFactory) -> tuple[ptyr.Result, fl
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("moment", "count", "iterations"),
     [("recutting", 1, 2), ("recutting", 40, 10), ("recut", 1, 10), ("iterated", 60, 12), ("dumped", 3, 12)],

