@@ -34,6 +34,7 @@ from ptystream.parallel import team
 from ptystream.params.branches import IoParameters, RootParameters
 from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, ScanConfiguration, SourceConfiguration
+from ptystream.raw import RawFrames
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.recording import Recorder, Recording
 from ptystream.results import as_json, effective, file_name, made_by, versions
@@ -98,7 +99,8 @@ def make_plan(
             given = (transports or {}).get(name)
             channels.append(Channel(name, given or transport_of(source, name, decoder, root), decoder))
         epochs = EpochMap(root.live.epochs, list(scan.sources) or ["data"])
-        made = _maker(scan, models[scan.label], settings, pool, root, savers, copies, memory)
+        raw = raw_frames(configuration, scan.label, recorder, recording)
+        made = _maker(scan, models[scan.label], settings, pool, root, savers, copies, memory, raw)
         entries.append(ScanEntry(scan.label, made, epochs, scan.data.parameters.follows))
     _warn(configuration)
     _warn_of_transforms(configuration)
@@ -203,7 +205,7 @@ def _geometry(scan: ScanConfiguration, p: Any) -> Geometry:
 def models_of(configuration: Configuration) -> dict[str, ScanModel]:
     """The scan models, with what they share settled. Raises `ConfigurationError` for all that cannot be begun or shared."""
     seed = configuration.root.seed
-    mixed = list(_mixed(configuration))
+    mixed = list(unfit(configuration))
     if mixed:
         raise ConfigurationError(mixed)
     late = {s.label for s in configuration.scans if told_later(s)}
@@ -231,7 +233,7 @@ def models_of(configuration: Configuration) -> dict[str, ScanModel]:
     return models
 
 
-def _mixed(configuration: Configuration) -> Iterator[Fault]:
+def unfit(configuration: Configuration) -> Iterator[Fault]:
     """Models with engines that do not know them, or the other way round, or without what they need."""
     curves = [scan for scan in configuration.scans if scan.model.volumes]
     own = any(scan.model.probe_per_frame for scan in configuration.scans)
@@ -311,6 +313,7 @@ def _maker(
     savers: dict[str, Saver],
     copies: Kept,
     memory: Budget,
+    raw: RawFrames,
 ) -> Any:
     """Makes buffer and model of a scan. The savers, the newest of each label, are left in `savers`."""
 
@@ -325,7 +328,7 @@ def _maker(
         buffer = partial(
             PtyScan,
             scan.label,
-            scan.data.parameters,
+            scan.data.parameters.model_copy(),  # what is set while it runs is for those to come
             positions,
             also=[source.parameters for source in scan.also],
             pool=pool if p.frames_in_parallel else None,
@@ -337,6 +340,7 @@ def _maker(
             settle=partial(_settle, scan, own),
             copies=copies,
             budget=memory,
+            raw=raw,
         )
         if isinstance(model, Bragg3d):
             p = scan.parameters.rocking
@@ -346,6 +350,16 @@ def _maker(
         return buffer(), own
 
     return make
+
+
+def raw_frames(configuration: Configuration, label: str, recorder: Recorder | None, recording: Recording | None) -> RawFrames:
+    """The frames of a scan as they came, in the recording that is written or given back: of the scan that has the sources."""
+    scans = {scan.label: scan for scan in configuration.scans}
+    while (before := scans[label].data.parameters.follows) is not None:
+        label = before
+    source, channel = scans[label].data, f"{label}/data"
+    bare = getattr(source.plugin, "bare", tuple)
+    return RawFrames(channel, lambda: source.plugin.decoder(source.parameters, channel), recorder, recording, bare)
 
 
 def _settle(scan: ScanConfiguration, model: ScanModel, parameters: PtyScanParameters) -> tuple[float, float] | None:
@@ -446,7 +460,7 @@ def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
     held = run.scans[scan.label]
     p = held.buffer.parameters
     told = {name: getattr(p, name) for name in ("experimentID", "version", "psize", "energy", "distance")}
-    decided = run.decisions.get(scan.label, {})
+    decided = run.decided(scan.label)
     own = run.acquisitions.get(scan.label)
     return {
         "acquisition": None if own is None else list(own[1:]),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -18,16 +18,22 @@ from numpy.typing import NDArray
 from ptystream.checkpoint import Checkpoint
 from ptystream.engine import Progress, headline
 from ptystream.model.scan_model import SharingError
+from ptystream.parallel import team
+from ptystream.params.load import plugins
 from ptystream.reconstruction import PodTable, Reconstruction, Volume, described
-from ptystream.run_state import RunState, Scan
+from ptystream.run_state import EngineEntry, RunState, Scan
 from ptystream.scan.block import Block, Revision, as_then, select
+from ptystream.scan.cut import CutError
 from ptystream.schedule import Entry, Schedule, from_runs, to_runs
+from ptystream.spread import spread
 from ptystream.verbosity import INSPECT
 
 log = logging.getLogger(__name__)
 
 COMING_S = 60.0
 """How long a frame of a schedule that is repeated is waited for."""
+ROUNDED_PX = 1e-6
+"""Positions that differ by less, in pixels of the object, are the same."""
 PART_OF = {
     "take": "data_load",
     "decide": "data_load",
@@ -180,6 +186,90 @@ class Run(RunState):
         if self.engine_entry is chosen:
             self.engine_entry = self.engines[number]
 
+    def _apply_append(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
+        """An engine more, at a place among those that the run has."""
+        made = engine_entry(entry["label"], entry["name"], entry["parameters"])
+        self.engines.insert(int(entry["place"]), made)
+
+    def _apply_recut(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
+        """Frames are cut another way from here on, or lie elsewhere; the engine goes on from probe, object and its own state.
+
+        Where they were turned, everything begins anew: the object was that of frames that lay otherwise.
+        """
+        scan, chosen = self.scans[entry["scan"]], self.engine_entry
+        if "offset" in entry["parameters"] and self.reconstruction is not None:
+            moved = np.subtract(entry["parameters"]["offset"], entry["before"]["offset"])
+            if not scan.model.may_shift(self.reconstruction, moved):
+                raise CutError("offset: the object would become too large")
+        working = self.engine
+        state: Mapping[str, Any] | None = None
+        if working is not None:
+            state = working.state()
+            working.finish()
+            self.engine = None
+        decided = scan.buffer.switch(entry["parameters"], entry.get("decisions"))
+        self._stand_otherwise(scan, entry, decided)
+        if scan.frames and entry["anew"]:
+            self._begin_anew()
+            state = None
+        if working is not None and chosen is not None:
+            self._start_engine(self.engines[0].label if entry["anew"] else chosen.label, state)
+
+    def _stand_otherwise(self, scan: Scan, entry: dict[str, Any], decided: dict[str, Any]) -> None:
+        """What follows for the run where its frames were cut another way, or moved."""
+        if scan.number in self._stores:
+            self._stores[scan.number] = scan.buffer.frames
+        told = entry.get("decisions")
+        if told is None:
+            told = decided
+            if scan.taken and scan.number in self._stores:
+                told = decided | scan.model.measured(scan.taken[0], scan.buffer.frames)
+        entry["decisions"] = dict(told)
+        if self.reconstruction is not None and scan.taken and not entry["anew"]:
+            self._follow_center(scan, self.decided(scan.label).get("center"), told.get("center"))
+        self.recut[scan.label] = self.recut.get(scan.label, {}) | entry["decisions"]
+        if "offset" in entry["parameters"]:
+            moved = np.subtract(entry["parameters"]["offset"], entry["before"]["offset"])
+            for block in scan.taken:
+                block.positions_m[...] += moved
+            if self.reconstruction is not None:
+                scan.model.shift(self.reconstruction, moved)
+
+    def _follow_center(self, scan: Scan, before: Any, after: Any) -> None:
+        """The centre of the frames of a scan was moved: its probe gets the phase ramp that moves the modelled ones as far."""
+        if isinstance(before, list) and isinstance(after, list) and self.reconstruction is not None:
+            transpose, up_down, left_right = scan.buffer.parameters.operations()
+            y, x = np.floor(np.add(before, 0.5)) - np.floor(np.add(after, 0.5))
+            y, x = (x, y) if transpose else (y, x)
+            rebin = scan.buffer.parameters.rebin or 1
+            scan.model.tilt(self.reconstruction, ((-y if up_down else y) / rebin, (-x if left_right else x) / rebin))
+
+    def _begin_anew(self) -> None:
+        """Probe and object as they were begun, for the frames that there are; rows are numbered anew."""
+        taken = {}
+        for scan in self.scans.values():
+            own = [np.arange(first, first + len(block)) for first, block in zip(scan.rows, scan.taken, strict=True)]
+            kept = [select(b, ~np.isin(r, sorted(self._withdrawn))) for b, r in zip(scan.taken, own, strict=True)]
+            taken[scan.label] = [block for block in kept if len(block)]
+            scan.model = scan.model.again()
+            scan.taken, scan.rows = [], []
+        self.reconstruction = Reconstruction({}, {}, PodTable(max(s.model.pods for s in self.scans.values())))
+        self._withdrawn.clear()
+        self.local = self.intensities = None
+        begun = {label: (blocks[0], self.scans[label].buffer.frames) for label, blocks in taken.items() if blocks}
+        for label, (first, frames) in begun.items():
+            scan = self.scans[label]
+            others = {name: held for name, held in begun.items() if self.scans[name].taken}
+            scan.model.start(self.reconstruction, first, frames, self.decided(label), others)
+            for block in taken[label]:
+                rows, _ = scan.model.place(self.reconstruction, block)
+                scan.taken.append(block)
+                scan.rows.append(int(rows[0]))
+
+    def decided(self, label: str) -> dict[str, Any]:
+        """What was decided for a scan, as it is in force."""
+        return {**self.decisions.get(label, {}), **self.recut.get(label, {})}
+
     def _apply_resume(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         """The engine goes on from probe, object and its own state alone: as after a dump, so in a repetition."""
         state = self._resumed
@@ -192,7 +282,7 @@ class Run(RunState):
         assert self.reconstruction is not None, "an engine starts after the first frames"
         self._keep_starting()
         chosen = next(e for e in self.engines if e.label == label)
-        decided = [self.decisions[label] for label, scan in self.scans.items() if scan.number in self._stores]  # that have begun
+        decided = [self.decided(label) for label, scan in self.scans.items() if scan.number in self._stores]  # that have begun
         context = replace(
             self.context,
             mean_photons=float(np.mean([d["mean_photons"] for d in decided])),
@@ -260,8 +350,14 @@ class Run(RunState):
 
     def _apply_restart(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         assert self.engine is not None
-        self.engine.restart()
-        self.restarts += 1
+        if not entry.get("anew"):
+            self.engine.restart()
+            self.restarts += 1
+            return
+        self.engine.finish()
+        self.engine = None
+        self._begin_anew()
+        self._start_engine(self.engines[0].label)
 
     def _apply_finish(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         assert self.engine is not None
@@ -279,16 +375,23 @@ class Run(RunState):
         """It is over: its frames are given back."""
         self._stores.clear()
 
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint: its frames are taken from the buffers again, the iterations are not repeated.
+    def resume(self, checkpoint: Checkpoint, changes: Sequence[Entry] = ()) -> None:
+        """Go on from a checkpoint: its frames are taken from the buffers again, the iterations are not repeated. `changes`: how
+        the buffers cut and place frames otherwise than they did then.
 
         For a run that has done nothing. Raises `TimeoutError` where a frame is not there, before anything is taken.
         """
         for label, scan in self.scans.items():
             scan.buffer.has(Schedule(checkpoint.schedule).frames(label), timeout_s=COMING_S)
         for entry in Schedule(checkpoint.schedule).to_repeat():
-            if entry["do"] in ("decide", "take", "revise", "steer", "end"):
+            if entry["do"] in ("decide", "take", "revise", "steer", "append", "end"):
                 getattr(self, f"_apply_{entry['do']}")(entry, {})
+            elif entry["do"] == "recut":  # the buffer cuts so from the beginning, and what is known then is in the checkpoint
+                self.recut[entry["scan"]] = self.recut.get(entry["scan"], {}) | entry["decisions"]
+                if entry["anew"] and self.scans[entry["scan"]].frames:
+                    self._begin_anew()
+            elif entry["do"] == "restart" and entry.get("anew"):
+                self._begin_anew()
         assert self.reconstruction is not None
         self.schedule = Schedule(checkpoint.schedule)
         for held, saved in (
@@ -309,6 +412,8 @@ class Run(RunState):
         self.started, self._resumed = checkpoint.started, checkpoint.engine_state
         self.intensities = checkpoint.engine_state.get("float_intensities")
         self.apply({"do": "resume", "label": checkpoint.engine})
+        for change in changes:
+            self.apply(change)
         for label, scan in self.scans.items():
             self._catch_up(scan, known[label])
 
@@ -320,5 +425,20 @@ class Run(RunState):
             if out[k] and scan.model.row(slot) not in self._withdrawn:
                 self.apply(self.revise_entry(scan, Revision(slot, "withdrawn")))
             for what, values in known.items():
-                if not out[k] and (values[k] != before[what][k]).any():
+                if not out[k] and self._differs(scan, what, values[k], before[what][k]):
                     self.apply(self.revise_entry(scan, Revision(slot, what, tuple(np.atleast_1d(values[k]).tolist()))))
+
+    @staticmethod
+    def _differs(scan: Scan, what: str, now: NDArray[np.float64], before: NDArray[np.float64]) -> bool:
+        """Whether a frame has another position or dose; an offset that is added to positions twice is rounded twice."""
+        if what != "position":
+            return bool((now != before).any())
+        return bool((np.abs(scan.model.to_pixels(now - before)) > ROUNDED_PX).any())
+
+
+def engine_entry(label: str, name: str, parameters: Mapping[str, Any]) -> EngineEntry:
+    """What makes an engine of that name. Raises `KeyError` for one that is not known here, `ValueError` for parameters that may
+    not be, and where it cannot work on the ranks that there are."""
+    engine = plugins("engines")[name]
+    checked = engine.Parameters.model_validate(dict(parameters))
+    return EngineEntry(label, name, checked, spread(team(), name, engine))

@@ -98,6 +98,8 @@ class RunState:
         self.engines = list(engines)
         self.context = context
         self.decisions: dict[str, dict[str, Any]] = {k: dict(v) for k, v in (decisions or {}).items()}
+        self.recut: dict[str, dict[str, Any]] = {}
+        """By scan, what is decided otherwise than at its start since its frames are cut another way."""
         self.schedule = Schedule()
         self.reconstruction: Reconstruction | None = None
         self.engine: Engine | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ptystream.assessment.assessor import Assessor
 from ptystream.loop import Loop
 from ptystream.routing import Pending
 from ptystream.run import Run
+from ptystream.standing import Asked
 from ptystream.telling import Told
 
 
@@ -21,6 +22,8 @@ class Turn:
     loop: Loop
     told: Told
     assessor: Assessor
+    again: list[Asked] = field(default_factory=list)
+    """What the session before was asked for and is still to be done."""
 
     @property
     def run(self) -> Run:

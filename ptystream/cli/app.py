@@ -91,8 +91,8 @@ def view(
 @app.command()
 def ctl(
     endpoint: Annotated[str, typer.Argument(help="Steering address of a session: it says it at its start.")],
-    action: Annotated[str, typer.Argument(help="status, pause, resume, end, save, stop, …; `actions` lists them.")] = "status",
-    arguments: Annotated[list[str] | None, typer.Argument(help="name=value; values as in YAML.")] = None,
+    action: Annotated[str, typer.Argument(help="status, pause, resume, set, end, save, …; `actions` lists them.")] = "status",
+    arguments: Annotated[list[str] | None, typer.Argument(help="In order, or name=value; values as in YAML.")] = None,
     keys: Annotated[str | None, typer.Option(help="Own CURVE certificate with the secret key.")] = None,
     peer_keys: Annotated[str | None, typer.Option(help="The session's public CURVE certificate.")] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait: the engine ends its pass first.")] = 30.0,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,15 @@ def ctl(
     endpoint: str, action: str, arguments: list[str], keys: str | None, peer_keys: str | None, timeout_s: float, as_json: bool
 ) -> int:
     """Body of the command; prints the answer. Raises `RuntimeError` where the session refuses or does not answer."""
-    given = dict(_argument(text) for text in arguments)
+
+    def waits() -> None:
+        told = "nobody has answered yet; a session answers most requests when the pass of its engine is over"
+        print(f"ptystream: {endpoint}: waiting, {timeout_s:g} s at most: {told}", file=sys.stderr, flush=True)
+
     try:
-        with Steering(endpoint, keys=keys, peer_keys=peer_keys, timeout_s=timeout_s) as steering:
-            value = steering.ask(action, **given)
+        with Steering(endpoint, keys=keys, peer_keys=peer_keys, timeout_s=timeout_s, on_wait=waits) as steering:
+            takes = _takes(steering, action) if arguments else {}
+            value = steering.ask(action, **_given(action, arguments, takes))
     except Refused as error:
         raise RuntimeError(f"refused: {error.fault}") from None
     except (ValueError, TimeoutError) as error:
@@ -87,11 +94,38 @@ def _finite(values: Any) -> Any:
     return values if np.isfinite(values) else None
 
 
-def _argument(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise RuntimeError(f"{text!r}: arguments look like name=value")
+def _takes(steering: Steering, action: str) -> dict[str, str]:
+    """Names of an action's arguments, in order, with their types."""
+    known = {entry["action"]: entry["with"] for entry in steering.ask("actions")}
+    return {name: of["type"] for name, of in known.get(action, {}).items()}
+
+
+def _given(action: str, arguments: list[str], takes: dict[str, str]) -> dict[str, Any]:
+    """What an action is asked with. Words without a name are its arguments in order; names that are none of them are those of
+    parameters, with dots for branches, where the action takes some."""
+    given: dict[str, Any] = {}
+    for text in arguments:
+        name, equals, value = text.partition("=")
+        if not (equals and re.fullmatch(r"[A-Za-z_][\w.]*", name)):
+            name, value = next((free for free in takes if free not in given and free != "parameters"), ""), text
+            if not name:
+                raise RuntimeError(f"{text!r}: {action} takes {', '.join(takes) or 'nothing'}; arguments look like name=value")
+            given[name] = text if takes[name].startswith("str") else _value(text, value)
+        elif name not in takes and "parameters" in takes:
+            *branches, leaf = name.split(".")
+            inner = given.setdefault("parameters", {})
+            for branch in branches:
+                inner = inner.setdefault(branch, {})
+                if not isinstance(inner, dict):
+                    raise RuntimeError(f"{text!r}: {branch} was given a value already")
+            inner[leaf] = _value(text, value)
+        else:
+            given[name] = _value(text, value)
+    return given
+
+
+def _value(text: str, value: str) -> Any:
     try:
-        return name, yaml.safe_load(value)
+        return yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise RuntimeError(f"{text!r}: {error}") from None

@@ -72,6 +72,8 @@ class Tree:
     def _branches(self) -> Iterator[tuple[str, BaseModel]]:
         """Those that may hold such a parameter."""
         yield from _within("", self._configuration.root)
+        for scan in self._configuration.scans:
+            yield f"scans.{scan.label}.data", scan.data.parameters
         for engine in self._configuration.engines:
             yield from _within(f"engines.{engine.label}", engine.parameters)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq.auth
 from launched import Launched
 
-from ptystream.cli.ctl import ctl
+from ptystream.cli.ctl import _given, ctl
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
 
@@ -27,12 +28,12 @@ def test_ctl_asks_and_steers(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         said("resume")
         assert json.loads(said("status", as_json=True))["paused"] is False
         assert "end [reason]             operator  End the scan" in said("actions")
-        with pytest.raises(RuntimeError, match="refused: action: nonsense: is unknown; there are actions, end"):
+        with pytest.raises(RuntimeError, match="refused: action: nonsense: is unknown; there are actions, append, end"):
             said("nonsense")
         with pytest.raises(RuntimeError, match=r"refused: end\.reason: 5: Input should be a valid string"):
             said("end", "reason=5")
-        with pytest.raises(RuntimeError, match="look like name=value"):
-            said("end", "reason")
+        with pytest.raises(RuntimeError, match="pause takes nothing; arguments look like name=value"):
+            said("pause", "now")
     finally:
         running.end()
     assert (tmp_path / "frames" / "t" / "s_a.h5").exists()
@@ -74,3 +75,31 @@ def test_what_is_wrong_with_an_endpoint_or_keys_is_said(tmp_path: Path) -> None:
         ctl("nowhere", "status", [], None, None, 1.0, False)
     with pytest.raises(RuntimeError, match="make certificates"):
         ctl("tcp://127.0.0.1:9", "status", [], None, str(tmp_path / "no.key"), 1.0, False)
+
+
+def test_ctl_says_that_it_waits(capsys: pytest.CaptureFixture[str]) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as silent:
+        port = silent.bind_to_random_port("tcp://127.0.0.1")
+        with pytest.raises(RuntimeError, match="no answer"):
+            ctl(f"tcp://127.0.0.1:{port}", "status", [], None, None, 1.5, False)
+    assert "waiting, 1.5 s at most" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        (["scans.s.data.center", "[64.5, 63]"], {"path": "scans.s.data.center", "value": [64.5, 63]}),
+        (["value=2", "a.b"], {"value": 2, "path": "a.b"}),
+    ],
+)
+def test_arguments_are_taken_in_order(arguments: list[str], given: dict[str, Any]) -> None:
+    assert _given("set", arguments, {"path": "str", "value": "Any"}) == given
+
+
+def test_names_that_are_no_arguments_are_those_of_parameters() -> None:
+    takes = {"engine": "str", "parameters": "dict[str, Any] | None"}
+    found = _given("append", ["ML", "numiter=100", "ML_type=gaussian", "position_refinement.start=3"], takes)
+    wanted = {"numiter": 100, "ML_type": "gaussian", "position_refinement": {"start": 3}}
+    assert found == {"engine": "ML", "parameters": wanted}
+    with pytest.raises(RuntimeError, match="was given a value already"):
+        _given("append", ["ML", "a=1", "a.b=2"], takes)
