@@ -52,10 +52,17 @@ def told(action: str, value: Any) -> str:
     if isinstance(value, dict):
         if "arrays" in value:
             value = {**value, "arrays": [_summary(entry) for entry in value["arrays"]]}
-        return "\n".join(f"{key}: {_short(entry)}" for key, entry in value.items())
+        return "\n".join(f"{key}: {_below(entry) if action == 'status' else _short(entry)}" for key, entry in value.items())
     if isinstance(value, list):
         return "\n".join(told("", entry) + "\n" if isinstance(entry, dict) else _short(entry) for entry in value)
     return _short(value)
+
+
+def _below(value: Any) -> str:
+    """What is inside on lines of its own."""
+    if not isinstance(value, dict):
+        return _short(value)
+    return "".join(f"\n  {key}: {_short(entry)}" for key, entry in value.items()) or "-"
 
 
 def _short(value: Any) -> str:
@@ -63,8 +70,6 @@ def _short(value: Any) -> str:
         return ", ".join(f"{key} {_short(entry)}" for key, entry in value.items()) or "-"
     if isinstance(value, list):
         return " ".join(_short(entry) for entry in value) or "-"
-    if isinstance(value, dict):
-        return "".join(f"\n  {key}: {_short(entry)}" for key, entry in value.items()) or "-"
     return f"{value:.6g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
