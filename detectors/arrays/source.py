@@ -127,14 +127,14 @@ class ArrayScan:
     def complete(parameters: Any, home: Path) -> Any:
         """The parameters with the frames' side, where `shape` is not given. Raises `ConfigurationError` for what is not there or
         cannot be frames; an array that was in memory is believed to have been right."""
+        given = "shape" in parameters.model_fields_set
         if parameters.array is not None and parameters.array.array is None:
-            return parameters
+            sides = parameters.array.shape[-2:]
+            return parameters if given or len(sides) < 2 else parameters.model_copy(update={"shape": min(sides)})
         name = "array" if parameters.array is not None else "file"
         try:
             found = FrameArray(opened(parameters), parameters.signals)
         except (OSError, ValueError) as error:
             why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
             raise ConfigurationError([Fault(name, getattr(parameters, name), why)]) from error
-        if "shape" in parameters.model_fields_set:
-            return parameters
-        return parameters.model_copy(update={"shape": min(found.shape)})
+        return parameters if given else parameters.model_copy(update={"shape": min(found.shape)})

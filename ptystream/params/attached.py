@@ -19,6 +19,14 @@ class Attached:
         self.array = array
         self.text = text if array is None else f"{MARK}{' × '.join(map(str, array.shape))} {array.dtype}>"
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array, also where it is gone; () where that is not told."""
+        if self.array is not None:
+            return tuple(self.array.shape)
+        sizes = self.text.removeprefix(MARK).rpartition(" ")[0].split(" × ")
+        return tuple(int(n) for n in sizes) if all(n.isdecimal() and len(n) < 12 for n in sizes) else ()
+
     def __deepcopy__(self, memo: object) -> Attached:
         return self
 

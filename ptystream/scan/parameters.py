@@ -48,6 +48,8 @@ def load_array(value: Any, name: str = "") -> NDArray[Any] | None:
         return None
     try:
         array = _read_array(value) if isinstance(value, str) else np.asarray(value)
+        if array.dtype.kind == "U" and isinstance(value, list):  # complex numbers as they are noted in a result
+            array = array.astype(np.complex128)
         if array.dtype.kind not in "biufc":
             raise ValueError(f"it holds {array.dtype}, not numbers")
     except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:

@@ -169,8 +169,7 @@ class _Frames:
     @classmethod
     def of(cls, p: Any) -> _Frames:
         if p.dataset is not None:
-            shape = () if p.dataset.array is None else tuple(p.dataset.array.shape)
-            return cls("dataset", {"name": "ArrayScan", "array": p.dataset}, shape, p)
+            return cls("dataset", {"name": "ArrayScan", "array": p.dataset}, p.dataset.shape, p)
         if not p.data_path:
             return cls("data_path", {}, (), p)
         suffix = Path(p.data_path).suffix
