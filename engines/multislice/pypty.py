@@ -86,7 +86,7 @@ class PyPty:
         self._setting: Setting | None = None
         self._mean: tuple[int, dict[str, Any]] | None = None
         self._sequence: tuple[Any, list[Batch]] | None = None
-        self._told: dict[str, Any] = {}
+        self._told: list[dict[str, Any]] = []
         self.extend(np.arange(reconstruction.pods.length))
 
     def extend(self, rows: NDArray[np.int64]) -> None:
@@ -127,6 +127,7 @@ class PyPty:
             wanted[rows] = True
             visited = [batch for batch in self._batches if wanted[batch.rows].any()]
             self._forget("some frames alone are visited")
+        self._told = []
         errors, misfits = np.zeros((iterations, 3)), np.full((iterations, 3), np.nan)
         for k in range(iterations):
             point = self._epoch(visited)
@@ -167,20 +168,23 @@ class PyPty:
     def state(self) -> Mapping[str, Any]:
         """See `ptystream.engine.Engine.state`: what is refined beside probe and object, and the optimiser's history."""
         history, get = self.descent.history, self.on.get
-        own = {name: get(held) for name, held in self.at.items() if name not in ("object", "probe")}
         pairs = {
             str(k): {"s": {n: get(v) for n, v in pair.s.items()}, "y": {n: get(v) for n, v in pair.y.items()}, "rho": pair.rho}
             for k, pair in enumerate(history.pairs)
         }
         return {
             "iteration": self.curiter,
-            "quantities": own,
+            "quantities": self.refined(),
             "pairs": pairs,
             "scale": dict(history.scale),
             "rejected": self.descent.rejected,
             "held": dict(self.descent.held),
             "first_probe": get(self._first_probe),
         }
+
+    def refined(self) -> dict[str, NDArray[Any]]:
+        """What there is beside probe and object, on the host: positions (row, 2) as corrections in pixels, tilts, current, …"""
+        return {name: self.on.get(held).copy() for name, held in self.at.items() if name not in ("object", "probe")}
 
     def finish(self) -> None:
         """See `ptystream.engine.Engine.finish`."""
@@ -304,17 +308,19 @@ class PyPty:
                 self._change(name, change, why)
             self._resize(setting)
         weight = loss.weight(before.frames)
-        self._told = {
-            "loss": weight * before.found.loss + sum(before.terms.values()),
-            "sse": before.found.squares,
-            "terms": dict(before.terms),
-            "first_step": taken.first,
-            "step": taken.last,
-            "trials": taken.trials,
-            "slope": taken.slope,
-            "new_slope": taken.new_slope,
-            "taken": taken.point is not None,
-        }
+        self._told.append(
+            {
+                "loss": weight * before.found.loss + sum(before.terms.values()),
+                "sse": before.found.squares,
+                "terms": dict(before.terms),
+                "first_step": taken.first,
+                "step": taken.last,
+                "trials": taken.trials,
+                "slope": taken.slope,
+                "new_slope": taken.new_slope,
+                "taken": taken.point is not None,
+            }
+        )
         return before
 
     def _chosen(self, setting: Setting, visited: Sequence[Batch]) -> Sequence[Batch]:

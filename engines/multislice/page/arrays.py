@@ -26,7 +26,7 @@ def noted(value: Any) -> Any:
 
 
 def _array_or_number(value: Any) -> Any:
-    return value if isinstance(value, int | float) else load_array(value)
+    return value if value is None or isinstance(value, int | float) else load_array(value)
 
 
 ArrayParameter = Annotated[
@@ -38,5 +38,5 @@ DatasetInMemory = Annotated[
 ]
 """Measurements that a script hands over."""
 ArrayOrNumber = Annotated[
-    float | np.ndarray | list[Any] | str, AfterValidator(_array_or_number), PlainSerializer(noted, when_used="json")
+    float | np.ndarray | list[Any] | str | None, AfterValidator(_array_or_number), PlainSerializer(noted, when_used="json")
 ]

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import BEAM, end, feed, make_run
+from problems import BEAM, PLACES, end, feed, make_run
 
 from ptystream.checkpoint import checkpoint_of
 from ptystream.engines.multislice.pypty import PyPty
 from ptystream.loop import Loop, LoopSettings, Step
+from ptystream.model.scan_model import Full
 from ptystream.quality import align
 from ptystream.reconstruction import Stack
 from ptystream.run import Run
@@ -27,9 +28,20 @@ SETUP: dict[str, Any] = {
 }
 
 
-def run(blocks: tuple[int, ...] = (92,), threads: int = 1, minimum: int = 32, **parameters: Any) -> Run:
-    """A run of the small beamline whose frames come in blocks up to these numbers."""
+def run(
+    blocks: tuple[int, ...] = (92,),
+    threads: int = 1,
+    minimum: int = 32,
+    modes: tuple[int, int] = (1, 1),
+    **parameters: Any,
+) -> Run:
+    """A run of the small beamline whose frames come in blocks up to these numbers; `modes`: of probe and object."""
     made = make_run(engine=PyPty, engines=[SETUP | {"epoch_max": 12} | parameters], threads=threads)
+    if modes != (1, 1):
+        scan = made.scans["s"]
+        coherence = {"num_probe_modes": modes[0], "num_object_modes": modes[1]}
+        p = Full.Parameters(illumination=scan.model.p.illumination.model_dump(), coherence=coherence)
+        scan.model = Full("s", 0, p, scan.model.geometry)
     loop, first = Loop(made, LoopSettings(min_frames_for_recon=minimum)), 0
     for stop in blocks:
         feed(made, first, stop)
@@ -118,3 +130,40 @@ def test_a_run_that_went_on_from_a_dump_repeats_to_the_same_bits(tmp_path: Any) 
     for one, other in zip(test_dumps.data(again), test_dumps.data(repeated), strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(again.positions(), repeated.positions())
+
+
+def refined_from(name: str, wrong: np.ndarray, **parameters: Any) -> tuple[Run, np.ndarray]:
+    """A run in which a quantity begins wrong, and what has become of it."""
+    made = make_run(engine=PyPty, engines=[SETUP | parameters])
+    loop = Loop(made, LoopSettings(min_frames_for_recon=32))
+    feed(made, 0, 92)
+    loop.step()
+    engine = made.engine
+    engine.at[name] = wrong.astype(engine.at[name].dtype)
+    engine._forget("it was made wrong")
+    found = wrong
+    end(made)
+    for _ in range(1000):
+        if loop.step() is Step.DONE:
+            return made, found
+        found = np.asarray(engine.at[name], float)
+    pytest.fail("it does not end")
+
+
+@pytest.mark.slow
+def test_positions_are_found_from_far_away() -> None:
+    wrong = np.random.default_rng(0).normal(size=(92, 2)) * 0.7
+    made, found = refined_from("positions", wrong, epoch_max=90, update_probe_pos=1)
+    base = np.concatenate([PLACES / BEAM.pixel_m, np.ones((92, 1))], axis=1)  # a whole scan may be moved or stretched
+    rest = found - base @ np.linalg.lstsq(base, found, rcond=None)[0]
+    assert np.sqrt((rest**2).sum(axis=1).mean()) < 0.03
+    assert made.misfit[-1][-1, 1] < 1.0
+    moved = made.reconstruction.pods.moved / BEAM.pixel_m  # what the engine found is in the table that all others read
+    np.testing.assert_allclose(moved, found, atol=0.02)
+
+
+@pytest.mark.slow
+def test_beam_currents_are_found() -> None:
+    wrong = np.random.default_rng(0).uniform(0.7, 1.3, 92)
+    _, found = refined_from("current", wrong, epoch_max=80, update_beam_current=1)
+    assert found.std() / found.mean() < 0.04
