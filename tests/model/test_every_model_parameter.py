@@ -47,7 +47,7 @@ SHARED: Cases = {
     "ffttype": (["numpy", "fftw"], {}),
     "resample": ([2], {}),
     "pad": ([3], {}),
-    "margin": ([5], {}),
+    "margin": ([40], {}),
     "share.probe": (["b"], {}),
     "share.object": (["b"], {}),
 }

@@ -176,7 +176,7 @@ class _Frames:
         if suffix == ".npy":
             return cls("data_path", {"name": "ArrayScan", "file": p.data_path}, _shape_of_npy(p.data_path), p)
         if suffix in (".h5", ".hdf5"):
-            source = {"name": "Hdf5Scan", "file": p.data_path, "frames": "data"}
+            source = {"name": "Hdf5Scan", "file": p.data_path, "frames": "/data"}
             return cls("data_path", source, _shape_of_h5(p.data_path), p)
         pickled = "a pickle may run any program when it is read: save the array with numpy.save; " if suffix == ".pkl" else ""
         raise ValueError(f"data_path: {p.data_path!r}: {pickled}must end in .npy, .h5 or .hdf5")
