@@ -31,6 +31,8 @@ class Entry:
     value: Any
     unless: tuple[Path, ...] = ()
     """Further parameters of the scan that say the same."""
+    follows: bool = False
+    """Whether it only follows from what was given: the scan may say the same."""
 
 
 def unfolded(given: Mapping[str, Any], engines: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -94,15 +96,18 @@ def described(tree: Mapping[str, Any], label: str, engine: Any, parameters: Any,
             name, _, remedy = str(error).partition(": ")
             faults.append(Fault(f"engines.{label}.{name}", _shown(parameters, name), remedy))
             continue
-        copy = _copied(entry)
+        copy, twice = _copied(entry), dict[str, list[str]]()
         for one in entries:
-            path = f"engines.{label}.{one.name}"
-            there = [p for p in (one.path, *one.unless) if _at(entry, p) is not None]
+            same = one.follows and _at(entry, one.path) == one.value
+            there = [".".join(p) for p in (one.path, *one.unless) if _at(entry, p) is not None and not same]
             if there:
-                told = " and ".join(f"scans.{scan}.{'.'.join(p)}" for p in there)
-                faults.append(Fault(path, _shown(parameters, one.name), f"{told} is given too: leave one of them out"))
+                twice.setdefault(one.name, []).extend(there)
             else:
                 _put(copy, one.path, one.value)
+        for name, paths in twice.items():
+            told = " and ".join(f"scans.{scan}.{path}" for path in dict.fromkeys(paths))
+            remedy = f"{told} {'are' if len(paths) > 1 else 'is'} given too: leave one of them out"
+            faults.append(Fault(f"engines.{label}.{name}", _shown(parameters, name), remedy))
         made["scans"][scan] = copy
     if whole and made["scans"][SCAN].get("data", {}).get("name") is None:
         del made["scans"][SCAN]

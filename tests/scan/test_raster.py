@@ -112,7 +112,12 @@ def test_frames_that_are_not_selected_are_left_out() -> None:
 
 
 def test_a_raster_that_cannot_be_is_refused() -> None:
-    for wrong in ({"points": (0, 3)}, {"points": (1 << 20, 1 << 20)}, {"step": 0.0}, {"points": (1 << 12, 1), "flyback": 1 << 20}):
+    for wrong in (
+        {"points": (0, 3)},
+        {"points": (1 << 20, 1 << 20)},
+        {"step": 0.0},
+        {"points": (1 << 12, 1), "flyback": 1 << 20},
+    ):
         with pytest.raises(ValueError, match=r"must be|allowed"):
             RasterParameters(**wrong)
     with pytest.raises(ValueError, match="`positions_theory` is given too"):

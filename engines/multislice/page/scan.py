@@ -107,7 +107,7 @@ def _of_masks(p: Any) -> list[Entry]:
     for name in ("data_bin", "data_shift_vector", "flip_ky"):
         if np.any(np.asarray(getattr(p, name)) != np.asarray(type(p).model_fields[name].default)):
             raise ValueError(f"{name}: {getattr(p, name)!r}: data are signals already: bin, shift or flip the `masks`")
-    return [Entry("masks", ("data", "signals"), len(masks)), Entry("masks", ("data", "shape"), int(masks.shape[1]))]
+    return [Entry("masks", ("data", "signals"), len(masks)), Entry("masks", ("data", "shape"), int(masks.shape[1]), follows=True)]
 
 
 def _ever(p: Any) -> list[int]:
@@ -189,7 +189,7 @@ class _Frames:
     def entries(self) -> list[Entry]:
         made = [Entry(self.name, ("data", key), value) for key, value in self.source.items()]
         if self.source and self.side is not None and self._p.masks is None:
-            made.append(Entry(self.name, ("data", "shape"), self.side))
+            made.append(Entry(self.name, ("data", "shape"), self.side, follows=True))
         return made
 
 
