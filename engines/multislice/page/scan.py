@@ -22,6 +22,8 @@ from ptystream.params.home import inside
 
 from ..optics import ANGSTROM
 
+COMPLETE_S = 2.0
+"""A file that PyPty is given is complete; one whose format does not tell whether it is closed was left alone for so long."""
 DISTANCE_M = 1.0
 """Where the detector is said to be: the page tells the pixel on the sample, and that is what comes of it."""
 
@@ -176,7 +178,7 @@ class _Frames:
         if suffix == ".npy":
             return cls("data_path", {"name": "ArrayScan", "file": p.data_path}, _shape_of_npy(p.data_path), p)
         if suffix in (".h5", ".hdf5"):
-            source = {"name": "Hdf5Scan", "file": p.data_path, "frames": "/data"}
+            source = {"name": "Hdf5Scan", "file": p.data_path, "frames": "/data", "idle_s": COMPLETE_S}
             return cls("data_path", source, _shape_of_h5(p.data_path), p)
         pickled = "a pickle may run any program when it is read: save the array with numpy.save; " if suffix == ".pkl" else ""
         raise ValueError(f"data_path: {p.data_path!r}: {pickled}must end in .npy, .h5 or .hdf5")

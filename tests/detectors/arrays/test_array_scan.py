@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,7 @@ def test_signals_come_as_they_are_negative_ones_too(suffix: str, tmp_path: Path)
     if suffix == "h5":
         with h5py.File(tmp_path / "data.h5", "w") as file:
             file["data"] = SIGNALS.reshape(12, 5)
+        os.utime(tmp_path / "data.h5", (1e9, 1e9))  # its format does not tell whether it was closed
         given = {"name": "Hdf5Scan", "file": "data.h5", "frames": "/data"}
     configuration = configured(tmp_path, engine, **given)
     model = models_of(configuration)["s"]

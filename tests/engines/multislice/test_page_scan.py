@@ -86,7 +86,7 @@ def test_positions_there_and_back_are_the_same() -> None:
         metres = to_metres(PLACES, (0.3e-10, 0.4e-10), view)
         np.testing.assert_allclose(to_pixels(metres, (0.3e-10, 0.4e-10), view), PLACES, rtol=1e-13)
         moved = to_pixels(metres, (0.3e-10, 0.4e-10), view, origin=(-5.0, 2.0))
-        np.testing.assert_allclose(moved, PLACES + [5.0, -2.0], rtol=1e-12)
+        np.testing.assert_allclose(moved, PLACES + np.array([5.0, -2.0]), rtol=1e-12)
 
 
 def test_one_position_is_that_of_all() -> None:
