@@ -184,7 +184,7 @@ def _scan(scan: ScanConfiguration, number: int, seed: int, context: Context) -> 
     model = scan.model(scan.label, number, scan.parameters, geometry, seed)
     probes, objects = (modes * energies for modes, energies in zip(model.modes, model.coherence.storages, strict=True))
     view = _view(model)
-    planned = p.positions_theory
+    planned = p.planned()
     frames = p.num_frames if planned is None else len(planned)
     canvas = size = None
     if planned is not None and len(planned) and not model.volumes:

@@ -30,10 +30,11 @@ from ptystream.model.bragg_model import Bragg3d
 from ptystream.model.geometry import Geometry, GeometryError
 from ptystream.model.opr import decomposed
 from ptystream.model.scan_model import ScanModel
+from ptystream.model.spectrum import CoherenceParameters
 from ptystream.parallel import team
 from ptystream.params.branches import IoParameters, RootParameters
 from ptystream.params.errors import ConfigurationError, Fault
-from ptystream.params.load import Configuration, ScanConfiguration, SourceConfiguration
+from ptystream.params.load import Configuration, EngineConfiguration, ScanConfiguration, SourceConfiguration
 from ptystream.pypty_output import PyPtyOutput
 from ptystream.raw import RawFrames
 from ptystream.reconstruction import PodTable, Reconstruction
@@ -57,6 +58,7 @@ from ptystream.wiring import Channel, Plan, ScanEntry
 
 log = logging.getLogger(__name__)
 
+NO_SPECTRUM = CoherenceParameters()
 BEGINNING_BYTES = 120
 """Memory per pixel and mode while a probe is begun."""
 
@@ -177,7 +179,8 @@ def told_later(scan: ScanConfiguration) -> list[str]:
     if not getattr(scan.data.plugin, "tells_geometry", False):
         return []
     p = scan.data.parameters
-    return [name for name in ("energy", "distance", "psize") if left_out(p, name)] + (["shape"] if p.shape is None else [])
+    lengths = ("energy", "distance", "psize") if p.acc_voltage is None else ("distance", "psize")
+    return [name for name in lengths if left_out(p, name)] + (["shape"] if p.shape is None else [])
 
 
 def geometry_of(scan: ScanConfiguration) -> Geometry:
@@ -195,14 +198,17 @@ def _geometry(scan: ScanConfiguration, p: Any) -> Geometry:
         raise ConfigurationError([Fault(f"scans.{scan.label}.data.shape", None, "give the side of the cropped frame in pixels")])
     side //= p.rebin or 1
     pixels = scan.positions is not None and scan.positions.parameters.unit == "px"
-    known = not pixels and bool(p.energy and p.distance and p.psize)
+    known = not pixels and bool((p.energy or p.acc_voltage) and p.distance and p.psize)
     y, x = np.broadcast_to(np.asarray(p.psize or 0.0, float), 2) * (p.rebin or 1)
     near, resolution, resample = model.propagation == "nearfield", getattr(model, "resolution", None), model.resample or 1
+    made = partial(
+        Geometry, (side, side), near=near, resample=resample, resolution_m=resolution, pad=model.pad, signals=p.signals
+    )
     try:
         if not known:
-            return Geometry((side, side), near=near, resample=resample, resolution_m=resolution)
-        pixel = float(y), float(x)
-        return Geometry((side, side), p.energy, p.distance, pixel, near=near, resample=resample, resolution_m=resolution)
+            return made()
+        energy = None if p.acc_voltage else p.energy
+        return made(energy, p.distance, (float(y), float(x)), voltage_kv=p.acc_voltage)
     except GeometryError as error:
         raise ConfigurationError([Fault(f"scans.{scan.label}.{error.name}", error.value, error.remedy)]) from error
 
@@ -249,6 +255,8 @@ def unfit(configuration: Configuration) -> Iterator[Fault]:
             yield Fault(path, engine.name, "works on rocking curves: every scan needs `name: Bragg3dModel`")
         elif curves and not takes:
             yield Fault(path, engine.name, "does not work on rocking curves (scans with Bragg3dModel); use DM_3dBragg")
+        for scan in configuration.scans:
+            yield from _for_electrons(scan, engine)
         if getattr(engine.engine, "wants_probe_per_frame", False) and not own:
             yield Fault(path, engine.name, "needs a scan with `name: OPRModel`, a probe for each frame")
     for scan in curves:
@@ -263,6 +271,21 @@ def unfit(configuration: Configuration) -> Iterator[Fault]:
             yield Fault(f"{path}.positions.channels.angle", None, "name the channel of the rocking angle (degrees)")
         elif given.unit != "m":
             yield Fault(f"{path}.positions.unit", given.unit, "Bragg3dModel needs positions in metres")
+
+
+def _for_electrons(scan: ScanConfiguration, engine: EngineConfiguration) -> Iterator[Fault]:
+    """What only some engines do."""
+    path, p, told = f"scans.{scan.label}", scan.parameters, f"engines.{engine.label} ({engine.name})"
+    if p.pad and not getattr(engine.engine, "takes_pad", False):
+        yield Fault(f"{path}.pad", p.pad, f"{told} takes no model that is wider than the detector: use PyPty, or leave it out")
+    if scan.data.parameters.signals is not None and not getattr(engine.engine, "takes_signals", False):
+        yield Fault(f"{path}.data.signals", scan.data.parameters.signals, f"{told} takes patterns only: use PyPty")
+    if p.margin and scan.model.volumes:
+        yield Fault(f"{path}.margin", p.margin, "a volume has no room around it: leave it out")
+    if scan.data.parameters.acc_voltage is not None and len(getattr(p, "coherence", NO_SPECTRUM).energies) > 1:
+        yield Fault(f"{path}.coherence.energies", p.coherence.energies, "electrons of one voltage have one energy: leave it out")
+    if scan.data.parameters.acc_voltage is not None and scan.model.volumes:
+        yield Fault(f"{path}.data.acc_voltage", scan.data.parameters.acc_voltage, "Bragg3dModel is for light: give `energy`")
 
 
 def _warn(configuration: Configuration) -> None:
@@ -301,6 +324,10 @@ def _check_saving(configuration: Configuration) -> None:
         p, path = scan.data.parameters, f"scans.{scan.label}.data"
         if p.save is None:
             continue
+        if p.acc_voltage is not None:
+            faults.append(Fault(f"{path}.save", p.save, "a .ptyd file tells a photon energy and no voltage: record instead"))
+        if p.signals is not None:
+            faults.append(Fault(f"{path}.save", p.save, "a .ptyd file holds pictures and no signals: record the session instead"))
         file = (Path(configuration.root.io.home) / p.dfile).resolve()
         if file in files:
             faults.append(Fault(f"{path}.dfile", p.dfile, f"is that of {files[file]} too: each scan needs a file of its own"))

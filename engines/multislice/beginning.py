@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ptystream.model.geometry import electron_wavelength
 from ptystream.params.course import varies
 from ptystream.reconstruction import Stack, Storage
 from ptystream.scan.block import FrameStore
@@ -18,8 +19,8 @@ from ..backend import Backend
 from .detector import Detector
 from .losses import COMPRESSED
 from .objective import Objective
-from .optics import Optics, electron_wavelength
-from .patterns import ANGSTROM, Patterns
+from .optics import ANGSTROM, Optics
+from .patterns import Patterns
 
 
 def stack_of(p: Any, storage: Storage, on: Backend, kind: np.dtype[Any]) -> Stack:
@@ -43,12 +44,14 @@ def distances(p: Any, depth: int) -> tuple[float, ...]:
     return tuple(np.resize(given, depth - 1).tolist()) if depth > 1 else ()
 
 
-def optics_of(p: Any, shape: tuple[int, int], stack: Stack, on: Backend, real: np.dtype[Any]) -> Optics:
-    """For waves of this shape."""
+def optics_of(
+    p: Any, shape: tuple[int, int], stack: Stack, on: Backend, real: np.dtype[Any], wavelength_m: float | None = None
+) -> Optics:
+    """For waves of this shape. `wavelength_m` None: that of electrons of `acc_voltage`."""
     return Optics.of(
         shape,
         (p.pixel_size_y_A * ANGSTROM, p.pixel_size_x_A * ANGSTROM),
-        electron_wavelength(p.acc_voltage),
+        electron_wavelength(p.acc_voltage) if wavelength_m is None else wavelength_m,
         stack.distances_m,
         cutoff=p.damping_cutoff_multislice,
         real=real,

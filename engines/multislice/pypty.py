@@ -26,9 +26,11 @@ from .loss import Loss, Point
 from .memory import Pair
 from .objective import Batch
 from .optics import band
+from .page.scan import UNDOCUMENTED, described
 from .parameters import PyPtyParameters
 from .patterns import Patterns, PhasePlates
 from .setting import Setting
+from .standing import standing
 from .terms import Terms
 from .variables import Variables
 
@@ -39,6 +41,10 @@ class PyPty:
     Parameters = PyPtyParameters
     spreads: ClassVar[bool] = False
     takes_volumes: ClassVar[bool] = False
+    takes_pad: ClassVar[bool] = True
+    takes_signals: ClassVar[bool] = True
+    describes_scan = staticmethod(described)
+    undocumented: ClassVar[Mapping[str, str]] = UNDOCUMENTED
 
     def __init__(self, parameters: Any) -> None:
         self.p = parameters
@@ -53,6 +59,8 @@ class PyPty:
         state: Mapping[str, Any] | None = None,
     ) -> None:
         """See `ptystream.engine.Engine.start`. Raises `ValueError` for what the engine cannot take."""
+        self._geometry = next(iter(reconstruction.geometries.values()), None)
+        self.p = standing(self.p, self._geometry)
         double = self.p.default_dtype == "double"
         self.on: Backend = BACKENDS[context.device](replace(context, precision=self.p.default_dtype))
         self.complex, self.real = np.dtype("c16" if double else "c8"), np.dtype("f8" if double else "f4")
@@ -60,7 +68,8 @@ class PyPty:
         self.curiter = int((state or {}).get("iteration", 0))
         self._bands: dict[tuple[int, int], Any] = {}
         self._adopt()
-        self.optics = optics_of(self.p, self._probe[1].shape, self._stack, self.on, self.real)
+        wavelength = None if self._geometry is None else self._geometry.wavelength_m
+        self.optics = optics_of(self.p, self._probe[1].shape, self._stack, self.on, self.real, wavelength)
         self.patterns = Patterns(self.on, self.p, reconstruction.pods, frames, self.optics, self.real)
         if self.p.phase_plate_in_h5 is not None:
             self.patterns.plates = PhasePlates(self.on, self.p.phase_plate_in_h5, self.optics.shape, self.complex)
@@ -104,8 +113,8 @@ class PyPty:
 
     def configure(self, parameters: Any) -> None:
         """See `ptystream.engine.Engine.configure`."""
-        self.p = self.patterns.p = parameters
-        self._constraints = replace(self._constraints, p=parameters)
+        self.p = self.patterns.p = standing(parameters, self._geometry)
+        self._constraints = replace(self._constraints, p=self.p)
 
     def complete(self) -> None:
         """See `ptystream.engine.Engine.complete`."""

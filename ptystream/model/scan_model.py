@@ -81,7 +81,8 @@ class ScanModel:
     @property
     def store_shape(self) -> tuple[int, int]:
         """Shape of the frames that an engine is given."""
-        return self.geometry.shape
+        signals = self.geometry.signals
+        return self.geometry.shape if signals is None else (1, signals)
 
     @property
     def pods(self) -> int:
@@ -158,6 +159,7 @@ class ScanModel:
         self._objects = [list(reconstruction.objects).index(name) for name in self.object_ids]
         ways = [propagator(self.geometry, factor) for factor in self.coherence.energies]
         reconstruction.propagators[self.number] = tuple(ways[pod.energy] for pod in self._plan)
+        reconstruction.geometries[self.number] = self.geometry
         self._disperse(reconstruction)
         return decided
 
@@ -301,7 +303,7 @@ class ScanModel:
         fits = self._fits(reconstruction.objects[self.storage_id], corner)
         if fits.any():
             low, high = corner[fits].min(axis=0), corner[fits].max(axis=0) + self.geometry.view
-            self._grow(reconstruction, low, high)
+            self._grow(reconstruction, low - self.p.margin, high + self.p.margin)
         count = int(fits.sum())
         address = np.zeros((count, self.pods, 6), np.int32)
         address[:, :, 0] = [self._probes[pod.probe] for pod in self._plan]
@@ -325,7 +327,7 @@ class ScanModel:
         corner, remainder = self._corner(self._where(np.array([position], np.float64)))
         if not self._fits(reconstruction.objects[self.storage_id], corner)[0]:
             return False
-        self._grow(reconstruction, corner[0], corner[0] + self.geometry.view)
+        self._grow(reconstruction, corner[0] - self.p.margin, corner[0] + self.geometry.view + self.p.margin)
         reconstruction.pods.address[row, : self.pods, 4:] = corner[0]
         reconstruction.pods.remainder[row, : self.pods] = remainder[0]
         reconstruction.pods.moved[row] = 0
@@ -405,12 +407,13 @@ class ScanModel:
         """Whether each view finds room on a canvas of at most `most` pixels, together with those before it."""
         most = MAX_CANVAS_PIXELS if most is None else most
         low, high = np.array(storage.offset), np.add(storage.offset, storage.shape)
+        corner = corner - self.p.margin
         layers = len(storage.data) * len(self.object_ids)
 
         def small(low: NDArray[np.int64], high: NDArray[np.int64]) -> bool:
             return bool(math.prod((high - low).tolist()) * layers <= most)
 
-        ends = corner + self.geometry.view
+        ends = corner + self.geometry.view + 2 * self.p.margin
         if not len(corner) or small(np.minimum(low, corner.min(axis=0)), np.maximum(high, ends.max(axis=0))):
             return np.ones(len(corner), np.bool_)
         fits = np.zeros(len(corner), np.bool_)

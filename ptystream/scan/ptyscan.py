@@ -140,6 +140,8 @@ class PtyScan:
         self._group = 1
         """Records that become one frame of a block."""
         self._num_frames = self._pairing.num_theory or parameters.num_frames
+        self._beyond = "beyond_num_frames" if parameters.raster is None else "beyond_raster"
+        self._only = None if parameters.only is None else np.array(parameters.only, np.int64)
         self.ledger.expected = self._num_frames or 0
 
     # ------------------------------------------------------------------ sources
@@ -636,6 +638,10 @@ class PtyScan:
         self._pairing.placed(records)
         if self.parameters.dark_frames:
             ledger.exclude(records[ledger.index[records] < self.parameters.dark_frames], "dark_frame")
+        if self._pairing.raster is not None and self._pairing.raster.flyback:
+            ledger.exclude(records[~self._pairing.has_position(records)], "flyback")
+        if self._only is not None:
+            ledger.exclude(records[~np.isin(ledger.index[records], self._only)], "not_selected")
 
     def _identify(
         self, indices: NDArray[np.int64], payloads: Sequence[Payload | FileRows]
@@ -647,7 +653,7 @@ class PtyScan:
         records: dict[int, None] = {}
         for k, (index, payload) in enumerate(zip(indices.tolist(), payloads, strict=True)):
             if not 0 <= index < limit:
-                ledger.drop("beyond_num_frames" if limit <= index < MAX_INDEX else "bad_index", detail=f"frame {index}")
+                ledger.drop(self._beyond if limit <= index < MAX_INDEX else "bad_index", detail=f"frame {index}")
             elif not isinstance(payload, Payload):
                 named = payload.why or f"{payload.file}:{payload.dataset}, row {payload.row}"
                 ledger.drop("unreadable_file", detail=f"frame {index}: {named}")
