@@ -12,14 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-PLANCK_JS, ELECTRON_KG, CHARGE_C, LIGHT_M_S = 6.62607015e-34, 9.1093837015e-31, 1.602176634e-19, 299792458.0
-"""CODATA 2018."""
+from ptystream.model.electrons import electron_wavelength
 
-
-def electron_wavelength(kilovolts: float) -> float:
-    """De Broglie wavelength of electrons accelerated by a voltage, metres: h / √(2 m e U (1 + e U / (2 m c²)))."""
-    energy = CHARGE_C * kilovolts * 1e3
-    return float(PLANCK_JS / np.sqrt(2 * ELECTRON_KG * energy * (1 + energy / (2 * ELECTRON_KG * LIGHT_M_S**2))))
+__all__ = ["Optics", "band", "electron_wavelength"]
 
 
 def band(shape: tuple[int, int], pixel_m: tuple[float, float], cutoff: float, rolloff: float = 0.0) -> NDArray[np.float64]:
