@@ -51,7 +51,7 @@ class Frame:
 
     def frequency(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(y (y, 1), x (1, x)), 1/metres, zero at [0, 0]."""
-        y, x = (np.fft.fftfreq(n, p) for n, p in zip(self.shape, self.pixel_m, strict=True))
+        y, x = (np.asarray(np.fft.fftfreq(n, p), np.float64) for n, p in zip(self.shape, self.pixel_m, strict=True))
         return y[:, None], x[None]
 
     def limit(self) -> NDArray[np.float64]:
@@ -78,13 +78,13 @@ def mean_of(frames: Any, frame: Frame, tilts: Any = None, valid: Any = None) -> 
         ramps = np.exp(2j * np.pi * (pixels[:, 0, None, None] * y[:, None] + pixels[:, 1, None, None] * x))
         seen, weight = (np.fft.ifft2(np.fft.fft2(each) * ramps).real for each in (seen, weight))
     total, count = seen.sum(axis=0), weight.sum(axis=0)
-    return np.maximum(np.divide(total, count, out=np.zeros_like(total), where=count > 1e-3), 0.0)
+    return np.asarray(np.maximum(np.divide(total, count, out=np.zeros_like(total), where=count > 1e-3), 0.0))
 
 
 def applied_tilts(tilts: Any, mode: int) -> NDArray[np.float64]:
     """What `tilts` (frame, 6) under `tilt_mode` move patterns by: before and after, where they are applied. Shape (frame, 2)."""
     given = np.atleast_2d(np.asarray(tilts, float))
-    return given[:, 0:2] * (mode in (2, 4)) + given[:, 4:6] * (mode in (1, 3, 4))
+    return np.asarray(given[:, 0:2] * float(mode in (2, 4)) + given[:, 4:6] * float(mode in (1, 3, 4)))
 
 
 def of_signals(signals: Any, masks: Any) -> NDArray[np.float64]:
@@ -195,7 +195,7 @@ def adopted(given: Any, frame: Frame, *, keep: bool = False) -> Wave:
     if not 2 <= probe.ndim <= 4 or not probe.size or not np.isfinite(probe).all():
         raise ValueError(f"probe: shape {probe.shape}: must be (y, x, mode) or (y, x, mode, subscan), and finite")
     whole = probe.reshape(probe.shape + (1,) * (4 - probe.ndim)).transpose(3, 2, 0, 1)
-    if whole.shape[2:] == frame.shape:
+    if probe.shape[:2] == frame.shape:
         return whole.copy()
     if keep:
         raise ValueError(f"probe: {whole.shape[2:]} pixels: must be {frame.shape} where skip_preprocessing is set")
@@ -252,7 +252,7 @@ def defocused_modes(waves: Wave, defoci_m: NDArray[np.float64], frame: Frame) ->
         raise ValueError("defocus_spread_modes: must be one or more finite numbers (Å)")
     first = scaled_like(waves[:, :1], waves)
     plates = np.exp(-1j * chi(defoci_m[:, None], frame.frequency(), frame.wavelength_m))
-    return filtered(first, plates) / np.sqrt(len(defoci_m))
+    return np.asarray(filtered(first, plates) / np.sqrt(len(defoci_m)))
 
 
 def scaled_like(waves: Wave, other: Wave) -> Wave:

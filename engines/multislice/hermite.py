@@ -43,4 +43,4 @@ def _own(profile: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _unit(order: int) -> NDArray[np.float64]:
-    return np.eye(order + 1)[order]
+    return np.asarray(np.eye(order + 1)[order])
