@@ -32,6 +32,7 @@ from ptystream.parallel import team
 from ptystream.params.branches import IoParameters, RootParameters
 from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, ScanConfiguration, SourceConfiguration
+from ptystream.pypty_output import PyPtyOutput
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.recording import Recorder, Recording
 from ptystream.results import as_json, effective, file_name, versions
@@ -109,6 +110,8 @@ def make_plan(
         for e in configuration.engines
     ]
     dumping = Dumping(configuration, recorder)
+    folders = {e.label: e.parameters for e in configuration.engines if getattr(e.parameters, "output_folder", "")}
+    output = PyPtyOutput(Path(root.io.home), folders) if folders else None
     return Plan(
         name=configuration.name,
         channels=channels,
@@ -125,11 +128,13 @@ def make_plan(
         save=lambda run: save(run, configuration, recorder),
         benchmark=lambda run: _benchmark(run, root.io),
         autosave=dumping.autosave if root.io.autosave.active else None,
+        look=(lambda run: None) if output is None else output.look,
+        over=(lambda run: None) if output is None else output.finish,
         checkpoint=dumping.checkpoint if interrupted else lambda name: None,
         warm_up=lambda: warm_up(configuration, engines, context),
         configuration=configuration,
         device=reason if ranks is None else f"{ranks.size} ranks; {reason}",
-        close=partial(_wait, savers),
+        close=partial(_wait, savers, output),
     )
 
 
@@ -265,9 +270,11 @@ def _warn(configuration: Configuration) -> None:
             )
 
 
-def _wait(savers: Mapping[str, Saver]) -> None:
+def _wait(savers: Mapping[str, Saver], output: PyPtyOutput | None) -> None:
     for saver in savers.values():
         saver.wait()
+    if output is not None:
+        output.close()
 
 
 def _sweep(configuration: Configuration) -> None:
@@ -494,7 +501,8 @@ def warm_up(configuration: Configuration, engines: Iterable[EngineEntry], contex
             model.place(made, block)
             engine = entry.make(entry.parameters)
             engine.start(made, {model.number: store}, context)
-            engine.iterate(int(entry.parameters.probe_update_start) + 1 if entry.parameters.probe_update_start < 5 else 1)
+            start = int(getattr(entry.parameters, "probe_update_start", 0))
+            engine.iterate(start + 1 if start < 5 else 1)
             engine.snapshot(("coverage",))
             engine.finish()
 

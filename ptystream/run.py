@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ptystream.checkpoint import Checkpoint
 from ptystream.engine import Progress, headline
 from ptystream.model.scan_model import SharingError
-from ptystream.reconstruction import PodTable, Reconstruction, Volume, described
+from ptystream.reconstruction import PodTable, Reconstruction, Stack, Volume, described
 from ptystream.run_state import RunState, Scan
 from ptystream.scan.block import Block, Revision, as_then, select
 from ptystream.schedule import Entry, Schedule, from_runs, to_runs
@@ -168,7 +168,10 @@ class Run(RunState):
         state = self._resumed
         if self.engine is not None:
             state = self.engine.state()
+            assert self.reconstruction is not None
+            rows = self.reconstruction.pods.state()  # as a dump has them: what is left for the next engine comes later
             self.engine.finish()
+            self.reconstruction.pods.restore(rows)
         self._start_engine(entry["label"], state)
 
     def _start_engine(self, label: str, state: Mapping[str, Any] | None = None) -> None:
@@ -276,6 +279,8 @@ class Run(RunState):
             (self.reconstruction.objects, checkpoint.objects),
         ):
             for name, storage in saved.items():
+                if isinstance(storage, Stack):
+                    held[name] = storage
                 mine = held[name]
                 mine.data, mine.offset = storage.data, storage.offset
                 if isinstance(mine, Volume) and isinstance(storage, Volume):

@@ -354,6 +354,7 @@ class Session:
             run.acquisitions = dict(turn.pending.keys)
             if self.plan.autosave is not None:
                 self.plan.autosave.look(run, loop)
+            self.plan.look(run)
             engine, step = run.engine, loop.step()
             if self._failure is not None:
                 run.state = "failed"
@@ -383,6 +384,7 @@ class Session:
         try:
             if self.plan.autosave is not None:
                 self.plan.autosave.forget(run.name)
+            self.plan.over(run)
             if self.plan.aborted == "discard" and turn.is_aborted:
                 log.warning("%s: %s: no result is kept", run.name, turn.aborted)
                 number = None

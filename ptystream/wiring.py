@@ -69,6 +69,10 @@ class Plan:
     """Told after each engine, when its times are known."""
     autosave: Autosave | None = None
     """Writes dumps while a run is iterating."""
+    look: Callable[[Run], None] = lambda run: None
+    """Called between two passes: files that an engine's user wants while it runs."""
+    over: Callable[[Run], None] = lambda run: None
+    """The same when a run is over, before its result is saved."""
     checkpoint: Callable[[str], Checkpoint | None] = lambda name: None
     """Name of a run → what it goes on from, where it was cut off in an interrupted session."""
     close: Callable[[], object] = lambda: None

@@ -134,6 +134,6 @@ def _background(p: Any, objective: Objective, real: np.dtype[Any]) -> Any:
             held, wanted = p.static_background.shape, tuple(seen.shape)
             raise ValueError(f"static_background: shape {held}: must be that of the patterns, {wanted}")
         return on.put(np.fft.ifftshift(p.static_background).astype(real))
-    if p.static_background > 0:
+    if p.static_background:
         return (on.xp.ones_like(seen) * np.sqrt(p.static_background / float(seen.sum()))).astype(real)
     return None

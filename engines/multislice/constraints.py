@@ -69,7 +69,7 @@ class Constraints:
         given = self.p.aperture_mask if given is None else given
         if given is None:
             return None
-        if given.ndim == 0:
+        if isinstance(given, float | int):
             y, x = (np.fft.fftfreq(n) for n in shape)
             return self.on.put((np.hypot(y[:, None], x) > 0.5 * float(given)).astype(self.real))
         if given.shape != tuple(shape):

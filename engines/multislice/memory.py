@@ -14,6 +14,8 @@ from typing import Any
 
 from .quantities import Vector, combined, product, product_of, scaled
 
+BELIEVED = 30.0
+"""A scale that differs by more than this factor from what was to be expected is not used."""
 LEAST_CURVATURE = 1e-10
 """Share of |s| |y| by which <s, y> must be positive for a pair to be kept."""
 
@@ -43,11 +45,17 @@ class History:
             alpha = pair.rho * product(pair.s, step)
             alphas.append(alpha)
             step = combined(step, -alpha, pair.y)
-        step = scaled(step, {name: self.scale.get(name, first.get(name, 1.0)) for name in step})
+        step = scaled(step, {name: self._scale(name, first) for name in step})
         for pair, alpha in zip(self.pairs, reversed(alphas), strict=True):
             beta = pair.rho * product(pair.y, step)
             step = combined(step, alpha - beta, pair.s)
         return {name: -array for name, array in step.items() if name in gradient}
+
+    def _scale(self, name: str, first: Mapping[str, float]) -> float:
+        """γ, as far as it is believable: where arrays are coupled, a small step of one sees what a large one of another did."""
+        expected = first.get(name)
+        found = self.scale.get(name, 1.0 if expected is None else expected)
+        return found if expected is None else min(max(found, expected / BELIEVED), expected * BELIEVED)
 
     def learn(self, s: Vector, y: Vector, length: float) -> bool:
         """Take the newest pair in; whether it carried curvature. One that does not is passed over."""

@@ -15,7 +15,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from ptystream.engine import Context, Progress
-from ptystream.reconstruction import COLUMN, ROW, Reconstruction, Stack, Storage
+from ptystream.reconstruction import COLUMN, PROBE, ROW, Reconstruction, Stack, Storage, nearest
 from ptystream.scan.block import FrameStore
 
 from ..backend import BACKENDS, Backend
@@ -76,6 +76,8 @@ class PyPty:
         self._point: Point | None = None
         self._setting: Setting | None = None
         self._mean: tuple[int, dict[str, Any]] | None = None
+        self._sequence: tuple[Any, list[Batch]] | None = None
+        self._told: list[dict[str, Any]] = []
         self.extend(np.arange(reconstruction.pods.length))
 
     def extend(self, rows: NDArray[np.int64]) -> None:
@@ -116,6 +118,7 @@ class PyPty:
             wanted[rows] = True
             visited = [batch for batch in self._batches if wanted[batch.rows].any()]
             self._forget("some frames alone are visited")
+        self._told = []
         errors, misfits = np.zeros((iterations, 3)), np.full((iterations, 3), np.nan)
         for k in range(iterations):
             point = self._epoch(visited)
@@ -128,7 +131,8 @@ class PyPty:
         if rows is not None:
             self._forget("all frames are visited again")
         notes, self.descent.notes = tuple(self.descent.notes), []
-        return Progress(self.curiter, errors, misfits, sum(len(batch.rows) for batch in visited), notes=notes)
+        count = sum(len(batch.rows) for batch in visited)
+        return Progress(self.curiter, errors, misfits, count, notes=notes, more={"pypty": self._told})
 
     def average(self) -> None:
         """See `ptystream.engine.Engine.average`."""
@@ -155,22 +159,30 @@ class PyPty:
     def state(self) -> Mapping[str, Any]:
         """See `ptystream.engine.Engine.state`: what is refined beside probe and object, and the optimiser's history."""
         history, get = self.descent.history, self.on.get
-        own = {name: get(held) for name, held in self.at.items() if name not in ("object", "probe")}
-        pairs = [{part: {n: get(v) for n, v in getattr(pair, part).items()} for part in ("s", "y")} for pair in history.pairs]
+        pairs = {
+            str(k): {"s": {n: get(v) for n, v in pair.s.items()}, "y": {n: get(v) for n, v in pair.y.items()}, "rho": pair.rho}
+            for k, pair in enumerate(history.pairs)
+        }
         return {
             "iteration": self.curiter,
-            "quantities": own,
+            "quantities": self.refined(),
             "pairs": pairs,
-            "curvature": [pair.rho for pair in history.pairs],
             "scale": dict(history.scale),
+            "rejected": self.descent.rejected,
+            "held": dict(self.descent.held),
             "first_probe": get(self._first_probe),
         }
+
+    def refined(self) -> dict[str, NDArray[Any]]:
+        """What there is beside probe and object, on the host: positions (row, 2) as corrections in pixels, tilts, current, …"""
+        return {name: self.on.get(held).copy() for name, held in self.at.items() if name not in ("object", "probe")}
 
     def finish(self) -> None:
         """See `ptystream.engine.Engine.finish`."""
         if self._mean is not None and self._mean[0]:
             self.at |= {name: held.astype(self.complex) for name, held in self._mean[1].items()}
         self._write()
+        self._fold(self.on.get(self.at["positions"]).astype(float))
         for storage in (*self.reconstruction.probes.values(), *self.reconstruction.objects.values()):
             storage.data = self.on.get(storage.data)
         self.on.sweeper.close()
@@ -213,9 +225,11 @@ class PyPty:
             self._first_probe = self.on.put(np.asarray(state["first_probe"], self.complex))
         history = self.descent.history
         history.scale = {str(name): float(scale) for name, scale in state.get("scale", {}).items()}
-        for held, rho in zip(state.get("pairs", ()), state.get("curvature", ()), strict=True):
+        for _, held in sorted(state.get("pairs", {}).items(), key=lambda item: int(item[0])):
             s, y = ({name: self.on.put(np.asarray(v)) for name, v in held[part].items()} for part in ("s", "y"))
-            history.pairs.append(Pair(s, y, float(rho)))
+            history.pairs.append(Pair(s, y, float(held["rho"])))
+        self.descent.rejected = int(state.get("rejected", 0))
+        self.descent.held = {str(name): int(left) for name, left in state.get("held", {}).items()}
 
     def _write(self) -> None:
         """Let the storages hold what is refined."""
@@ -260,6 +274,7 @@ class PyPty:
         self.at["probe"] = self._constraints.confined(setting, self.at["probe"])
         if setting["reset_history_flag"]:
             self.descent.forget("reset_history_flag", scale=True)
+        visited = self._chosen(setting, visited)
         if not visited or not setting.moving:
             return None
         loss = Loss(self.objective, visited, self.reconstruction.pods.length, setting, self._terms(setting), self._clean)
@@ -282,7 +297,61 @@ class PyPty:
             self._point, self.at = taken.point, dict(taken.point.at)
             for name, change, why in self._constraints.after(setting, self._stack.distances_m):
                 self._change(name, change, why)
+            self._resize(setting)
+        weight = loss.weight(before.frames)
+        self._told.append(
+            {
+                "loss": weight * before.found.loss + sum(before.terms.values()),
+                "sse": before.found.squares,
+                "terms": dict(before.terms),
+                "first_step": taken.first,
+                "step": taken.last,
+                "trials": taken.trials,
+                "slope": taken.slope,
+                "new_slope": taken.new_slope,
+                "taken": taken.point is not None,
+            }
+        )
         return before
+
+    def _chosen(self, setting: Setting, visited: Sequence[Batch]) -> Sequence[Batch]:
+        """The batches of the frames that `sequence` names."""
+        if setting["sequence"] is None:
+            return visited
+        wanted = np.isin(self.reconstruction.pods.index, np.asarray(setting["sequence"], np.int64))
+        rows = np.concatenate([batch.rows for batch in visited]) if visited else np.zeros(0, np.int64)
+        key = setting.key, len(rows), len(visited)
+        if self._sequence is None or self._sequence[0] != key:
+            self._sequence = key, self.patterns.batches(rows[wanted[rows]], self._stack)
+        return self._sequence[1]
+
+    def _resize(self, setting: Setting) -> None:
+        """Where refined positions lead so far away that frames must see another part of the object, let them."""
+        limit = float(setting["dynamically_resize_yx_object"])
+        if not limit or "positions" not in setting.moving:
+            return
+        moved = self.on.get(self.at["positions"])
+        if not len(moved) or np.abs(moved).max() < limit:
+            return
+        self._fold(moved)
+        self._batches = self.patterns.batches(np.concatenate([batch.rows for batch in self._batches]), self._stack)
+        self._forget("frames see another part of the object")
+
+    def _fold(self, moved: NDArray[Any]) -> None:
+        """Make corrections (row, 2), pixels, part of the pod table: what frames see begins elsewhere, and the object has room."""
+        pods, stack = self.reconstruction.pods, self._stack
+        self._write()
+        present = np.flatnonzero(pods.address[:, 0, PROBE] >= 0)
+        places = pods.address[present, 0, ROW : COLUMN + 1] + pods.remainder[present, 0].astype(float) + moved[present]
+        corner, rest = nearest(places)
+        pods.address[present, :, ROW : COLUMN + 1] = corner[:, None].astype(np.int32)
+        pods.remainder[present] = rest[:, None]
+        pods.moved[present] += moved[present] * np.asarray(stack.pixel_size_m or (1.0, 1.0))
+        self.at["positions"] = self.on.xp.zeros_like(self.at["positions"])
+        if len(present):
+            low, high = corner.min(axis=0).astype(int), corner.max(axis=0).astype(int) + np.asarray(self.optics.shape)
+            stack.grow((int(low[0]), int(low[1])), (int(high[0]), int(high[1])), margin=1)
+            self._follow_canvas()
 
     def _terms(self, setting: Setting) -> Terms:
         p, probe = self.p, self.at["probe"]

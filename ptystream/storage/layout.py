@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.model.bragg import BraggGeometry
-from ptystream.reconstruction import Storage, Volume
+from ptystream.reconstruction import Stack, Storage, Volume
 
 MAX_LAYERS = 1 << 20
 
@@ -87,6 +87,8 @@ def place(of: Storage) -> dict[str, Any]:
         "pixels_only": of.pixel_size_m is None,
         "energy_kev": of.energy_kev,
     }
+    if isinstance(of, Stack):
+        known["depth"], known["distances_m"] = of.depth, np.array(of.distances_m, float)
     if isinstance(of, Volume):
         known["first"] = of.first
         known["bragg"] = json.dumps(None if of.bragg is None else asdict(of.bragg))
@@ -103,4 +105,10 @@ def placed(held: Mapping[str, Any], where: Mapping[str, Any]) -> Storage:
         common = pixel, (row, column), complex(where["fill"]), where["energy_kev"]
         bragg = BraggGeometry(**given) if given else None
         return Volume(held["data"][0], *common, first=int(where["first"]), slice_m=float(held["_psize"][0]), bragg=bragg)
-    return Storage(held["data"], pixel, (row, column), complex(where["fill"]), where["energy_kev"])
+    made = held["data"], pixel, (row, column), complex(where["fill"]), where["energy_kev"]
+    if "depth" not in where:
+        return Storage(*made)
+    depth, distances = int(where["depth"]), tuple(np.asarray(where["distances_m"], float).tolist())
+    if depth < 1 or len(held["data"]) % depth or len(distances) != depth - 1:
+        raise ValueError(f"{len(held['data'])} layers are no whole number of {depth} slices with {len(distances)} distances")
+    return Stack(*made, depth=depth, distances_m=distances)

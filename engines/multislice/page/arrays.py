@@ -25,7 +25,7 @@ def noted(value: Any) -> Any:
 
 
 def _array_or_number(value: Any) -> Any:
-    return value if isinstance(value, int | float) else load_array(value)
+    return value if value is None or isinstance(value, int | float) else load_array(value)
 
 
 ArrayParameter = Annotated[
@@ -33,7 +33,7 @@ ArrayParameter = Annotated[
 ]
 """An array, a nested list, or a file as of `ptystream.scan.parameters.load_array`."""
 ArrayOrNumber = Annotated[
-    float | np.ndarray | list[Any] | str, AfterValidator(_array_or_number), PlainSerializer(noted, when_used="json")
+    float | np.ndarray | list[Any] | str | None, AfterValidator(_array_or_number), PlainSerializer(noted, when_used="json")
 ]
 
 APERTURE = "aperture"

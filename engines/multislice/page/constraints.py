@@ -7,7 +7,7 @@ from pydantic import field_validator
 from ptystream.params.base import Branch, parameter
 from ptystream.params.course import Course, course
 
-from .arrays import ArrayParameter
+from .arrays import ArrayOrNumber
 
 
 class TermParameters(Branch):
@@ -19,7 +19,7 @@ class TermParameters(Branch):
     mixed_variance_sigma: Course = course(0.5, lower=1e-6)
     """Frequencies, cycles per pixel, up to which `mixed_variance_weight` acts."""
 
-    probe_constraint_mask: ArrayParameter = parameter(None)
+    probe_constraint_mask: ArrayOrNumber = parameter(None)
     """Where the probe may be in reciprocal space, centred, (y, x), true or 1: allowed; or a single number: up to this part of the
     largest frequency. What lies elsewhere is made small (L2)."""
 
