@@ -166,7 +166,8 @@ class StemBeamline:
 
     def __init__(self, frames: int = 1024, side: int = 64, rate_hz: float = 100.0, seed: int = 0) -> None:
         rows = math.ceil(math.sqrt(frames))
-        self.parameters = StemParameters(shape=side, steps=(math.ceil(frames / rows), rows), num_frames=frames)
+        asked = {"shape": side, "steps": (math.ceil(frames / rows), rows), "num_frames": frames}
+        self.parameters = StemParameters.model_validate(asked)
         self.frames, self.side, self.rate_hz, self.seed = frames, side, rate_hz, seed
         self.frames_per_message, self.samples_per_frame, self.encoder_noise_m = 1, 1, 0.0
         self.scan_id, self.pixel_m = "simulated", self.parameters.pixel
