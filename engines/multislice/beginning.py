@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ptystream.model.geometry import electron_wavelength
+from ptystream.model.electrons import electron_wavelength
 from ptystream.params.course import varies
 from ptystream.reconstruction import Stack, Storage
 from ptystream.scan.block import FrameStore
