@@ -6,7 +6,7 @@ The mathematics stands in docs/explanation/multislice.md. An epoch is one step o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -194,6 +194,12 @@ class PyPty:
         """What there is beside probe and object, on the host: positions (row, 2) as corrections in pixels, tilts, current, …"""
         return {name: self.on.get(held).copy() for name, held in self.at.items() if name not in ("object", "probe")}
 
+    def simulated(self) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+        """(numbers of measurements, their modelled photons (frame, y, x), centred), some at a time, on the host."""
+        for batch in self._batches:
+            photons = self.on.get(self.objective.patterns(self.at, batch))
+            yield self.reconstruction.pods.index[batch.rows], np.fft.fftshift(photons, axes=(1, 2))
+
     def finish(self) -> None:
         """See `ptystream.engine.Engine.finish`."""
         if self._mean is not None and self._mean[0]:
@@ -295,7 +301,7 @@ class PyPty:
         if setting["reset_history_flag"]:
             self.descent.forget("reset_history_flag", scale=True)
         visited = self._chosen(setting, visited)
-        if not visited or not setting.moving:
+        if not visited or not setting.moving or self.p.data_simulation_flag:
             return None
         loss = Loss(self.objective, visited, self.reconstruction.pods.length, setting, self._terms(setting), self._clean)
         if self._point is None:
