@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream import __version__
+from ptystream.assessment.assessor import Assessor
 from ptystream.device import choose
 from ptystream.dumping import Dumping
 from ptystream.engine import Context
@@ -34,9 +36,10 @@ from ptystream.params.branches import IoParameters, RootParameters
 from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, EngineConfiguration, ScanConfiguration, SourceConfiguration
 from ptystream.pypty_output import PyPtyOutput
+from ptystream.raw import RawFrames
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.recording import Recorder, Recording
-from ptystream.results import as_json, effective, file_name, versions
+from ptystream.results import as_json, effective, file_name, made_by, versions
 from ptystream.run import Run
 from ptystream.run_state import EngineEntry
 from ptystream.scan.block import Block
@@ -99,7 +102,8 @@ def make_plan(
             given = (transports or {}).get(name)
             channels.append(Channel(name, given or transport_of(source, name, decoder, root), decoder))
         epochs = EpochMap(root.live.epochs, list(scan.sources) or ["data"])
-        made = _maker(scan, models[scan.label], settings, pool, root, savers, copies, memory)
+        raw = raw_frames(configuration, scan.label, recorder, recording)
+        made = _maker(scan, models[scan.label], settings, pool, root, savers, copies, memory, raw)
         entries.append(ScanEntry(scan.label, made, epochs, scan.data.parameters.follows))
     _warn(configuration)
     _warn_of_transforms(configuration)
@@ -125,6 +129,7 @@ def make_plan(
         overlap=_overlap(configuration, ranks is None),
         aborted=root.live.aborted,
         publish_interval_s=root.io.publish.interval_s,
+        publish_share=root.io.publish.share,
         timeout_s=root.live.timeout_s,
         beam_timeout_s=root.live.beam_timeout_s,
         save=lambda run: save(run, configuration, recorder),
@@ -135,6 +140,7 @@ def make_plan(
         checkpoint=dumping.checkpoint if interrupted else lambda name: None,
         warm_up=lambda: warm_up(configuration, engines, context),
         configuration=configuration,
+        assess=lambda run: Assessor(run, root.live.quality.share, root.live.quality.convention_check, alone=ranks is None),
         device=reason if ranks is None else f"{ranks.size} ranks; {reason}",
         close=partial(_wait, savers, output),
     )
@@ -210,7 +216,7 @@ def _geometry(scan: ScanConfiguration, p: Any) -> Geometry:
 def models_of(configuration: Configuration) -> dict[str, ScanModel]:
     """The scan models, with what they share settled. Raises `ConfigurationError` for all that cannot be begun or shared."""
     seed = configuration.root.seed
-    mixed = list(_mixed(configuration))
+    mixed = list(unfit(configuration))
     if mixed:
         raise ConfigurationError(mixed)
     late = {s.label for s in configuration.scans if told_later(s)}
@@ -238,7 +244,7 @@ def models_of(configuration: Configuration) -> dict[str, ScanModel]:
     return models
 
 
-def _mixed(configuration: Configuration) -> Iterator[Fault]:
+def unfit(configuration: Configuration) -> Iterator[Fault]:
     """Models with engines that do not know them, or the other way round, or without what they need."""
     curves = [scan for scan in configuration.scans if scan.model.volumes]
     own = any(scan.model.probe_per_frame for scan in configuration.scans)
@@ -341,6 +347,7 @@ def _maker(
     savers: dict[str, Saver],
     copies: Kept,
     memory: Budget,
+    raw: RawFrames,
 ) -> Any:
     """Makes buffer and model of a scan. The savers, the newest of each label, are left in `savers`."""
 
@@ -355,7 +362,7 @@ def _maker(
         buffer = partial(
             PtyScan,
             scan.label,
-            scan.data.parameters,
+            scan.data.parameters.model_copy(),  # what is set while it runs is for those to come
             positions,
             also=[source.parameters for source in scan.also],
             pool=pool if p.frames_in_parallel else None,
@@ -367,6 +374,7 @@ def _maker(
             settle=partial(_settle, scan, own),
             copies=copies,
             budget=memory,
+            raw=raw,
         )
         if isinstance(model, Bragg3d):
             p = scan.parameters.rocking
@@ -376,6 +384,16 @@ def _maker(
         return buffer(), own
 
     return make
+
+
+def raw_frames(configuration: Configuration, label: str, recorder: Recorder | None, recording: Recording | None) -> RawFrames:
+    """The frames of a scan as they came, in the recording that is written or given back: of the scan that has the sources."""
+    scans = {scan.label: scan for scan in configuration.scans}
+    while (before := scans[label].data.parameters.follows) is not None:
+        label = before
+    source, channel = scans[label].data, f"{label}/data"
+    bare = getattr(source.plugin, "bare", tuple)
+    return RawFrames(channel, lambda: source.plugin.decoder(source.parameters, channel), recorder, recording, bare)
 
 
 def _settle(scan: ScanConfiguration, model: ScanModel, parameters: PtyScanParameters) -> tuple[float, float] | None:
@@ -447,8 +465,13 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
         error_local=run.local_errors(),
         runtime=_runtime(run, held),
         started=run.started,
+        ended=time.time(),
+        uid=run.uid,
+        made_by=made_by(),
+        frame_numbers=run.frame_numbers(),
         scans={scan.label: _described(scan, run) for scan in configuration.scans},
         used=effective(configuration),
+        quality=run.quality,
     )
 
 
@@ -471,7 +494,7 @@ def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
     held = run.scans[scan.label]
     p = held.buffer.parameters
     told = {name: getattr(p, name) for name in ("experimentID", "version", "psize", "energy", "distance")}
-    decided = run.decisions.get(scan.label, {})
+    decided = run.decided(scan.label)
     own = run.acquisitions.get(scan.label)
     return {
         "acquisition": None if own is None else list(own[1:]),

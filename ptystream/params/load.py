@@ -319,6 +319,15 @@ def source_parameters(plugin: Any, common: type[Branch]) -> type[Branch]:
     return made
 
 
+def check_engine(label: str, entry: Mapping[str, Any]) -> EngineConfiguration:
+    """An engine of its own, as an entry of `engines`. Raises `ConfigurationError` with all that is wrong."""
+    faults: list[Fault] = []
+    found = _engine(label, dict(entry), faults)
+    if found is None:
+        raise ConfigurationError(faults)
+    return found
+
+
 def _engine(label: str, entry: dict[str, Any], faults: list[Fault]) -> EngineConfiguration | None:
     path, name = f"engines.{label}", str(entry["name"])
     known = engine_name(name)

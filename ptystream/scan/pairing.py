@@ -173,6 +173,18 @@ class Pairing:
             self._judge.scale(*self._scale)
             self._judge_all()
 
+    def shift(self, offset: tuple[float, float]) -> None:
+        """The positions' zero lies here from now on: those that are known move with it."""
+        moved = np.asarray(offset, float) - self._offset
+        if not moved.any():
+            return
+        self._offset = self._offset + moved
+        self.ledger.position[: self.ledger.length] += moved
+        self.revisions = [
+            replace(r, value=tuple((np.asarray(r.value) + moved).tolist())) if r.what == "position" else r for r in self.revisions
+        ]
+        self._judge_all()
+
     def _judge_all(self) -> None:
         ledger, everything = self.ledger, slice(0, self.ledger.length)
         self._judge_records(self._judge.again(ledger.position[everything], ledger.flags[everything] & POSITION != 0))

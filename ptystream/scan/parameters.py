@@ -142,11 +142,12 @@ class PtyScanParameters(SavingParameters):
     Pixels (y, x) before rebinning; one number stands for both, None for the whole frame. Where the two differ the
     smaller is taken for both."""
 
-    center: Literal["fftshift", "geometric", "fft"] | tuple[float, float] | None = parameter("fftshift")
+    center: Literal["fftshift", "geometric", "fft"] | tuple[float, float] | None = parameter("fftshift", steerable=True)
     """Center (pixel) of the optical axes in raw data
 
     (y, x) in raw pixels, 'fftshift' (frame size // 2), 'geometric' (frame size / 2 - 0.5) or 'fft' (zero frequency
-    at pixel [0, 0], the frame wraps round). None: see `auto_center`. Used to the nearest whole pixel."""
+    at pixel [0, 0], the frame wraps round). None: see `auto_center`. Used to the nearest whole pixel. May be set while a
+    session runs: frames are then cut again from the recording."""
 
     auto_center: bool | None = parameter(None)
     """Determine if center in data is calculated automatically
@@ -157,7 +158,7 @@ class PtyScanParameters(SavingParameters):
     - ``None``, only if `center` is ``None``
     - ``True``, it will be enforced"""
 
-    orientation: int | tuple[bool, bool, bool] | None = parameter(None)
+    orientation: int | tuple[bool, bool, bool] | None = parameter(None, steerable=True)
     """Data frame orientation
 
     - ``None`` or ``0``: correct orientation
@@ -167,7 +168,8 @@ class PtyScanParameters(SavingParameters):
     - ``4``: transpose (numpy.transpose)
     - ``4+i``: transpose + other operations from above
 
-    Alternatively, three booleans (do_transpose, do_flipud, do_fliplr). The transpose comes first."""
+    Alternatively, three booleans (do_transpose, do_flipud, do_fliplr). The transpose comes first. May be set while a session
+    runs: frames are then cut again from the recording, and the reconstruction begins anew."""
 
     rebin: int | None = parameter(None, lower=1, upper=32)
     """Rebinning factor
@@ -201,10 +203,10 @@ class PtyScanParameters(SavingParameters):
     selection: list[int] | None = parameter(None, ours=True)
     """Numbers of the frames that are used; all others are excluded as 'not_selected'. None: all are used."""
 
-    offset: tuple[float, float] = parameter((0.0, 0.0), ours=True)
+    offset: tuple[float, float] = parameter((0.0, 0.0), steerable=True, ours=True)
     """Where the positions' zero lies on the sample, (y, x) in metres (object pixels where the positions' `unit` is 'px'): added
     to every position of this scan, measured or theoretical. For a mosaic: scans that share an object, each with positions
-    from its own zero."""
+    from its own zero. May be set while a session runs: the positions that are known move with it."""
 
     series: SeriesParameters = SeriesParameters()
     """Which series the scan belongs to, and its angle."""
@@ -268,9 +270,9 @@ class PtyScanParameters(SavingParameters):
     counts_per_photon: float = parameter(1.0, ours=True)
     """Counts of one photon; counts are divided by it."""
 
-    mask: ArrayParameter = parameter(None, ours=True)
+    mask: ArrayParameter = parameter(None, steerable=True, ours=True)
     """Pixels to use (not 0) and to ignore (0) in every frame; shape of the raw frame, or of any other size: then it is
-    laid over the crop by its own middle."""
+    laid over the crop by its own middle. May be set while a session runs: frames are then cut again from the recording."""
 
     modules: ModulesParameters = ModulesParameters()
     """How the raw frame is put together of equal modules; gaps and split pixels are masked."""

@@ -59,16 +59,25 @@ def decide(
         if not centers:
             raise PrepareError("undecided", "auto_center: the first frames have no counts; give data.center")
         center = tuple(float(v) for v in np.median(centers, axis=0))  # type: ignore[assignment]
-    elif center == "geometric":
-        center = (shape[0] / 2 - 0.5, shape[1] / 2 - 0.5)
-    elif center is None or center == "fftshift":
-        center = (shape[0] // 2, shape[1] // 2)
+    told = stated_center(parameters, shape)
     return {
         "raw_shape": [int(n) for n in shape],
         "raw_dtype": dtype.name,
         "whole": bool(whole),
-        "center": center if isinstance(center, str) else [float(c) for c in center],  # type: ignore[union-attr]
+        "center": [float(c) for c in center] if told is None else told,  # type: ignore[union-attr]
     }
+
+
+def stated_center(parameters: PtyScanParameters, shape: Sequence[int]) -> str | list[float] | None:
+    """The centre in raw frames of `shape` where the parameters say it; None where it is found from the data."""
+    center = parameters.center
+    if parameters.auto_center or (parameters.auto_center is None and center is None):
+        return None
+    if center == "geometric":
+        return [shape[0] / 2 - 0.5, shape[1] / 2 - 0.5]
+    if center is None or center == "fftshift":
+        return [float(shape[0] // 2), float(shape[1] // 2)]
+    return center if isinstance(center, str) else [float(c) for c in center]
 
 
 class Preparation:
