@@ -19,7 +19,7 @@ from ptystream.reconstruction import COLUMN, PROBE, ROW, Reconstruction, Stack, 
 from ptystream.scan.block import FrameStore
 
 from ..backend import BACKENDS, Backend
-from .beginning import grown, objective_of, optics_of, quantities, slices_of, stack_of
+from .beginning import grown, objective_of, optics_of, quantities, slices_of, stack_of, subscans, waves_of
 from .constraints import Constraints
 from .descent import Descent
 from .loss import Loss, Point
@@ -75,7 +75,14 @@ class PyPty:
             self.patterns.plates = PhasePlates(self.on, self.p.phase_plate_in_h5, self.optics.shape, self.complex)
         self.objective = objective_of(self.p, self.patterns, next(iter(frames.values())))
         rows, held = reconstruction.pods.length, (state or {}).get("quantities", {})
-        self.at = quantities(self.p, self._probe[1].data, self._stack, rows, self.objective, self.real)
+        waves = self._probe[1].data
+        if reconstruction.improved or state is not None:
+            count = subscans(self.p) if state is not None else 1
+            waves = waves.reshape(count, -1, *waves.shape[1:])
+            waves = waves if count > 1 else self.on.xp.repeat(waves, subscans(self.p), axis=0)
+        else:
+            waves = waves_of(self.p, waves, self.patterns, np.arange(rows), self._stack)
+        self.at = quantities(self.p, waves, self._stack, rows, self.objective, self.real)
         self.at |= {name: self.on.put(np.asarray(given, self.real)) for name, given in held.items()}
         self._constraints = Constraints(self.on, self.p, self.optics, self.real)
         self._first_probe = self.at["probe"].copy()
@@ -225,7 +232,9 @@ class PyPty:
                 raise ValueError(f"engines.*.name: PyPty: works on one {kind}, there are {names}: let the scans share it")
         probe, (name, storage) = self._probe[1], self._object
         probe.data = self.on.put(np.ascontiguousarray(probe.data, self.complex))
-        held.objects[name] = stack_of(self.p, storage, self.on, self.complex)
+        corners = held.pods.address[:, 0, ROW : COLUMN + 1]
+        first = corners.min(axis=0) - int(self.p.extra_space_on_side_px) if len(corners) else None
+        held.objects[name] = stack_of(self.p, storage, self.on, self.complex, first)
         self._offset = self._stack.offset
 
     def _remember(self, state: Mapping[str, Any]) -> None:

@@ -67,9 +67,12 @@ def simulate(
     wait: Annotated[bool, typer.Option(help="Begin when a line arrives on standard input.")] = False,
     scans: Annotated[int, typer.Option(min=1, help="With CONFIG: one after the other.")] = 1,
     first: Annotated[int, typer.Option(min=1, help="With CONFIG: number of the first scan, which is its name.")] = 1,
+    stem: Annotated[
+        bool, typer.Option("--stem", help="Without CONFIG: 4D-STEM of a sample of atoms; 1024 frames of 64.")
+    ] = False,
 ) -> None:
     """The detector side alone, on the wire: on that of a configuration, or on two native ones."""
-    options = (frames_address, positions_address, frames, rate, side, seed, wait, scans, first)
+    options = (frames_address, positions_address, frames, rate, side, seed, wait, scans, first, stem)
     _call("simulate", "simulate", config, *options)
 
 

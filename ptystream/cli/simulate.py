@@ -12,6 +12,7 @@ from ptystream.params.load import load
 from ptystream.simulating import Simulation
 
 FRAMES, RATE_HZ, SIDE = 400, 100.0, 128
+STEM_FRAMES, STEM_SIDE = 1024, 64
 FRAMES_ADDRESS, POSITIONS_ADDRESS = "tcp://127.0.0.1:5570", "tcp://127.0.0.1:5571"
 
 
@@ -26,20 +27,32 @@ def simulate(
     wait: bool,
     scans: int,
     first: int,
+    stem: bool = False,
 ) -> int:
     """Body of the command. Prints one line of JSON with addresses and, without a configuration, geometry before it begins."""
     if config is not None:
-        for name, value in (("frames-address", frames_address), ("positions-address", positions_address), ("side", side)):
+        for name, value in (
+            ("frames-address", frames_address),
+            ("positions-address", positions_address),
+            ("side", side),
+            ("stem", stem or None),
+        ):
             if value is not None:
                 raise RuntimeError(f"--{name} {value}: the configuration says that; leave one of them out")
         return _of(config, frames, rate, seed, wait, scans, first)
     simulator = next(iter(entry_points(group="ptystream.simulators", name="simulated"))).load()
-    beamline = simulator.Beamline(frames=frames or FRAMES, side=side or SIDE, rate_hz=rate, seed=seed)
+    if stem:
+        microscopes = next(iter(entry_points(group="ptystream.simulators", name="stem"))).load()
+        beamline = microscopes.StemBeamline(frames or STEM_FRAMES, side or STEM_SIDE, rate, seed)
+    else:
+        beamline = simulator.Beamline(frames=frames or FRAMES, side=side or SIDE, rate_hz=rate, seed=seed)
     sender = simulator.Sender
     frames_address, positions_address = frames_address or FRAMES_ADDRESS, positions_address or POSITIONS_ADDRESS
     with sender(frames_address, timeout_s=600.0) as data, sender(positions_address, timeout_s=600.0) as positions:
         told = {"frames": data.address, "positions": positions.address, "samples_per_frame": beamline.samples_per_frame}
         told |= {"geometry": beamline.geometry(), "pixel_m": beamline.pixel_m}
+        if stem:
+            told["microscope"] = beamline.told()
         print(json.dumps(told), flush=True)
         if wait and not sys.stdin.readline():
             return 1

@@ -22,19 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.model.electrons import electron_wavelength
+
 KEV_METRES = 1.23984193e-9
 """Planck's constant times the speed of light, keV·m (CODATA)."""
-PLANCK_JS, ELECTRON_KG, CHARGE_C, LIGHT_M_S = 6.62607015e-34, 9.1093837015e-31, 1.602176634e-19, 299792458.0
-"""CODATA 2018."""
 MAX_SIDE = 1 << 15
 """Longest side of a frame, pixels."""
 LENGTHS = "needs data.energy (or data.acc_voltage), data.distance and data.psize, and positions in metres"
-
-
-def electron_wavelength(kilovolts: float) -> float:
-    """De Broglie wavelength of electrons accelerated by a voltage, metres: h / √(2 m e U (1 + e U / (2 m c²)))."""
-    energy = CHARGE_C * kilovolts * 1e3
-    return float(PLANCK_JS / np.sqrt(2 * ELECTRON_KG * energy * (1 + energy / (2 * ELECTRON_KG * LIGHT_M_S**2))))
 
 
 class GeometryError(ValueError):

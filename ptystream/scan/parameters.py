@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from ptystream.model.geometry import KEV_METRES, electron_wavelength
+from ptystream.model.electrons import electron_wavelength
+from ptystream.model.geometry import KEV_METRES
 from ptystream.params.base import Branch, parameter
 from ptystream.params.home import inside
 from ptystream.scan.modules import ModulesParameters

@@ -40,3 +40,14 @@ DatasetInMemory = Annotated[
 ArrayOrNumber = Annotated[
     float | np.ndarray | list[Any] | str | None, AfterValidator(_array_or_number), PlainSerializer(noted, when_used="json")
 ]
+
+APERTURE = "aperture"
+"""A probe that is made from the aperture's mask."""
+
+
+def _probe(value: Any) -> Any:
+    return value if isinstance(value, str) and value == APERTURE else load_array(value)
+
+
+ProbeParameter = Annotated[np.ndarray | list[Any] | str | None, AfterValidator(_probe), PlainSerializer(noted, when_used="json")]
+"""An array as of `ArrayParameter`, or `APERTURE`."""

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.model.geometry import KEV_METRES, electron_wavelength
+from ptystream.model.electrons import electron_wavelength
+from ptystream.model.geometry import KEV_METRES
 from ptystream.params.course import at
 from ptystream.params.describing import Entry
 from ptystream.params.home import inside

@@ -9,7 +9,7 @@ from pydantic import field_validator
 from ptystream.params.base import Branch, parameter
 from ptystream.params.course import Course, course
 
-from .arrays import ArrayOrNumber, ArrayParameter
+from .arrays import ArrayOrNumber, ArrayParameter, ProbeParameter
 
 
 class ExperimentParameters(Branch):
@@ -73,10 +73,12 @@ class RefinableParameters(Branch):
     Its first pixel lies under the first pixel of the view at the smallest position; where it is too small, it is
     continued by 1."""
 
-    probe: ArrayParameter = parameter(None)
+    probe: ProbeParameter = parameter(None)
     """Probe in real space, complex, (y, x, mode) or (y, x, mode, subscan); None: made from the data, see the beam's parameters
 
-    In the far field it is brought to the model's size by padding or cropping its spectrum, in the near field in real space."""
+    In the far field it is brought to the model's size by padding or cropping its spectrum, in the near field in real space,
+    and scaled to the mean counts of a pattern; with `skip_preprocessing` it is taken as it is. 'aperture': made from
+    `aperture_mask`."""
 
     positions: ArrayParameter = parameter([[0.0, 0.0]])
     """Scan positions (y, x), pixels of the reconstruction, one for each measurement, or one for all."""
