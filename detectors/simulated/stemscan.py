@@ -10,7 +10,6 @@ from pydantic import field_validator, model_validator
 
 from ptystream.model.aberrations import MOST
 from ptystream.model.electrons import electron_wavelength
-from ptystream.model.geometry import KEV_METRES
 from ptystream.params.base import parameter
 from ptystream.scan.memory import allowed_bytes
 from ptystream.transport import Surroundings
@@ -27,8 +26,8 @@ BYTES_A_PIXEL = 64
 class StemParameters(SimulatedParameters):
     """Microscope, raster and sample; lengths in metres.
 
-    `energy`, `distance` and `psize` follow from `voltage`, `pixel` and `shape` where they are not given: a photon energy of the
-    electrons' wavelength, one metre, and the detector's pixel that gives `pixel` on the sample.
+    `acc_voltage`, `distance` and `psize` follow from `voltage`, `pixel` and `shape` where they are not given: the voltage, one
+    metre, and the detector's pixel that gives `pixel` on the sample.
     """
 
     shape: int | tuple[int, int] | None = parameter(64)
@@ -103,8 +102,8 @@ class StemParameters(SimulatedParameters):
             return given  # the fields themselves say what is wrong
         if not (math.isfinite(psize) and psize > 0 and wavelength > 0):
             return given
-        made = {"energy": KEV_METRES / wavelength, "distance": 1.0, "psize": psize}
-        return made | given if not any(name in given for name in made) else given
+        made = {"acc_voltage": told["voltage"], "distance": 1.0, "psize": psize}
+        return made | given if not any(name in given for name in ("energy", *made)) else given
 
     @field_validator("pixel", "semiangle", "electrons", "slice_distance", "lattice", "width")
     @classmethod
@@ -139,7 +138,7 @@ class StemParameters(SimulatedParameters):
         pixel = self.pixel_m()
         if pixel is not None and max(abs(p / self.pixel - 1) for p in pixel) > 1e-3:
             raise ValueError(
-                f"pixel: {self.pixel:g} m: energy, distance, psize and shape make it {pixel[0]:g} m: leave these out"
+                f"pixel: {self.pixel:g} m: acc_voltage, distance, psize and shape make it {pixel[0]:g} m: leave these out"
             )
         rows, columns = np.broadcast_to(self.steps, 2).tolist()
         if rows * (columns + self.flyback) > MAX_FRAMES:
@@ -192,7 +191,7 @@ class StemBeamline:
     def geometry(self) -> dict[str, Any]:
         """Parameters of `scans.*.data` that give the pixel."""
         p = self.parameters
-        return {"energy": p.energy, "distance": p.distance, "psize": p.psize}
+        return {"acc_voltage": p.acc_voltage, "distance": p.distance, "psize": p.psize}
 
     def told(self) -> dict[str, Any]:
         """What a reconstruction needs to know of microscope and raster."""

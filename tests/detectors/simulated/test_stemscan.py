@@ -31,7 +31,7 @@ def test_electrons_have_their_wavelength_and_their_interaction() -> None:
 def test_the_geometry_follows_from_the_microscope() -> None:
     p = parameters("StemScan", **SMALL)
     assert p.pixel_m() == pytest.approx((0.25e-10, 0.25e-10))
-    assert 1.23984193e-9 / p.energy == pytest.approx(electron_wavelength(60))
+    assert p.acc_voltage == 60 and p.energy is None
     with pytest.raises(ValueError, match="pixel"):
         parameters("StemScan", **SMALL, energy=7.2, distance=1.0, psize=1e-5)
 
