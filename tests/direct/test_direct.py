@@ -92,6 +92,18 @@ def test_rotation_is_found_by_the_curl(degrees: float) -> None:
     assert (np.rad2deg(up) - degrees + 180) % 360 - 180 == pytest.approx(0, abs=0.5)
 
 
+def test_rotation_follows_the_raster_and_not_the_lattice() -> None:
+    """A fine square lattice that is turned against the raster by another angle than the patterns."""
+    raster, turn = Raster((40, 40), (0.4e-10, 0.4e-10)), np.deg2rad(25.0)
+    y, x = turned(raster.places_m().reshape(40, 40, 2), -np.deg2rad(20.0)).transpose(2, 0, 1) * 2 * np.pi / 2.5e-10
+    # of the phase cos y + 0.7 cos x + 0.2 cos (x + y)
+    slopes_y, slopes_x = -np.sin(y) - 0.2 * np.sin(x + y), -0.7 * np.sin(x) - 0.2 * np.sin(x + y)
+    field = turned(turned(np.stack([slopes_y, slopes_x], axis=-1), np.deg2rad(20.0)), -turn)
+    angle, rest = dpc.rotation(field, raster)
+    assert np.rad2deg(angle) == pytest.approx(25.0, abs=0.2)
+    assert rest < 1e-3
+
+
 def test_rotation_of_noise_says_so_and_of_nothing_is_refused() -> None:
     noise = np.random.default_rng(0).normal(size=(40, 40, 2))
     assert dpc.rotation(noise, RASTER)[1] > 0.4
