@@ -13,6 +13,7 @@ import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +22,8 @@ from ptystream.metrics import Metrics
 from ptystream.params.load import load
 from ptystream.plan import make_plan, recorder_of
 from ptystream.publish.publisher import Publisher
-from ptystream.run import Run
 from ptystream.session import Session
+from ptystream.telling import Told
 from ptystream.viewers.client import Client
 
 
@@ -63,14 +64,14 @@ def main(frames: int = 600, rate: float = 200.0) -> None:
                 make_plan(loaded, recorder=recorder), metrics=Metrics(), publisher=publisher, tap=recorder, on_ready=go
             )
             telling: list[float] = []
-            tell = session._tell
+            tell = Told.tell
 
-            def timed(run: Run, force: bool) -> None:
+            def timed(told: Told, *given: Any, **named: Any) -> None:
                 began = time.thread_time()
-                tell(run, force)
+                tell(told, *given, **named)
                 telling.append(time.thread_time() - began)
 
-            session._tell = timed  # type: ignore[method-assign]
+            Told.tell = timed  # type: ignore[method-assign]
             began = time.monotonic()
             session.run()
             spent = time.monotonic() - began

@@ -21,8 +21,9 @@ from ptystream.engines.backend import Backend, cpu
 from ptystream.engines.multislice.detector import Detector
 from ptystream.engines.multislice.journey import View, Wanted
 from ptystream.engines.multislice.objective import Batch, Objective
-from ptystream.engines.multislice.optics import Optics, electron_wavelength
+from ptystream.engines.multislice.optics import Optics
 from ptystream.engines.tiles import TILE_BYTES
+from ptystream.model.electrons import electron_wavelength
 
 REACH = 3.0
 FRAMES = {64: 144, 128: 64}

@@ -14,6 +14,7 @@ NAMES = (
     "session",
     "latency",
     "publish",
+    "web",
     "plots",
     "memory",
     "siemens_star",

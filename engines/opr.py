@@ -28,8 +28,9 @@ from .tiles import Tile
 class SubspaceParameters(Branch):
     """How far probes may differ from frame to frame."""
 
-    subspace_dim: int = parameter(1, lower=1, steerable=True, ours=True)
-    """Dimensions of the subspace that the probes of all frames lie in, for each probe mode; 1: they differ by a factor."""
+    subspace_dim: int = parameter(1, lower=1, upper=1000, steerable=True, ours=True)
+    """Dimensions of the subspace that the probes of all frames lie in, for each probe mode; 1: they differ by a factor. As many
+    as there are frames: the probes are free."""
 
     subspace_start: int = parameter(0, lower=0, ours=True)
     """Number of iterations with one dimension before `subspace_dim` of them"""

@@ -11,19 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.model.subpixel import fft_of, frequencies, shift, turns_of
 
-def shift(views: NDArray[Any], remainder: NDArray[Any], kind: str, xp: Any = np) -> NDArray[Any]:
-    """S_d of each view. views (frame, y, x) real or complex; remainder (frame, 2) pixels; result in the views' dtype."""
-    if kind == "fourier":
-        return _ramp(views, remainder, xp)
-    result = views
-    for axis in (0, 1):
-        d = remainder[:, axis].astype(views.real.dtype)[:, None, None]
-        back = xp.roll(result, 1, axis + 1)
-        ahead = xp.roll(result, -1, axis + 1)
-        zero = d.dtype.type(0)
-        result = (1 - xp.abs(d)) * result + xp.maximum(d, zero) * back + xp.maximum(-d, zero) * ahead
-    return result
+__all__ = ["add_adjoint", "adjoint", "shift", "shifted_layers", "spread"]
 
 
 def adjoint(views: NDArray[Any], remainder: NDArray[Any], kind: str, xp: Any = np) -> NDArray[Any]:
@@ -34,48 +24,17 @@ def adjoint(views: NDArray[Any], remainder: NDArray[Any], kind: str, xp: Any = n
 def shifted_layers(layers: NDArray[Any], layer: NDArray[Any], remainder: NDArray[Any], xp: Any = np) -> NDArray[Any]:
     """S_d ('fourier') of the layer (layer, y, x) that each frame sees: a transform per layer, or per frame where those are
     fewer, and one per frame."""
-    fft = _fft(xp)
+    fft = fft_of(xp)
     spectra = fft.fft2(layers)[layer] if len(layers) <= len(layer) else fft.fft2(layers[layer])
-    return fft.ifft2(spectra * _factor(layers, remainder, xp))  # type: ignore[no-any-return]
+    return fft.ifft2(spectra * turns_of(layers, remainder, xp))  # type: ignore[no-any-return]
 
 
 def add_adjoint(terms: NDArray[Any], layer: NDArray[Any], remainder: NDArray[Any], out: NDArray[Any], xp: Any = np) -> None:
     """out[layer] += S_d† ('fourier') of each frame's term: one transform per frame and one per layer."""
-    fft = _fft(xp)
-    spectra = fft.fft2(terms) * _factor(terms, -remainder, xp)
+    fft = fft_of(xp)
+    spectra = fft.fft2(terms) * turns_of(terms, -remainder, xp)
     for number in xp.unique(layer).tolist():
         out[number] += fft.ifft2(spectra[layer == number].sum(axis=0))
-
-
-def _ramp(views: NDArray[Any], remainder: NDArray[Any], xp: Any) -> NDArray[Any]:
-    fft = _fft(xp)
-    result = fft.ifft2(fft.fft2(views) * _factor(views, remainder, xp))
-    dtype = np.dtype(views.dtype)
-    plain: NDArray[Any] = (result if np.issubdtype(dtype, np.complexfloating) else result.real).astype(dtype)
-    return plain
-
-
-def _factor(views: NDArray[Any], remainder: NDArray[Any], xp: Any) -> NDArray[Any]:
-    """exp(-2πi (d·frequency)), (frame, y, x), in the precision of the views."""
-    kind = np.result_type(np.dtype(views.dtype), np.complex64)
-    turns = [
-        xp.exp(-2j * np.pi * remainder[:, axis : axis + 1] * xp.asarray(_frequencies(length))[None]).astype(kind)
-        for axis, length in enumerate(views.shape[-2:])
-    ]
-    factor: NDArray[Any] = turns[0][:, :, None] * turns[1][:, None, :]
-    return factor
-
-
-def _frequencies(length: int) -> NDArray[np.float64]:
-    return np.fft.fftfreq(length).astype(np.float64)
-
-
-def _fft(xp: Any) -> Any:
-    if xp is np:
-        import scipy.fft as library
-
-        return library
-    return xp.fft
 
 
 def spread(powers: NDArray[Any], xp: Any = np) -> NDArray[Any]:
@@ -83,11 +42,11 @@ def spread(powers: NDArray[Any], xp: Any = np) -> NDArray[Any]:
 
     It is |O|² under the squares of the weights, whose tails reach far: a bright pixel counts for its whole row and column.
     """
-    fft = _fft(xp)
+    fft = fft_of(xp)
     turns = []
     for length in powers.shape[-2:]:
         remainders = (np.arange(64) + 0.5) / 64 - 0.5
-        weights = np.fft.ifft(np.exp(-2j * np.pi * _frequencies(length)[:, None] * remainders), axis=0)
+        weights = np.fft.ifft(np.exp(-2j * np.pi * frequencies(length)[:, None] * remainders), axis=0)
         turns.append(np.fft.fft((np.abs(weights) ** 2).mean(axis=1)).real)
     smooth = fft.ifft2(fft.fft2(powers) * xp.asarray(turns[0][:, None] * turns[1])).real
     result: NDArray[Any] = xp.maximum(smooth, 0).astype(powers.dtype)

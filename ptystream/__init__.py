@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ptystream.front import pypty_run
     from ptystream.params.plain import Param
     from ptystream.ptycho import Ptycho
     from ptystream.session import Session
 
 __version__ = "0.1.0"
-__all__ = ["Param", "Ptycho", "Session", "__version__"]
+__all__ = ["Param", "Ptycho", "Session", "__version__", "pypty_run"]
 
-_HOMES = {"Param": "ptystream.params.plain", "Ptycho": "ptystream.ptycho", "Session": "ptystream.session"}
+_HOMES = {
+    "Param": "ptystream.params.plain",
+    "Ptycho": "ptystream.ptycho",
+    "Session": "ptystream.session",
+    "pypty_run": "ptystream.front",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -59,6 +59,8 @@ class Checkpoint:
         for entry in self.schedule:
             if entry["do"] == "revise" and entry["what"] == "mask" and entry["scan"] in made:
                 made[entry["scan"]]["hot_pixels"] = entry["value"]
+            elif entry["do"] == "recut" and entry["scan"] in made:
+                made[entry["scan"]] |= {k: v for k, v in entry["decisions"].items() if k in ("center", "hot_pixels")}
         for held in made.values():
             if not held.get("hot_pixels"):
                 held.pop("hot_pixels", None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -217,13 +216,21 @@ def _write_ptyd(file: Any, found: Frames, tell: Tell) -> int:
 
 def _result(given: Path, made: Path, name: str | None) -> str:
     result = ptyr.read(given)
-    shared = [key for key in result.object if key in result.probe]
-    if not shared or (name is None and len(result.object) > 1):
-        raise ConvertError(f"{given}: objects {', '.join(result.object)}: say which with --scan")
-    with ExitStack() as stack:
-        file = stack.enter_context(ptyr.whole(made))
+    write_cxi(made, result, name, str(given))
+    return f"{made}: objects {', '.join(result.object)}, probes {', '.join(result.probe)}"
+
+
+def write_cxi(made: Path, result: ptyr.Result, name: str | None = None, given: str = "") -> None:
+    """A result as CXI/NeXus, whole or not there. Raises `ConvertError` where it has no object `name`, or none with a probe."""
+    with ptyr.whole(made) as file:
         try:
-            write_product(file, result, name or shared[0])
+            write_product(file, result, name)
         except ValueError as error:
-            raise ConvertError(f"{given}: {error}") from error
-    return f"{made}: object and probe {name or shared[0]}"
+            raise ConvertError(f"{given or made}: {error}") from error
+
+
+def cxi_beside(path: Path) -> str:
+    """The result in `path` as CXI/NeXus beside it, with the ending .cxi; returns where. Raises as `ptyr.read` and `write_cxi`."""
+    made = path.with_name(f"{path.name.removesuffix('.ptyr')}.cxi")
+    write_cxi(made, ptyr.read(path), given=str(path))
+    return str(made)

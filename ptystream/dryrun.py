@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ptystream.engine import Context, Engine
 from ptystream.model.bragg_model import Bragg3d
 from ptystream.model.scan_model import ScanModel
+from ptystream.parallel import team
 from ptystream.params.load import Configuration, ScanConfiguration
 from ptystream.plan import _Sample, geometry_of, make_plan
 from ptystream.reconstruction import PodTable, Reconstruction
@@ -78,6 +79,8 @@ class Needs:
     result: str | None
     scans: Sequence[ScanNeeds]
     engines: Sequence[EngineNeeds]
+    halves: bool = False
+    """Whether two engines with half of the frames each run beside (`live.quality`)."""
 
     @property
     def known(self) -> bool:
@@ -94,14 +97,27 @@ class Needs:
 
     @property
     def memory_bytes(self) -> float:
-        """At the peak: frames, probes, objects, and the engine that needs most."""
+        """At the peak: frames, probes, objects, the engine that needs most, and the split halves."""
         held = sum(self.frames(s.label) * s.counts_per_frame + s.probe + (s.object or 0) for s in self.scans)
+        return held + self._engine_bytes + self.halves_bytes
+
+    @property
+    def halves_bytes(self) -> float:
+        """What the split halves hold at the peak, of which one iterates at a time: each frame is in one of them, probe and
+        object are in both."""
+        if not self.halves:
+            return 0.0
+        return 2 * sum(s.probe + (s.object or 0) for s in self.scans) + self._engine_bytes
+
+    @property
+    def _engine_bytes(self) -> float:
+        """Of the engine that needs most."""
         labels = {e.label for e in self.engines}
-        engines = (
+        needed = (
             sum(self.views(e.scan) * e.bytes_per_frame + e.bytes_beside for e in self.engines if e.label == label)
             for label in labels
         )
-        return held + max(engines, default=0.0)
+        return max(needed, default=0.0)
 
     @property
     def seconds(self) -> float:
@@ -135,6 +151,8 @@ class Needs:
                 f"  holds {size_of(engine.bytes_per_frame)} a {what}, {size_of(held)} in all, "
                 f"and {size_of(engine.bytes_beside)} beside"
             )
+        if self.halves:
+            said.append(f"split halves of the frames (live.quality.share): {size_of(self.halves_bytes)}")
         said.append(f"in all about {size_of(self.memory_bytes)} of memory and {self.seconds:.3g} s of iterations")
         said.append(
             "no result would be written: io.rfile is None" if self.result is None else f"the result would be {self.result}"
@@ -155,7 +173,9 @@ def dry_run(configuration: Configuration) -> Needs:
     info = {"engine": last.name, "iteration": numiter, "numiter": numiter}
     info["iterations"] = sum(int(e.parameters.numiter) for e in plan.engines)
     result = None if root.io.rfile is None else f"{root.io.home.rstrip('/')}/{file_name(root.io.rfile, configuration.name, info)}"
-    return Needs(configuration.name, plan.device, result, scans, engines)
+    flat = not any(scan.frames_per_view > 1 for scan in scans)
+    halves = flat and team() is None and root.live.quality.share > 0
+    return Needs(configuration.name, plan.device, result, scans, engines, halves)
 
 
 def _scan(scan: ScanConfiguration, number: int, seed: int, context: Context) -> ScanNeeds:
@@ -164,7 +184,7 @@ def _scan(scan: ScanConfiguration, number: int, seed: int, context: Context) -> 
     model = scan.model(scan.label, number, scan.parameters, geometry, seed)
     probes, objects = (modes * energies for modes, energies in zip(model.modes, model.coherence.storages, strict=True))
     view = _view(model)
-    planned = p.positions_theory
+    planned = p.planned()
     frames = p.num_frames if planned is None else len(planned)
     canvas = size = None
     if planned is not None and len(planned) and not model.volumes:

@@ -99,7 +99,8 @@ class Dumping:
         except H5Error as error:
             log.warning("%s: begins anew: %s", run, error)
             return None
-        if checkpoint.engine not in [e.label for e in self._configuration.engines]:
+        appended = [entry["label"] for entry in checkpoint.schedule if entry["do"] == "append"]
+        if checkpoint.engine not in [*appended, *(e.label for e in self._configuration.engines)]:
             log.warning("%s: begins anew: engine %r of %s is not in the configuration", run, checkpoint.engine, file)
             return None
         log.info("%s: %s: going on from there", run, file)

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ptystream.archives import archivist_of, documents_of
 from ptystream.citations import citations_of
 from ptystream.cli.progress import progress_line
 from ptystream.dryrun import dry_run
@@ -57,13 +58,14 @@ def launch(
     on_publish: Callable[[str], None] | None = None,
     on_steering: Callable[[str], None] | None = None,
     on_interaction: Callable[[int], None] | None = None,
+    on_document: Callable[[str, dict[str, Any]], object] | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> bool:
     """Run a session to its end; ctrl-c saves what is there. Returns whether it was interrupted so.
 
     `talkative`: where the configuration says no `verbose_level`, say addresses, progress, warnings and results all the
     same. `replay`: a recording, or one with pace and faults, instead of the sources; `transports` in the place of some of
-    them. `on_session` is given the session before it runs.
+    them. `on_session` is given the session before it runs; `on_document(name, document)` Bluesky's documents of its runs.
     """
     root = configuration.root
     wanted = level(root.verbose_level)
@@ -110,6 +112,14 @@ def launch(
         if replay:
             given |= (Playback(replay) if isinstance(replay, str) else replay).transports(configuration)
         plan = make_plan(configuration, recorder=recorder, transports=given, interrupted=before is not None, recording=recording)
+        archivist = archivist_of(configuration, metrics)
+        if archivist is not None:
+            stack.callback(archivist.close)
+            plan = archivist.beside(plan)
+        documents = documents_of(configuration, metrics, on_document)
+        if documents is not None:
+            stack.callback(documents.close)
+            plan = documents.beside(plan)
         say(plan.device)
         plotter = plotter_of(configuration)
         if plotter is not None:
@@ -126,6 +136,7 @@ def launch(
             publisher=publisher,
             plotter=plotter,
             follower=namespace,
+            documents=documents,
             tap=recorder,
             frame_files=frame_files,
             recorded=recorded,
@@ -169,6 +180,10 @@ def launch(
             say(f"movie: {path}")
         for path in session.results:
             say(f"result: {path}")
+        if archivist is not None:
+            archivist.close()
+            for line in archivist.done:
+                say(line)
         tell("To cite with this result:", CITATION)
         for citation in citations_of(configuration):
             tell(f"  {citation}", CITATION)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -20,7 +21,7 @@ from ptystream.checkpoint import Checkpoint
 from ptystream.run import Run
 from ptystream.run_state import Scan
 from ptystream.scan.block import EOS, Block, Signal, join, revised
-from ptystream.schedule import to_runs
+from ptystream.schedule import Entry, to_runs
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ class Loop:
         self._seen: dict[str, int] = {}
         """The same at the last pass."""
         self._cut = False
+        self.held = False
+        """Whether the last pass waits: frames are being cut another way, and the result is to have them so."""
         self._absorbing = False
         """Whether the last pass saw an unfinished scan."""
         if settings.min_frames_for_recon == 0:
@@ -97,9 +100,9 @@ class Loop:
             "absorbing": self._absorbing,
         }
 
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint: the run takes its frames again, then `step` goes on. Raises as `Run.resume`."""
-        self.run.resume(checkpoint)
+    def resume(self, checkpoint: Checkpoint, changes: Sequence[Entry] = ()) -> None:
+        """Go on from a checkpoint: the run takes its frames again, then `step` goes on. As `Run.resume`."""
+        self.run.resume(checkpoint, changes)
         held = checkpoint.loop
         self._engine_number = [entry.label for entry in self.run.engines].index(checkpoint.engine)
         self._left, self._unchanged = int(held["left"]), int(held["unchanged"])
@@ -107,6 +110,23 @@ class Loop:
         parameters = self.run.engines[self._engine_number].parameters
         self._numiter = int(held.get("numiter", parameters.numiter))  # it may have been steered since `left` was counted
         self._rotation, self._absorbing = int(held["rotation"]), bool(held["absorbing"])
+
+    def switch(self, to: str, asked: Mapping[str, Any]) -> None:
+        """End the engine now and go on with the one of this label at the next step. `asked`: who and when, for the schedule."""
+        run = self.run
+        number = [entry.label for entry in run.engines].index(to)
+        run.apply({"do": "finish", **asked})
+        self._engine_number = number - 1
+
+    def renew(self, entry: Entry) -> None:
+        """Have the frames of a scan cut another way, which is ready, or begin anew; iterations are guaranteed from here on."""
+        run = self.run
+        run.apply(entry)
+        self._unchanged = 0
+        if run.engine is not None:
+            if entry["anew"]:
+                self._engine_number = 0
+            self._left = self._numiter = int(run.engines[self._engine_number].parameters.numiter)
 
     def cut(self) -> None:
         """Finish at the next step with what is there: no further iteration, no further engine."""
@@ -145,6 +165,8 @@ class Loop:
             self._left = numiter
         elif self._absorbing and self.settings.restart_probe and self._engine_number == 0:
             run.apply({"do": "restart"})
+        elif self.held and self._left <= int(run.engine_entry.parameters.numiter_contiguous):
+            return Step.IDLE
         self._absorbing = not run.complete
         self._iterate(new)
         if run.complete and self._left <= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import threading
 import time
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from ptystream import __version__
 from ptystream.health import Health
+from ptystream.publish.measured import CONVERGENCE
 from ptystream.scan.memory import allowed_bytes
 from ptystream.scraping import application, serve
 
@@ -22,7 +24,10 @@ ITERATION_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 STATES = ("waiting", "running", "paused", "finished", "failed")
 STAGES = ("taken", "used", "published")
 """Latency is counted from a frame's arrival: until the engine took it, an iteration used it, a picture with it was out."""
+ARCHIVES = ("cxi", "tiled", "documents")
 MISFITS = ("amplitude", "photon", "poisson")
+AXES = ("y", "x")
+FIGURES = ("frc", "coverage", "drift", "convergence")
 
 METRICS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("ptystream_messages_received_total", "counter", "Messages that arrived.", ("channel",)),
@@ -40,6 +45,15 @@ METRICS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("ptystream_error", "gauge", "Errors of the last iteration, as the engine reports them.", ("kind",)),
     ("ptystream_misfit", "gauge", "Data misfit of probe times object in the last iteration.", ("kind",)),
     ("ptystream_first_misfit", "gauge", "The same in the first iteration of the current run.", ("kind",)),
+    ("ptystream_convergence", "gauge", "1 for what the misfit of the current run does.", ("state",)),
+    ("ptystream_resolution_meters", "gauge", "Half the period to which both halves of the frames agree; a pixel at best.", ()),
+    ("ptystream_overlap_ratio", "gauge", "Linear overlap of neighbouring positions.", ()),
+    ("ptystream_holes_ratio", "gauge", "Share of the hull of the positions that saw too little.", ()),
+    ("ptystream_frames_per_beam", "gauge", "Frames for the area of one beam.", ()),
+    ("ptystream_probe_drift_meters", "gauge", "Where the probe's centre of mass is, from where it began.", ("axis",)),
+    ("ptystream_position_rms_meters", "gauge", "Rms of what refinement moved the positions by.", ()),
+    ("ptystream_quality_share_ratio", "gauge", "Share of the engine thread's time that the split halves really take.", ()),
+    ("ptystream_quality_timestamp_seconds", "gauge", "When a figure of the current run was measured last.", ("figure",)),
     ("ptystream_frame_latency_seconds", "histogram", "Age of the newest frame when it reached a stage.", ("stage",)),
     ("ptystream_last_frame_timestamp_seconds", "gauge", "Arrival of the newest frame in the picture.", ()),
     ("ptystream_unrecorded_messages_total", "counter", "Messages that the recording lacks because the disk was full.", ()),
@@ -47,6 +61,7 @@ METRICS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("ptystream_recording_free_bytes", "gauge", "Room on the disk of the recording.", ()),
     ("ptystream_frames_not_in_files_total", "counter", "Frames that io.frames could not write to a file any more.", ()),
     ("ptystream_unsaved_results", "gauge", "Results that could not be written and are only in the recording.", ()),
+    ("ptystream_archived_total", "counter", "Results and documents that went to another place.", ("target", "outcome")),
     ("ptystream_viewers", "gauge", "Viewers connected to the publish socket.", ()),
     ("ptystream_steering_requests_total", "counter", "Requests to the steering socket.", ("outcome",)),
     ("ptystream_engine_heartbeat_timestamp_seconds", "gauge", "When the engine's thread came round last.", ()),
@@ -80,6 +95,10 @@ class Metrics:
             self._of["ptystream_frame_latency_seconds"].labels(stage)
         for state in STATES:
             self._of["ptystream_run_state"].labels(state).set(0)
+        for target in ARCHIVES:
+            for outcome in ("done", "failed"):
+                self._of["ptystream_archived_total"].labels(target, outcome)
+        self._quality({}, in_metres=False)
         for name, values in KNOWN_LABELS.items():
             for value in values:
                 self._of[name].labels(value)
@@ -135,6 +154,10 @@ class Metrics:
         """A request to the steering socket was done, or refused."""
         self._of["ptystream_steering_requests_total"].labels("done" if done else "refused").inc()
 
+    def archived(self, target: str, done: bool) -> None:
+        """A result, or a run's documents, went where they were to go, or did not."""
+        self._of["ptystream_archived_total"].labels(target, "done" if done else "failed").inc()
+
     def over(self, state: str) -> None:
         """A run is over."""
         self._of["ptystream_runs_total"].labels("failed" if state == "failed" else "finished").inc()
@@ -188,6 +211,29 @@ class Metrics:
             if history:
                 for kind, value in zip(kinds, history[which][which], strict=True):
                     self._of[name].labels(kind).set(float(value))
+        self._quality(run.quality, in_metres=run.in_metres)
+
+    def _quality(self, quality: Mapping[str, Mapping[str, Any]], *, in_metres: bool) -> None:
+        """Figures as of `Snapshot.quality`; what was not measured, or is no length in metres, is no number."""
+        nothing = math.nan
+        frc, seen, drift = (quality.get(name, {}) for name in ("frc", "coverage", "drift"))
+        finest = frc["resolution_m"] or 0.5 / frc["frequency_per_m"][-1] if frc else nothing
+        for name, value in (
+            ("ptystream_resolution_meters", finest if in_metres else nothing),
+            ("ptystream_position_rms_meters", drift.get("rms_m", 0.0) if drift and in_metres else nothing),
+            ("ptystream_overlap_ratio", seen.get("overlap", nothing)),
+            ("ptystream_holes_ratio", seen.get("holes", nothing)),
+            ("ptystream_frames_per_beam", seen.get("frames_per_beam", nothing)),
+            ("ptystream_quality_share_ratio", frc.get("share", nothing)),
+        ):
+            self._of[name].set(value)
+        for axis, value in zip(AXES, drift.get("probe_m", (nothing, nothing)), strict=True):
+            self._of["ptystream_probe_drift_meters"].labels(axis).set(value if in_metres else nothing)
+        for figure in FIGURES:
+            at = quality.get(figure, {}).get("measured_ns")
+            self._of["ptystream_quality_timestamp_seconds"].labels(figure).set(nothing if at is None else at / 1e9)
+        for state in CONVERGENCE:
+            self._of["ptystream_convergence"].labels(state).set(quality.get("convergence", {}).get("state") == state)
 
     def serve(self, address: str = "127.0.0.1", port: int = 0, health: Health | None = None) -> tuple[str, Callable[[], None]]:
         """Answer scrapes over HTTP, and with `health` whether the session is alive and ready; returns (URL, function that ends

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream import __version__
+from ptystream.assessment.assessor import Assessor
 from ptystream.device import choose
 from ptystream.dumping import Dumping
 from ptystream.engine import Context
@@ -28,14 +30,16 @@ from ptystream.model.bragg_model import Bragg3d
 from ptystream.model.geometry import Geometry, GeometryError
 from ptystream.model.opr import decomposed
 from ptystream.model.scan_model import ScanModel
+from ptystream.model.spectrum import CoherenceParameters
 from ptystream.parallel import team
 from ptystream.params.branches import IoParameters, RootParameters
 from ptystream.params.errors import ConfigurationError, Fault
-from ptystream.params.load import Configuration, ScanConfiguration, SourceConfiguration
+from ptystream.params.load import Configuration, EngineConfiguration, ScanConfiguration, SourceConfiguration
 from ptystream.pypty_output import PyPtyOutput
+from ptystream.raw import RawFrames
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.recording import Recorder, Recording
-from ptystream.results import as_json, effective, file_name, versions
+from ptystream.results import as_json, effective, file_name, made_by, versions
 from ptystream.run import Run
 from ptystream.run_state import EngineEntry
 from ptystream.scan.block import Block
@@ -54,6 +58,7 @@ from ptystream.wiring import Channel, Plan, ScanEntry
 
 log = logging.getLogger(__name__)
 
+NO_SPECTRUM = CoherenceParameters()
 BEGINNING_BYTES = 120
 """Memory per pixel and mode while a probe is begun."""
 
@@ -97,7 +102,8 @@ def make_plan(
             given = (transports or {}).get(name)
             channels.append(Channel(name, given or transport_of(source, name, decoder, root), decoder))
         epochs = EpochMap(root.live.epochs, list(scan.sources) or ["data"])
-        made = _maker(scan, models[scan.label], settings, pool, root, savers, copies, memory)
+        raw = raw_frames(configuration, scan.label, recorder, recording)
+        made = _maker(scan, models[scan.label], settings, pool, root, savers, copies, memory, raw)
         entries.append(ScanEntry(scan.label, made, epochs, scan.data.parameters.follows))
     _warn(configuration)
     _warn_of_transforms(configuration)
@@ -123,6 +129,7 @@ def make_plan(
         overlap=_overlap(configuration, ranks is None),
         aborted=root.live.aborted,
         publish_interval_s=root.io.publish.interval_s,
+        publish_share=root.io.publish.share,
         timeout_s=root.live.timeout_s,
         beam_timeout_s=root.live.beam_timeout_s,
         save=lambda run: save(run, configuration, recorder),
@@ -133,6 +140,7 @@ def make_plan(
         checkpoint=dumping.checkpoint if interrupted else lambda name: None,
         warm_up=lambda: warm_up(configuration, engines, context),
         configuration=configuration,
+        assess=lambda run: Assessor(run, root.live.quality.share, root.live.quality.convention_check, alone=ranks is None),
         device=reason if ranks is None else f"{ranks.size} ranks; {reason}",
         close=partial(_wait, savers, output),
     )
@@ -171,7 +179,8 @@ def told_later(scan: ScanConfiguration) -> list[str]:
     if not getattr(scan.data.plugin, "tells_geometry", False):
         return []
     p = scan.data.parameters
-    return [name for name in ("energy", "distance", "psize") if left_out(p, name)] + (["shape"] if p.shape is None else [])
+    lengths = ("energy", "distance", "psize") if p.acc_voltage is None else ("distance", "psize")
+    return [name for name in lengths if left_out(p, name)] + (["shape"] if p.shape is None else [])
 
 
 def geometry_of(scan: ScanConfiguration) -> Geometry:
@@ -189,14 +198,17 @@ def _geometry(scan: ScanConfiguration, p: Any) -> Geometry:
         raise ConfigurationError([Fault(f"scans.{scan.label}.data.shape", None, "give the side of the cropped frame in pixels")])
     side //= p.rebin or 1
     pixels = scan.positions is not None and scan.positions.parameters.unit == "px"
-    known = not pixels and bool(p.energy and p.distance and p.psize)
+    known = not pixels and bool((p.energy or p.acc_voltage) and p.distance and p.psize)
     y, x = np.broadcast_to(np.asarray(p.psize or 0.0, float), 2) * (p.rebin or 1)
     near, resolution, resample = model.propagation == "nearfield", getattr(model, "resolution", None), model.resample or 1
+    made = partial(
+        Geometry, (side, side), near=near, resample=resample, resolution_m=resolution, pad=model.pad, signals=p.signals
+    )
     try:
         if not known:
-            return Geometry((side, side), near=near, resample=resample, resolution_m=resolution)
-        pixel = float(y), float(x)
-        return Geometry((side, side), p.energy, p.distance, pixel, near=near, resample=resample, resolution_m=resolution)
+            return made()
+        energy = None if p.acc_voltage else p.energy
+        return made(energy, p.distance, (float(y), float(x)), voltage_kv=p.acc_voltage)
     except GeometryError as error:
         raise ConfigurationError([Fault(f"scans.{scan.label}.{error.name}", error.value, error.remedy)]) from error
 
@@ -204,7 +216,7 @@ def _geometry(scan: ScanConfiguration, p: Any) -> Geometry:
 def models_of(configuration: Configuration) -> dict[str, ScanModel]:
     """The scan models, with what they share settled. Raises `ConfigurationError` for all that cannot be begun or shared."""
     seed = configuration.root.seed
-    mixed = list(_mixed(configuration))
+    mixed = list(unfit(configuration))
     if mixed:
         raise ConfigurationError(mixed)
     late = {s.label for s in configuration.scans if told_later(s)}
@@ -232,7 +244,7 @@ def models_of(configuration: Configuration) -> dict[str, ScanModel]:
     return models
 
 
-def _mixed(configuration: Configuration) -> Iterator[Fault]:
+def unfit(configuration: Configuration) -> Iterator[Fault]:
     """Models with engines that do not know them, or the other way round, or without what they need."""
     curves = [scan for scan in configuration.scans if scan.model.volumes]
     own = any(scan.model.probe_per_frame for scan in configuration.scans)
@@ -243,6 +255,8 @@ def _mixed(configuration: Configuration) -> Iterator[Fault]:
             yield Fault(path, engine.name, "works on rocking curves: every scan needs `name: Bragg3dModel`")
         elif curves and not takes:
             yield Fault(path, engine.name, "does not work on rocking curves (scans with Bragg3dModel); use DM_3dBragg")
+        for scan in configuration.scans:
+            yield from _for_electrons(scan, engine)
         if getattr(engine.engine, "wants_probe_per_frame", False) and not own:
             yield Fault(path, engine.name, "needs a scan with `name: OPRModel`, a probe for each frame")
     for scan in curves:
@@ -257,6 +271,21 @@ def _mixed(configuration: Configuration) -> Iterator[Fault]:
             yield Fault(f"{path}.positions.channels.angle", None, "name the channel of the rocking angle (degrees)")
         elif given.unit != "m":
             yield Fault(f"{path}.positions.unit", given.unit, "Bragg3dModel needs positions in metres")
+
+
+def _for_electrons(scan: ScanConfiguration, engine: EngineConfiguration) -> Iterator[Fault]:
+    """What only some engines do."""
+    path, p, told = f"scans.{scan.label}", scan.parameters, f"engines.{engine.label} ({engine.name})"
+    if p.pad and not getattr(engine.engine, "takes_pad", False):
+        yield Fault(f"{path}.pad", p.pad, f"{told} takes no model that is wider than the detector: use PyPty, or leave it out")
+    if scan.data.parameters.signals is not None and not getattr(engine.engine, "takes_signals", False):
+        yield Fault(f"{path}.data.signals", scan.data.parameters.signals, f"{told} takes patterns only: use PyPty")
+    if p.margin and scan.model.volumes:
+        yield Fault(f"{path}.margin", p.margin, "a volume has no room around it: leave it out")
+    if scan.data.parameters.acc_voltage is not None and len(getattr(p, "coherence", NO_SPECTRUM).energies) > 1:
+        yield Fault(f"{path}.coherence.energies", p.coherence.energies, "electrons of one voltage have one energy: leave it out")
+    if scan.data.parameters.acc_voltage is not None and scan.model.volumes:
+        yield Fault(f"{path}.data.acc_voltage", scan.data.parameters.acc_voltage, "Bragg3dModel is for light: give `energy`")
 
 
 def _warn(configuration: Configuration) -> None:
@@ -295,6 +324,10 @@ def _check_saving(configuration: Configuration) -> None:
         p, path = scan.data.parameters, f"scans.{scan.label}.data"
         if p.save is None:
             continue
+        if p.acc_voltage is not None:
+            faults.append(Fault(f"{path}.save", p.save, "a .ptyd file tells a photon energy and no voltage: record instead"))
+        if p.signals is not None:
+            faults.append(Fault(f"{path}.save", p.save, "a .ptyd file holds pictures and no signals: record the session instead"))
         file = (Path(configuration.root.io.home) / p.dfile).resolve()
         if file in files:
             faults.append(Fault(f"{path}.dfile", p.dfile, f"is that of {files[file]} too: each scan needs a file of its own"))
@@ -314,6 +347,7 @@ def _maker(
     savers: dict[str, Saver],
     copies: Kept,
     memory: Budget,
+    raw: RawFrames,
 ) -> Any:
     """Makes buffer and model of a scan. The savers, the newest of each label, are left in `savers`."""
 
@@ -328,7 +362,7 @@ def _maker(
         buffer = partial(
             PtyScan,
             scan.label,
-            scan.data.parameters,
+            scan.data.parameters.model_copy(),  # what is set while it runs is for those to come
             positions,
             also=[source.parameters for source in scan.also],
             pool=pool if p.frames_in_parallel else None,
@@ -340,6 +374,7 @@ def _maker(
             settle=partial(_settle, scan, own),
             copies=copies,
             budget=memory,
+            raw=raw,
         )
         if isinstance(model, Bragg3d):
             p = scan.parameters.rocking
@@ -349,6 +384,16 @@ def _maker(
         return buffer(), own
 
     return make
+
+
+def raw_frames(configuration: Configuration, label: str, recorder: Recorder | None, recording: Recording | None) -> RawFrames:
+    """The frames of a scan as they came, in the recording that is written or given back: of the scan that has the sources."""
+    scans = {scan.label: scan for scan in configuration.scans}
+    while (before := scans[label].data.parameters.follows) is not None:
+        label = before
+    source, channel = scans[label].data, f"{label}/data"
+    bare = getattr(source.plugin, "bare", tuple)
+    return RawFrames(channel, lambda: source.plugin.decoder(source.parameters, channel), recorder, recording, bare)
 
 
 def _settle(scan: ScanConfiguration, model: ScanModel, parameters: PtyScanParameters) -> tuple[float, float] | None:
@@ -420,8 +465,13 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
         error_local=run.local_errors(),
         runtime=_runtime(run, held),
         started=run.started,
+        ended=time.time(),
+        uid=run.uid,
+        made_by=made_by(),
+        frame_numbers=run.frame_numbers(),
         scans={scan.label: _described(scan, run) for scan in configuration.scans},
         used=effective(configuration),
+        quality=run.quality,
     )
 
 
@@ -444,7 +494,7 @@ def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
     held = run.scans[scan.label]
     p = held.buffer.parameters
     told = {name: getattr(p, name) for name in ("experimentID", "version", "psize", "energy", "distance")}
-    decided = run.decisions.get(scan.label, {})
+    decided = run.decided(scan.label)
     own = run.acquisitions.get(scan.label)
     return {
         "acquisition": None if own is None else list(own[1:]),

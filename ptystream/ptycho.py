@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,7 @@ class Ptycho:
         self.results: list[Path] = []
         """Files that were written."""
         self._transports = transports
+        self._on_document: list[Callable[[str, dict[str, Any]], object]] = []
         self._session: Session | None = None
         self._loaded: ptyr.Result | None = None
         if level >= 4:
@@ -139,19 +140,37 @@ class Ptycho:
         could be used.
         """
         try:
-            interrupted = launch(self.configuration, Console(stderr=True), transports=self._transports, on_session=self._watch)
+            interrupted = launch(
+                self.configuration,
+                Console(stderr=True),
+                transports=self._transports,
+                on_session=self._watch,
+                on_document=self._told if self._on_document else None,
+            )
         finally:
             self.results = [] if self._session is None else list(self._session.results)
         if interrupted:
             raise KeyboardInterrupt
         run = None if self._session is None else self._session.current
         if self._session is not None and (run is None or run.reconstruction is None or not run.frames):
-            run = self._session.fruitless or run  # what came late for it may have begun another since
-            counts = {} if run is None else run.ledger()
-            became = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no frame came"
-            causes = [] if run is None else run.failures
-            raise SessionError(f"{self.configuration.name}: nothing was reconstructed: {'; '.join([*causes, became])}")
+            raise SessionError(f"{self.configuration.name}: nothing was reconstructed: {self._session.fruitless_because()}")
         return self
+
+    def subscribe(self, callback: Callable[[str, dict[str, Any]], object]) -> Callable[[], None]:
+        """Before `run`: have `callback(name, document)` called for each of Bluesky's documents, in a thread of its own;
+        returns what ends that."""
+        self._on_document.append(callback)
+        return lambda: self._on_document.remove(callback) if callback in self._on_document else None
+
+    def _told(self, name: str, document: dict[str, Any]) -> None:
+        failed: list[Exception] = []
+        for callback in list(self._on_document):
+            try:
+                callback(name, document)
+            except Exception as error:  # the others are told all the same
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
     def stop(self) -> None:
         """From another thread: end the run at the next look; what is there is saved."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_cdt, spline_filter
 from scipy.ndimage import shift as spline
-from scipy.ndimage import spline_filter
 
 COVERED = 0.1
 """Share of the peak coverage from which on a pixel counts as covered."""
@@ -154,16 +154,18 @@ class Frc:
     """First crossing above 0.06; infinity where there is none: the images agree up to Nyquist, and beyond nothing is known."""
 
 
-def crop_to_cover(weight: NDArray[Any]) -> tuple[slice, slice]:
-    """The largest centred-on-mass square inside the covered area, by shrinking from the bounding box."""
-    lit = np.asarray(weight) > COVERED * float(np.max(weight))
-    y, x = np.nonzero(lit)
-    low, high = np.array([y.min(), x.min()]), np.array([y.max(), x.max()]) + 1
-    middle = (low + high) // 2
-    half = int(min(high - low) // 2)
-    while half > 8 and not lit[middle[0] - half : middle[0] + half, middle[1] - half : middle[1] + half].all():
-        half -= 1
-    return slice(int(middle[0] - half), int(middle[0] + half)), slice(int(middle[1] - half), int(middle[1] + half))
+def crop_to_cover(weight: NDArray[Any], largest: int | None = None) -> tuple[slice, slice]:
+    """The largest square inside the covered area, of at most `largest` pixels on a side about the same middle; empty where
+    nothing is covered."""
+    lit = np.pad(np.asarray(weight) > COVERED * float(np.max(weight, initial=0.0)), 1)
+    room = distance_transform_cdt(lit, metric="chessboard")
+    y, x = np.unravel_index(int(np.argmax(room)), room.shape)
+    half = int(room[y, x])
+    if largest is not None:
+        half = min(half, (largest + 1) // 2)
+    low = int(y) - half, int(x) - half  # without the frame that was put round it
+    side = max(0, 2 * half - 1)
+    return slice(low[0], low[0] + side), slice(low[1], low[1] + side)
 
 
 def fourier_ring_correlation(first: NDArray[Any], second: NDArray[Any], *, taper: float = 0.25) -> Frc:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.model.bragg import BraggGeometry
+from ptystream.model.geometry import Geometry
 from ptystream.model.propagate import Propagator
 
 PROBE, PROBE_LAYER, OBJECT, OBJECT_LAYER, ROW, COLUMN = range(6)
@@ -299,6 +300,8 @@ class Reconstruction:
     propagators: dict[int, tuple[Propagator, ...]] = field(default_factory=dict)
     """How the pods of a scan (by number of the scan, in the order of the pod table) reach the detector; a scan that is not
     in it: the orthonormal transform."""
+    geometries: dict[int, Geometry] = field(default_factory=dict)
+    """Where the detector of a scan stands, by number of the scan; a scan that is not in it: everything is in object pixels."""
     probe_dispersion: list[Dispersion] = field(default_factory=list)
     """Probes that an update keeps linear in the energy."""
     object_dispersion: list[Dispersion] = field(default_factory=list)
@@ -314,6 +317,7 @@ class Reconstruction:
             {k: v.copy() for k, v in self.objects.items()} if "object" in wanted else {},
             self.pods,
             self.propagators,
+            self.geometries,
             self.probe_dispersion,
             self.object_dispersion,
             self.improved,

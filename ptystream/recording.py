@@ -362,6 +362,22 @@ class Recording:
                     table.update(dict.fromkeys(np.frombuffer(raw, "<i8").tolist(), where))
         return found
 
+    def contents(self, channel: str) -> tuple[list[int], dict[str, list[tuple[int, NDArray[np.int64]]]]]:
+        """(offsets of all messages of a channel; by epoch, which of them hold which frames, as far as the index tells), both in
+        the order in which they came."""
+        offsets: list[int] = []
+        found: dict[str, list[tuple[int, NDArray[np.int64]]]] = {}
+        for offset, message in self._records():
+            if message is not None:
+                if message.channel == channel:
+                    offsets.append(offset)
+            elif self._channel_at(offset) == INDEX:
+                _, parts, _ = self._whole(offset) or (0, (b"\x90",), 0)
+                for number, where, epoch, raw in msgpack.unpackb(parts[0]):
+                    if self.channels.get(number) == channel:
+                        found.setdefault(epoch, []).append((where, np.frombuffer(raw, "<i8")))
+        return offsets, found
+
     def at(self, offset: int) -> Message:
         """The message that begins at `offset` (of `frames`). Raises `RecordingError` where there is none."""
         whole = self._whole(offset)

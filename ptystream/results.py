@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import json
 import platform
 from collections.abc import Mapping
@@ -45,6 +47,14 @@ def versions() -> dict[str, str]:
         **packages,
         "machine": machine(),
     }
+
+
+def made_by() -> dict[str, str]:
+    """Who runs this, and where; what the system does not tell is left out."""
+    found = {"host": platform.node()}
+    with contextlib.suppress(OSError, KeyError, ImportError):  # a container may know no name for its user
+        found["user"] = getpass.getuser()
+    return {name: value for name, value in found.items() if value}
 
 
 def machine() -> str:

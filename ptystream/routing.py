@@ -84,6 +84,8 @@ class Router:
         self._over: dict[Acquisition, None] = {}
         self._saved: set[Acquisition] = set()
         """While a recording is delivered: acquisitions that have a result."""
+        self.recut: set[str] = set()
+        """While a recording is delivered: scans whose frames are cut otherwise than a checkpoint may know."""
         self.wanted: frozenset[Acquisition] | None = None
         """In a verification: the acquisitions of one run; the others are left out."""
         self.decided: Mapping[str, Mapping[str, Any]] = {}
@@ -179,6 +181,8 @@ class Router:
             self._drop(empty)
         number, checkpoint = next(((n, c) for n, c in self.checkpoints if wanted in c.acquisitions), (None, None))
         decisions = self.decided if checkpoint is None else checkpoint.buffer_decisions
+        for label in self.recut:  # the search belongs to the frames as they were cut before
+            decisions.get(label, {}).pop("hot_pixels", None)  # type: ignore[attr-defined]
         scans = [Scan(e.label, k, *e.make(decisions.get(e.label))) for k, e in enumerate(self.scans)]
         for scan in scans:
             scan.buffer.on_change = self._bell.ring
@@ -221,6 +225,7 @@ class Router:
             self._over.update(dict.fromkeys(self._saved))
             self._saved.clear()
             self.checkpoints.clear()
+            self.recut.clear()
 
 
 def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -16,18 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.checkpoint import Checkpoint
-from ptystream.engine import Progress, headline
+from ptystream.engine import Engine, Progress, headline
 from ptystream.model.scan_model import SharingError
+from ptystream.parallel import team
+from ptystream.params.load import plugins
 from ptystream.reconstruction import PodTable, Reconstruction, Stack, Volume, described
-from ptystream.run_state import RunState, Scan
+from ptystream.run_state import EngineEntry, RunState, Scan
 from ptystream.scan.block import Block, Revision, as_then, select
+from ptystream.scan.cut import CutError
 from ptystream.schedule import Entry, Schedule, from_runs, to_runs
+from ptystream.spread import spread
 from ptystream.verbosity import INSPECT
 
 log = logging.getLogger(__name__)
 
 COMING_S = 60.0
 """How long a frame of a schedule that is repeated is waited for."""
+ROUNDED_PX = 1e-6
+"""Positions that differ by less, in pixels of the object, are the same."""
 PART_OF = {
     "take": "data_load",
     "decide": "data_load",
@@ -80,6 +86,7 @@ class Run(RunState):
                 entry.clear()
                 return
             self._stores[scan.number] = scan.buffer.frames
+            self._keep_starting()
             if earlier != decided:
                 decided = {"hot_pixels": [], **scan.buffer.decisions, **decided}
                 if not decided["mean_photons"]:
@@ -104,6 +111,7 @@ class Run(RunState):
             newest = int(block.arrival_ns.max())
             self._newest_taken_ns = max(newest, self._newest_taken_ns or newest)
             self._taken_ns = time.time_ns()
+            scan.times_ns.append(self._taken_ns)
         if self.engine is not None:
             with self.stopwatch.measure("engine_prepare"):
                 self.engine.extend(rows)
@@ -135,10 +143,25 @@ class Run(RunState):
             if what == "withdrawn":
                 self._withdrawn.add(row)
                 scan.frames -= 1
-        if self.engine is not None and len(rows):
-            self.engine.revise(rows, what)
+        self._revise(rows, what)
         if what == "withdrawn" and self.reconstruction is not None:
             self.reconstruction.pods.withdraw(rows)
+
+    def _keep_starting(self) -> None:
+        """Keep the probes as they begin: those of a scan before an engine improves them, all where everything begins anew."""
+        assert self.reconstruction is not None
+        if self._starting_of is not self.reconstruction:
+            self.starting, self._starting_of = {}, self.reconstruction
+        for name, probe in self.reconstruction.probes.items():
+            if name not in self.starting:
+                self.starting[name] = replace(probe, data=probe.data[: probe.modes_per_frame or None].copy())
+
+    def _revise(self, rows: NDArray[np.int64], what: str) -> None:
+        """Tell the engine, and who follows the run, what of these rows has changed."""
+        if self.engine is not None and len(rows):
+            self.engine.revise(rows, what)
+        if self.revisions is not None and len(rows):
+            self.revisions.append((rows, what))
 
     def _apply_engine(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         self._start_engine(entry["label"])
@@ -163,21 +186,110 @@ class Run(RunState):
         if self.engine_entry is chosen:
             self.engine_entry = self.engines[number]
 
+    def _apply_append(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
+        """An engine more, at a place among those that the run has."""
+        made = engine_entry(entry["label"], entry["name"], entry["parameters"])
+        self.engines.insert(int(entry["place"]), made)
+
+    def _apply_recut(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
+        """Frames are cut another way from here on, or lie elsewhere; the engine goes on from probe, object and its own state.
+
+        Where they were turned, everything begins anew: the object was that of frames that lay otherwise.
+        """
+        scan, chosen = self.scans[entry["scan"]], self.engine_entry
+        if "offset" in entry["parameters"] and self.reconstruction is not None:
+            moved = np.subtract(entry["parameters"]["offset"], entry["before"]["offset"])
+            if not scan.model.may_shift(self.reconstruction, moved):
+                raise CutError("offset: the object would become too large")
+        working = self.engine
+        state: Mapping[str, Any] | None = None
+        if working is not None:
+            state = self._set_aside(working)
+            self.engine = None
+        decided = scan.buffer.switch(entry["parameters"], entry.get("decisions"))
+        self._stand_otherwise(scan, entry, decided)
+        if scan.frames and entry["anew"]:
+            self._begin_anew()
+            state = None
+        if working is not None and chosen is not None:
+            self._start_engine(self.engines[0].label if entry["anew"] else chosen.label, state)
+
+    def _stand_otherwise(self, scan: Scan, entry: dict[str, Any], decided: dict[str, Any]) -> None:
+        """What follows for the run where its frames were cut another way, or moved."""
+        if scan.number in self._stores:
+            self._stores[scan.number] = scan.buffer.frames
+        told = entry.get("decisions")
+        if told is None:
+            told = decided
+            if scan.taken and scan.number in self._stores:
+                told = decided | scan.model.measured(scan.taken[0], scan.buffer.frames)
+        entry["decisions"] = dict(told)
+        if self.reconstruction is not None and scan.taken and not entry["anew"]:
+            self._follow_center(scan, self.decided(scan.label).get("center"), told.get("center"))
+        self.recut[scan.label] = self.recut.get(scan.label, {}) | entry["decisions"]
+        if "offset" in entry["parameters"]:
+            moved = np.subtract(entry["parameters"]["offset"], entry["before"]["offset"])
+            for block in scan.taken:
+                block.positions_m[...] += moved
+            if self.reconstruction is not None:
+                scan.model.shift(self.reconstruction, moved)
+
+    def _follow_center(self, scan: Scan, before: Any, after: Any) -> None:
+        """The centre of the frames of a scan was moved: its probe gets the phase ramp that moves the modelled ones as far."""
+        if isinstance(before, list) and isinstance(after, list) and self.reconstruction is not None:
+            transpose, up_down, left_right = scan.buffer.parameters.operations()
+            y, x = np.floor(np.add(before, 0.5)) - np.floor(np.add(after, 0.5))
+            y, x = (x, y) if transpose else (y, x)
+            rebin = scan.buffer.parameters.rebin or 1
+            scan.model.tilt(self.reconstruction, ((-y if up_down else y) / rebin, (-x if left_right else x) / rebin))
+
+    def _begin_anew(self) -> None:
+        """Probe and object as they were begun, for the frames that there are; rows are numbered anew."""
+        taken = {}
+        for scan in self.scans.values():
+            own = [np.arange(first, first + len(block)) for first, block in zip(scan.rows, scan.taken, strict=True)]
+            kept = [select(b, ~np.isin(r, sorted(self._withdrawn))) for b, r in zip(scan.taken, own, strict=True)]
+            taken[scan.label] = [block for block in kept if len(block)]
+            scan.model = scan.model.again()
+            scan.taken, scan.rows = [], []
+        self.reconstruction = Reconstruction({}, {}, PodTable(max(s.model.pods for s in self.scans.values())))
+        self._withdrawn.clear()
+        self.local = self.intensities = None
+        begun = {label: (blocks[0], self.scans[label].buffer.frames) for label, blocks in taken.items() if blocks}
+        for label, (first, frames) in begun.items():
+            scan = self.scans[label]
+            others = {name: held for name, held in begun.items() if self.scans[name].taken}
+            scan.model.start(self.reconstruction, first, frames, self.decided(label), others)
+            for block in taken[label]:
+                rows, _ = scan.model.place(self.reconstruction, block)
+                scan.taken.append(block)
+                scan.rows.append(int(rows[0]))
+
+    def decided(self, label: str) -> dict[str, Any]:
+        """What was decided for a scan, as it is in force."""
+        return {**self.decisions.get(label, {}), **self.recut.get(label, {})}
+
     def _apply_resume(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         """The engine goes on from probe, object and its own state alone: as after a dump, so in a repetition."""
         state = self._resumed
         if self.engine is not None:
-            state = self.engine.state()
-            assert self.reconstruction is not None
-            rows = self.reconstruction.pods.state()  # as a dump has them: what is left for the next engine comes later
-            self.engine.finish()
-            self.reconstruction.pods.restore(rows)
+            state = self._set_aside(self.engine)
         self._start_engine(entry["label"], state)
+
+    def _set_aside(self, engine: Engine) -> Mapping[str, Any]:
+        """Stop an engine so that its state can go on: the pod table stays as it is in a dump, without what an engine that is done
+        leaves there for the next one."""
+        assert self.reconstruction is not None
+        state, rows = engine.state(), self.reconstruction.pods.state()
+        engine.finish()
+        self.reconstruction.pods.restore(rows)
+        return state
 
     def _start_engine(self, label: str, state: Mapping[str, Any] | None = None) -> None:
         assert self.reconstruction is not None, "an engine starts after the first frames"
+        self._keep_starting()
         chosen = next(e for e in self.engines if e.label == label)
-        decided = [self.decisions[label] for label, scan in self.scans.items() if scan.number in self._stores]  # that have begun
+        decided = [self.decided(label) for label, scan in self.scans.items() if scan.number in self._stores]  # that have begun
         context = replace(
             self.context,
             mean_photons=float(np.mean([d["mean_photons"] for d in decided])),
@@ -190,6 +302,7 @@ class Run(RunState):
             for line in described(self.reconstruction):
                 log.log(INSPECT, "%s: %s: %s", self.name, chosen.label, line)
         engine.start(self.reconstruction, self._stores, context, state)
+        self.engine_context = context
         self.engine = engine  # one that could not start would be asked what there is to save
         if self.complete:
             engine.complete()
@@ -244,12 +357,19 @@ class Run(RunState):
 
     def _apply_restart(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         assert self.engine is not None
-        self.engine.restart()
+        if not entry.get("anew"):
+            self.engine.restart()
+            self.restarts += 1
+            return
+        self.engine.finish()
+        self.engine = None
+        self._begin_anew()
+        self._start_engine(self.engines[0].label)
 
     def _apply_finish(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         assert self.engine is not None
         self.last = self.engine.snapshot() if self.averaging else None
-        self._see_coverage()
+        self.see_coverage()
         self.engine.finish()
         self.engine = None
 
@@ -262,16 +382,23 @@ class Run(RunState):
         """It is over: its frames are given back."""
         self._stores.clear()
 
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint: its frames are taken from the buffers again, the iterations are not repeated.
+    def resume(self, checkpoint: Checkpoint, changes: Sequence[Entry] = ()) -> None:
+        """Go on from a checkpoint: its frames are taken from the buffers again, the iterations are not repeated. `changes`: how
+        the buffers cut and place frames otherwise than they did then.
 
         For a run that has done nothing. Raises `TimeoutError` where a frame is not there, before anything is taken.
         """
         for label, scan in self.scans.items():
             scan.buffer.has(Schedule(checkpoint.schedule).frames(label), timeout_s=COMING_S)
         for entry in Schedule(checkpoint.schedule).to_repeat():
-            if entry["do"] in ("decide", "take", "revise", "steer", "end"):
+            if entry["do"] in ("decide", "take", "revise", "steer", "append", "end"):
                 getattr(self, f"_apply_{entry['do']}")(entry, {})
+            elif entry["do"] == "recut":  # the buffer cuts so from the beginning, and what is known then is in the checkpoint
+                self.recut[entry["scan"]] = self.recut.get(entry["scan"], {}) | entry["decisions"]
+                if entry["anew"] and self.scans[entry["scan"]].frames:
+                    self._begin_anew()
+            elif entry["do"] == "restart" and entry.get("anew"):
+                self._begin_anew()
         assert self.reconstruction is not None
         self.schedule = Schedule(checkpoint.schedule)
         for held, saved in (
@@ -294,6 +421,8 @@ class Run(RunState):
         self.started, self._resumed = checkpoint.started, checkpoint.engine_state
         self.intensities = checkpoint.engine_state.get("float_intensities")
         self.apply({"do": "resume", "label": checkpoint.engine})
+        for change in changes:
+            self.apply(change)
         for label, scan in self.scans.items():
             self._catch_up(scan, known[label])
 
@@ -305,5 +434,20 @@ class Run(RunState):
             if out[k] and scan.model.row(slot) not in self._withdrawn:
                 self.apply(self.revise_entry(scan, Revision(slot, "withdrawn")))
             for what, values in known.items():
-                if not out[k] and (values[k] != before[what][k]).any():
+                if not out[k] and self._differs(scan, what, values[k], before[what][k]):
                     self.apply(self.revise_entry(scan, Revision(slot, what, tuple(np.atleast_1d(values[k]).tolist()))))
+
+    @staticmethod
+    def _differs(scan: Scan, what: str, now: NDArray[np.float64], before: NDArray[np.float64]) -> bool:
+        """Whether a frame has another position or dose; an offset that is added to positions twice is rounded twice."""
+        if what != "position":
+            return bool((now != before).any())
+        return bool((np.abs(scan.model.to_pixels(now - before)) > ROUNDED_PX).any())
+
+
+def engine_entry(label: str, name: str, parameters: Mapping[str, Any]) -> EngineEntry:
+    """What makes an engine of that name. Raises `KeyError` for one that is not known here, `ValueError` for parameters that may
+    not be, and where it cannot work on the ranks that there are."""
+    engine = plugins("engines")[name]
+    checked = engine.Parameters.model_validate(dict(parameters))
+    return EngineEntry(label, name, checked, spread(team(), name, engine))

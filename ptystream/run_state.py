@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ptystream.engine import Context, Engine
 from ptystream.model.scan_model import ScanModel
 from ptystream.publish.snapshot import Image, Snapshot
-from ptystream.reconstruction import COLUMN, OBJECT, PROBE, ROW, Reconstruction
+from ptystream.reconstruction import COLUMN, OBJECT, PROBE, ROW, Reconstruction, Storage
 from ptystream.scan.block import Block, FrameStore, Revision
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.scan.series import Series
@@ -37,6 +38,8 @@ class Scan:
     """Blocks in the pod table, with what is in force for each frame."""
     rows: list[int] = field(default_factory=list)
     """First row of each of them."""
+    times_ns: list[int] = field(default_factory=list)
+    """When each of them was taken (`time.time_ns()`)."""
     frames: int = 0
     """Frames in the pod table that are not withdrawn."""
 
@@ -59,6 +62,10 @@ class Scan:
         """The block that a row of the pod table came with, and its place in it."""
         number = bisect_right(self.rows, row) - 1
         return self.taken[number], row - self.rows[number]
+
+    def taken_at(self, row: int) -> int:
+        """When a row of the pod table was taken."""
+        return self.times_ns[bisect_right(self.rows, row) - 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +90,16 @@ class RunState:
         decisions: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.name = name
+        self.uid = str(uuid.uuid4())
+        """Unlike that of any other run, in any session."""
         self.acquisitions: dict[str, tuple[str, str, int]] = {}
         """Scan → (label of the scan whose sources sent it, key, turn) of those whose frames it has."""
         self.scans = {scan.label: scan for scan in scans}
         self.engines = list(engines)
         self.context = context
         self.decisions: dict[str, dict[str, Any]] = {k: dict(v) for k, v in (decisions or {}).items()}
+        self.recut: dict[str, dict[str, Any]] = {}
+        """By scan, what is decided otherwise than at its start since its frames are cut another way."""
         self.schedule = Schedule()
         self.reconstruction: Reconstruction | None = None
         self.engine: Engine | None = None
@@ -123,6 +134,17 @@ class RunState:
         """Whether the mean of the iterates is being kept."""
         self.stopwatch = Stopwatch()
         """Where the time of the engine's thread goes."""
+        self.starting: dict[str, Storage] = {}
+        """The probes as they began, each once its scan has."""
+        self._starting_of: Reconstruction | None = None
+        self.engine_context: Context | None = None
+        """Context of the engine at work."""
+        self.restarts = 0
+        """How often the starting probe was taken again."""
+        self.revisions: list[tuple[NDArray[np.int64], str]] | None = None
+        """Rows that changed, and what of them, since somebody who follows the run has looked; None: nobody does."""
+        self.quality: dict[str, dict[str, Any]] = {}
+        """What was measured of it: `Snapshot.quality`."""
         self._resumed: Mapping[str, Any] | None = None
         """State of the engine in the checkpoint that the run goes on from."""
 
@@ -135,6 +157,17 @@ class RunState:
         index = None if revision.slot is None else scan.buffer.index_of(revision.slot)
         value = None if revision.value is None else list(revision.value)
         return {"do": "revise", "scan": scan.label, "index": index, "what": revision.what, "value": value}
+
+    @property
+    def in_metres(self) -> bool:
+        """Whether lengths on the sample are metres, and not object pixels."""
+        held = {} if self.reconstruction is None else self.reconstruction.objects
+        return all(storage.pixel_size_m is not None for storage in held.values())
+
+    @property
+    def stores(self) -> Mapping[int, FrameStore]:
+        """Slabs by number of the scan, of the scans that have begun; changes as scans do."""
+        return self._stores
 
     @property
     def series(self) -> Series:
@@ -160,6 +193,13 @@ class RunState:
     def complete(self) -> bool:
         """Whether no further frame will come."""
         return all(scan.ended for scan in self.scans.values())
+
+    def frame_numbers(self) -> NDArray[np.int64]:
+        """Which frames those rows are: place of the scan in `scans`, and the source's number. Shape (frame, 2)."""
+        if self.reconstruction is None:
+            return np.zeros((0, 2), np.int64)
+        pods, rows = self.reconstruction.pods, self.rows()
+        return np.stack([pods.frame[rows, 0], pods.index[rows]], axis=1).astype(np.int64)
 
     def pixels_m(self) -> NDArray[np.float64]:
         """Pixel on the sample (y, x) for each of the rows that an engine may visit; 1 where none is known. Shape (frame, 2)."""
@@ -187,7 +227,7 @@ class RunState:
         if self.reconstruction is not None:
             if self.engine is not None:
                 now_held = self.engine.snapshot(("probe", "object"))
-                self._see_coverage()
+                self.see_coverage()
             else:
                 now_held = self.reconstruction.copy()
             for name, storage in now_held.probes.items():
@@ -219,6 +259,7 @@ class RunState:
             series=self.series.id,
             angle=self.series.angle,
             started_ns=round(self.started * 1e9),
+            quality=dict(self.quality),
         )
 
     def positions(self) -> NDArray[np.float64]:
@@ -265,11 +306,12 @@ class RunState:
             found[label] = {"index": pods.index[own].copy(), "factor": self.intensities[own]}
         return found
 
-    def _see_coverage(self) -> None:
-        assert self.engine is not None
-        for name, storage in self.engine.snapshot(("coverage",)).objects.items():
+    def see_coverage(self) -> Mapping[str, NDArray[np.float32]]:
+        """Illumination of each object's pixels relative to its maximum, (y, x), now or as the last engine has left it."""
+        for name, storage in ({} if self.engine is None else self.engine.snapshot(("coverage",)).objects).items():
             lit = np.abs(storage.data[0])
             self._coverage[name] = (lit / max(float(lit.max()), 1e-30)).astype(np.float32)
+        return self._coverage
 
     def ledger(self) -> dict[str, int]:
         """Counts of all scans together."""

@@ -14,7 +14,10 @@ iterate  iterations, rows (or None)                         iterations over thes
 average  –                                                  the mean of the iterates begins
 steer    path, value, before, who, time_ns                   a parameter changed on request
 resume   label                                              the engine starts again from probe, object and its state
-finish   –                                                  the engine ended and wrote its result
+recut    scan, parameters, before, decisions, anew, who,…   frames are cut another way, or moved, on request
+append   label, name, parameters, place, who, time_ns       an engine was put among those to come, on request
+restart  who, time_ns (on request)                          the engine took its starting probe again
+finish   who, time_ns (on request)                          the engine ended and wrote its result
 end      scan, reason                                       the scan was complete; with the last the engine is told so
 ======== ================================================== ==========================================================
 
@@ -81,6 +84,10 @@ class Schedule:
             if entry["do"] == "revise" and entry["index"] is not None:
                 for what, value in entry["before"].items():
                     later[entry["scan"], entry["index"], what] = value
+            elif entry["do"] == "recut" and "offset" in entry["parameters"]:
+                moved = np.subtract(entry["parameters"]["offset"], entry["before"]["offset"])
+                for key in [key for key in later if key[0] == entry["scan"] and key[2] == "position"]:
+                    later[key] = np.subtract(later[key], moved).tolist()
             elif entry["do"] == "take":
                 then: dict[str, list[Any]] = {}
                 for index in from_runs(entry["indices"]).tolist():

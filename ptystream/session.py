@@ -24,12 +24,17 @@ from ptystream.ingest import Source, Tap
 from ptystream.kept import FILES
 from ptystream.loop import Loop, Step
 from ptystream.metrics import Metrics
+from ptystream.params.home import home, located
+from ptystream.params.load import EngineConfiguration
+from ptystream.publish.documenting import Documents
 from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
-from ptystream.routing import Router
+from ptystream.recutting import PATH, Recutting, Wish, entry_of
+from ptystream.routing import Pending, Router
 from ptystream.run import Run
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.schedule import Entry
+from ptystream.standing import SESSION, Standing
 from ptystream.steering.actions import Actions
 from ptystream.steering.desk import Desk, Refused
 from ptystream.steering.tree import Tree
@@ -53,8 +58,6 @@ READING_S = 600.0
 FLUSH_S = 5.0
 """How long the end of a session waits until what came is recorded, and acknowledged."""
 PAUSED = "paused"
-SESSION = "session"
-"""Channel of the session's own notes in a recording: which acquisitions have a result, which parameters were changed."""
 
 
 class SessionError(RuntimeError):
@@ -72,6 +75,7 @@ class Session:
         publisher: Publisher | None = None,
         plotter: Plotter | None = None,
         follower: Follower | None = None,
+        documents: Documents | None = None,
         tap: Tap | None = None,
         frame_files: FrameFiles | None = None,
         recorded: Iterable[Message] = (),
@@ -79,8 +83,8 @@ class Session:
         health: Health | None = None,
     ) -> None:
         """`recorded` are messages of an interrupted session: delivered before the sources open. `frame_files`: where frames
-        are written as they come, beside what is reconstructed of them. `follower`: who is given snapshots besides. `health` is
-        told how the session is."""
+        are written as they come, beside what is reconstructed of them. `follower`: who is given snapshots besides; `documents`:
+        who tells of runs in Bluesky's words. `health` is told how the session is."""
         self.plan, self.metrics = plan, metrics
         self.results: list[Path] = []
         self.current: Run | None = None
@@ -88,6 +92,8 @@ class Session:
         """The newest run that is over, for which frames came and none could be used."""
         self.finished = 0
         """Runs that left a result."""
+        self.reconstructed = 0
+        """Runs that are over and had frames to work on, of an interrupted session that goes on too."""
         self.ended: float | None = None
         """When the last run was over, seconds since the epoch."""
         self.paused = False
@@ -107,10 +113,14 @@ class Session:
         """When the newest run that is over began, of those for which something came."""
         self._over = False
         """Whether no further scan can come."""
-        self._teller = Teller(metrics, publisher, plotter, plan.publish_interval_s, follower)
+        self._teller = Teller(
+            metrics, publisher, plotter, plan.publish_interval_s, follower, share=plan.publish_share, documents=documents
+        )
         self._failure: BaseException | None = None
         self._steered: dict[str, Entry] = {}
         """Path → the newest change of a parameter."""
+        self._standing = Standing(lambda: self._tap)
+        self._recutting = Recutting()
         self._unsaved: dict[str, Exception] = {}
         """Run → why its result could not be written; with a recording, a restart makes it again."""
         self._stop_asked = threading.Event()
@@ -135,13 +145,29 @@ class Session:
         """Go on after `pause`, with what has come meanwhile."""
         self.paused = False
 
+    def run_of(self, name: str = "") -> Run | None:
+        """A run that is under way, or the last that was, by its name; nothing: the present one."""
+        under_way = [self.current, *(turn.run for turn in list(self._turns))]
+        return next((run for run in under_way if run is not None and name in ("", run.name)), None)
+
     def status(self) -> dict[str, Any]:
         """Numbers for a progress line."""
         run, kept = self.current, {"unrecorded": 0 if self._tap is None or not self._tap.full else self._tap.lost}
         if run is None:
             told = {"run": self.plan.name, "state": "waiting", "received": 0, "used": 0, "iteration": 0}
             return told | kept | {"frames_per_second": 0.0}
-        return status_of(run) | kept | self._teller.rates(run)
+        return status_of(run) | kept | self._recutting.told(run) | self._teller.rates(run)
+
+    def fruitless_because(self) -> str:
+        """Why nothing is reconstructed, in a line."""
+        run = self.fruitless or self.current  # what came late for it may have begun another since
+        became = ", ".join(f"{count} {state}" for state, count in run.ledger().items() if count) if run else ""
+        return "; ".join([*(run.failures if run else ()), became or "no frame came"])
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether somebody wanted it to end before it was done."""
+        return self._stop_asked.is_set()
 
     def measure(self) -> None:
         """Bring those metrics up to date that are of no run; short, and may be called from any thread."""
@@ -197,6 +223,7 @@ class Session:
                 run.state = "failed"
                 if run is self.current:
                     self._teller.of(run).tell(run, force=True)
+                self._teller.forget(run)
             raise
         finally:
             self.health.end()
@@ -253,17 +280,23 @@ class Session:
                 if "steered" in note:
                     self._steer_again(note["steered"])
                     continue
+                if "asked" in note:
+                    self._standing.read(note)
+                    continue
                 self._router.leave_out((label, key, turn) for label, key, turn in note["acquisitions"])
                 if (number := note.get("number", self.finished + 1)) is not None:
                     self._numbers.take(number)
                     self.finished += 1
+                    self.reconstructed += 1
         for number in self._numbers.free(self.plan.overlap):
             checkpoint = self.plan.checkpoint(self._name(number))
             if checkpoint is not None:
                 self._router.checkpoints.append((number, checkpoint))
         sources = {source.transport.channel: source for source in self._sources}
         for message in self._recorded:
-            if message.channel not in (SESSION, FILES):
+            if message.channel == SESSION:
+                self._end_again(json.loads(bytes(message.parts[0])))
+            elif message.channel != FILES:
                 sources[message.channel].deliver(message)
         self._router.recovered()
         for pending in self._router.pending:
@@ -298,6 +331,8 @@ class Session:
         if not ending:
             self._begin(open_still)
         worked = self.desk.serve()
+        for pending in self._router.pending:
+            self._switch_cuts(pending)
         paused = self.paused and not ending
         for turn in reversed(self._turns):
             worked |= self._rest(turn) if paused else self._step(turn)
@@ -323,10 +358,14 @@ class Session:
             self._numbers.take(number)
             self.current, able.run.name = able.run, self._name(number)
             log.info("%s: %s", able.run.name, able.names)
-            self._turns.append(Turn(able, number, Loop(able.run, self.plan.loop), self._teller.of(able.run)))
+            self._turns.append(
+                Turn(able, number, Loop(able.run, self.plan.loop), self._teller.of(able.run), self.plan.assess(able.run))
+            )
             self._resume(self._turns[-1])
             for entry in self._steered.values():
-                able.run.apply(entry)
+                if not PATH.fullmatch(entry["path"]):
+                    able.run.apply(entry)
+            self._turns[-1].again = self._standing.of(able.run, able.acquisitions)
 
     def _able(self, run: Run) -> bool:
         """Whether enough frames came for it, or no more will."""
@@ -355,15 +394,20 @@ class Session:
             if self.plan.autosave is not None:
                 self.plan.autosave.look(run, loop)
             self.plan.look(run)
+            self._ask_again(turn)
             engine, step = run.engine, loop.step()
             if self._failure is not None:
                 run.state = "failed"
+            if step is Step.DONE:
+                turn.assessor.finish()
             turn.told.tell(run, force=step is Step.DONE, current=run is self.current)
             self.measure()
             if engine is not None and run.engine is not engine:
                 self.plan.benchmark(run)
             if step is not Step.DONE and run.engine is None and run.engine_entry is not None:
                 self._save(run)  # one engine is done and another follows
+            if step is not Step.DONE:
+                turn.assessor.work(loop.settings.latency_s, among=len(self._turns))
         except BaseException:
             run.state = "failed"
             self._conclude(turn)
@@ -381,6 +425,7 @@ class Session:
     def _conclude(self, turn: Turn) -> None:
         """Save a run that is over and give its frames back."""
         run, number = turn.run, turn.number if turn.run.frames else None
+        turn.assessor.close()
         try:
             if self.plan.autosave is not None:
                 self.plan.autosave.forget(run.name)
@@ -391,10 +436,10 @@ class Session:
             else:
                 self._save(run)
             if run.frames and run.state == "finished" and self._tap is not None:  # a restart goes on with what has failed
-                note = {"acquisitions": turn.pending.acquisitions, "number": number}
-                self._tap.write(Message(time.time_ns(), SESSION, (json.dumps(note).encode(),)))
+                self._standing.write({"acquisitions": turn.pending.acquisitions, "number": number})
         finally:
             silent = any(scan.buffer.ended == self._silence for scan in run.scans.values())
+            self.reconstructed += bool(run.frames)
             self.finished += number is not None or silent  # another scan may follow one that is empty, hardly a silent one
             if number is None:
                 self._numbers.give_back(turn.number)
@@ -405,19 +450,88 @@ class Session:
             self._turns.remove(turn)
             self.current = self._turns[-1].run if self._turns else self.current
             self._teller.forget(run)
+            self._recutting.forget(run)
             self.metrics.over(run.state)
             self._router.drop(turn.pending)
             self.ended = time.time()
 
     def _resume(self, turn: Turn) -> None:
         run, checkpoint = turn.run, turn.pending.checkpoint
-        if checkpoint is None:
-            return
-        try:
-            turn.loop.resume(checkpoint)
-            log.warning("%s: goes on from iteration %d", run.name, run.iterations)
-        except TimeoutError as error:
-            log.warning("%s: begins anew, its dump is of no use: %s", run.name, error)
+        changes = self._changes(turn)
+        if checkpoint is not None:
+            try:
+                turn.loop.resume(checkpoint, changes)
+                log.warning("%s: goes on from iteration %d", run.name, run.iterations)
+                return
+            except TimeoutError as error:
+                log.warning("%s: begins anew, its dump is of no use: %s", run.name, error)
+        for entry in changes:
+            run.apply(entry)
+
+    def _changes(self, turn: Turn) -> list[Entry]:
+        """How frames of a run are cut and where they lie otherwise than the configuration says, as far as its schedule does not
+        tell: its buffers were made so."""
+        run, checkpoint = turn.run, turn.pending.checkpoint
+        known = [] if checkpoint is None else list(checkpoint.schedule)
+        under_way = [(wish.entry["scan"], name) for wish in self._recutting.of(run) for name in wish.entry["parameters"]]
+        found: list[Entry] = []
+        for steered in self._steered.values():
+            match = PATH.fullmatch(steered["path"])
+            if match is None or match.groups() in under_way or match.group(1) not in run.scans:
+                continue
+            entry = entry_of(steered, *match.groups())
+            if not any(e["do"] == "recut" and e["time_ns"] >= entry["time_ns"] for e in [*known, *run.schedule]):
+                found.append(entry)
+        return found
+
+    def _switch_cuts(self, pending: Pending) -> None:
+        """Take frames as they were asked to be cut, where they are ready; what came to nothing is told, and taken back."""
+        run = pending.run
+        turn = next((turn for turn in self._turns if turn.pending is pending), None)
+        for wish in self._recutting.of(run):
+            if wish.cut is not None and wish.cut.failure is not None:
+                self._recutting.done(wish, self._take_back(wish, wish.cut.failure))
+            elif wish.ready:
+                try:
+                    if turn is None:
+                        run.apply(wish.entry)
+                    else:
+                        turn.loop.renew(wish.entry)
+                except ValueError as error:
+                    self._recutting.done(wish, self._take_back(wish, str(error)))
+                else:
+                    self._recutting.done(wish)
+                    told = run.name, wish.entry["scan"], wish.entry["parameters"]
+                    log.warning("%s: %s: frames are as was asked for from here on: %s", *told)
+        if turn is not None:
+            turn.loop.held = bool(self._recutting.of(run))
+
+    def _take_back(self, wish: Wish, why: str) -> str:
+        """A change of a scan came to nothing: what is in force is as before, for runs to come too."""
+        told = f"{wish.entry['scan']}: frames stay as they were: {why}"
+        log.error("%s: %s", wish.run.name, told)
+        for steered in reversed(wish.steered):
+            back = {**steered, "value": steered["before"], "before": steered["value"], "time_ns": time.time_ns()}
+            self._set(back)
+            self._standing.write({"steered": back})
+            self._put_in_force(back)
+        return told
+
+    def given(self, label: str, name: str) -> Any:
+        """A parameter of a scan's frames as it was given, before arrays were read: set since, or in the configuration."""
+        steered = self._steered.get(f"scans.{label}.data.{name}")
+        if steered is not None:
+            return steered["value"]
+        found: Any = {} if self.plan.configuration is None else self.plan.configuration.given
+        for key in ("scans", label, "data", name):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return located(found) if isinstance(found, str) else found
+
+    def _set(self, entry: Entry) -> None:
+        """In the configuration."""
+        if self.plan.configuration is not None:
+            with home(Path(self.plan.configuration.root.io.home)):
+                Tree(self.plan.configuration).set(entry["path"], entry["value"])
 
     def _save(self, run: Run) -> None:
         try:
@@ -475,16 +589,23 @@ class Session:
             if not scan.ended:
                 scan.buffer.end(reason)
 
-    def steer(self, path: str, value: Any, before: Any, who: str) -> None:
-        """Have a parameter that was changed take effect, in the runs under way and those to come. Only in the engine's thread."""
+    def steer(self, path: str, value: Any, before: Any, who: str) -> str:
+        """Have a parameter that was changed take effect, in the runs under way and those to come; tells what happens. Only in the
+        engine's thread. Raises `CutError` where frames that are in use cannot follow it."""
         entry = {"do": "steer", "path": path, "value": value, "before": before, "who": who, "time_ns": time.time_ns()}
+        if PATH.fullmatch(path):
+            told = self._recutting.ask([pending.run for pending in self._router.pending], entry)
+            self._standing.write({"steered": entry})
+            self._put_in_force(entry)
+            return told
         for turn in self._turns:  # first: an engine that cannot take it leaves everything as it was
             turn.run.apply(entry)
         if self._tap is not None:
-            self._tap.write(Message(entry["time_ns"], SESSION, (json.dumps({"steered": entry}).encode(),)))
+            self._standing.write({"steered": entry})
         self._put_in_force(entry)
         for turn in self._turns:
             turn.loop.settings = self.plan.loop
+        return "in force before the next pass"
 
     def _put_in_force(self, entry: Entry) -> None:
         """For the session itself, and for runs to come."""
@@ -492,23 +613,103 @@ class Session:
         self._steered[path] = entry
         if path == "live.latency":
             self.plan = replace(self.plan, loop=replace(self.plan.loop, latency_s=value))
+        elif path == "live.quality.share":
+            for turn in self._turns:
+                turn.assessor.purse.share = value
         elif path == "io.publish.interval_s":
             self._teller.interval_s = value
+        elif path == "io.publish.share":
+            self._teller.share = value
 
     def _steer_again(self, entry: Entry) -> None:
         """A change that was made before the session was interrupted, perhaps after the last dump."""
         try:
-            if self.plan.configuration is not None:
-                Tree(self.plan.configuration).set(entry["path"], entry["value"])
+            self._set(entry)
         except Refused as error:
             log.warning("%s: is not steered as it was before the interruption: %s", self.plan.name, error)
             return
+        if match := PATH.fullmatch(entry["path"]):
+            self._router.recut.add(match.group(1))
         log.warning("%s: %s: %s, as it was steered before the interruption", self.plan.name, entry["path"], entry["value"])
         self._put_in_force(entry)
 
-    def end_scan(self, run: Run, reason: str) -> None:
+    def end_scan(self, run: Run, reason: str, who: str = "") -> None:
         """A run gets no further frames, and comes to its end. Only in the engine's thread."""
+        self._note(run, {"do": "end", "reason": reason, "who": who, "time_ns": time.time_ns()})
         self._end(run, reason)
+
+    def restart(self, run: Run, who: str, *, anew: bool = False) -> None:
+        """Have the engine at work take its starting probe again, or with `anew` the run begin with its first engine and nothing
+        but its frames. Only in the engine's thread."""
+        entry = {"do": "restart", "anew": anew, "who": who, "time_ns": time.time_ns()}
+        self._note(run, entry)
+        self._restart(next(turn for turn in self._turns if turn.run is run), entry)
+
+    @staticmethod
+    def _restart(turn: Turn, entry: Entry) -> None:
+        if entry["anew"]:
+            turn.loop.renew(entry)
+        else:
+            turn.run.apply(entry)
+
+    def append(self, run: Run, engine: EngineConfiguration, who: str, *, here: bool = False) -> None:
+        """Put an engine behind those of a run, or with `here` behind the one at work. Only in the engine's thread. Raises
+        `ValueError` where it cannot work on the ranks that there are."""
+        labels = [chosen.label for chosen in run.engines]
+        place = labels.index(run.engine_entry.label) + 1 if here and run.engine_entry is not None else len(labels)
+        parameters = engine.parameters.model_dump(mode="json")
+        entry = {"do": "append", "label": engine.label, "name": engine.name, "parameters": parameters, "place": place}
+        entry |= {"who": who, "time_ns": time.time_ns()}
+        run.apply(entry)
+        self._note(run, entry)
+
+    def switch(self, run: Run, to: str, who: str) -> None:
+        """End the engine at work, and go on with the one of this label. Only in the engine's thread."""
+        asked = {"who": who, "time_ns": time.time_ns()}
+        turn = next(turn for turn in self._turns if turn.run is run)
+        self._note(run, {"do": "switch", "to": to, **asked})
+        turn.loop.switch(to, asked)
+        self._save(run)
+
+    def _note(self, run: Run, entry: Entry) -> None:
+        pending = next((pending for pending in self._router.pending if pending.run is run), None)
+        if pending is not None:
+            self._standing.note(run, pending.acquisitions, entry)
+
+    def _ask_again(self, turn: Turn) -> None:
+        """Carry out what the session before was asked for, where the run has come as far as it had then."""
+        run, left = turn.run, []
+        for asked in turn.again:
+            do, now = asked.entry["do"], None if run.engine_entry is None else run.engine_entry.label
+            if do == "append":
+                run.apply(asked.entry)
+            elif run.engine is None or (now == asked.engine and run.iterations < asked.iterations):
+                left.append(asked)
+                continue
+            elif do == "restart" and now == asked.engine:
+                self._restart(turn, asked.entry)
+            elif do == "switch" and self._is_before(run, asked.entry["to"]):
+                turn.loop.switch(asked.entry["to"], {key: asked.entry[key] for key in ("who", "time_ns")})
+            else:
+                continue
+            log.warning("%s: %s, as it was asked for before the interruption", run.name, do)
+        turn.again = left
+
+    @staticmethod
+    def _is_before(run: Run, label: str) -> bool:
+        """Whether the engine of this label comes after the one at work."""
+        labels = [chosen.label for chosen in run.engines]
+        assert run.engine_entry is not None
+        return label in labels and labels.index(label) > labels.index(run.engine_entry.label)
+
+    def _end_again(self, note: Mapping[str, Any]) -> None:
+        """End a scan where it was ended before the interruption: between the same two messages."""
+        if note.get("asked", {}).get("do") != "end":
+            return
+        keys = {(label, key, turn) for label, key, turn in note["acquisitions"]}
+        for pending in self._router.pending:
+            if keys & set(pending.acquisitions):
+                self._end(pending.run, note["asked"]["reason"])
 
     def _check(self) -> None:
         if self._failure is not None:

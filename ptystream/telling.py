@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 from ptystream.engine import headline
 from ptystream.metrics import Metrics
+from ptystream.publish.documenting import Documents
+from ptystream.publish.measured import told
+from ptystream.publish.pace import Pace
 from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
 from ptystream.publish.snapshot import Snapshot
@@ -31,15 +34,24 @@ class Teller:
         plotter: Plotter | None,
         interval_s: float,
         follower: Follower | None = None,
+        share: float = 1.0,
+        documents: Documents | None = None,
     ) -> None:
-        self.metrics, self.publisher, self.plotter, self.interval_s = metrics, publisher, plotter, interval_s
-        self.follower = follower
+        """`interval_s`, `share`: as of `io.publish`."""
+        self.metrics, self.publisher, self.plotter = metrics, publisher, plotter
+        self.interval_s, self.share = interval_s, share
+        self.follower, self.documents = follower, documents
         self._told: dict[int, Told] = {}
 
     def of(self, run: Run) -> Told:
         """What was told of this run."""
         told = self._told.get(id(run))
         return told if told is not None else self._told.setdefault(id(run), Told(self))
+
+    @property
+    def runs(self) -> int:
+        """Those that share the engine's time."""
+        return max(1, len(self._told))
 
     def rates(self, run: Run) -> dict[str, float]:
         """Those told last, of a run that is not over."""
@@ -48,6 +60,8 @@ class Teller:
 
     def forget(self, run: Run) -> None:
         """The run is over."""
+        if self.documents is not None:
+            self.documents.over(run)
         self.metrics.forget(run)
         self._told.pop(id(run), None)
 
@@ -58,7 +72,7 @@ class Told:
     def __init__(self, teller: Teller) -> None:
         self._teller = teller
         self.rates: dict[str, float] = {"frames_per_second": 0.0}
-        self._published = 0.0
+        self._pace = Pace()
         self._received_before: tuple[float, int] = (time.monotonic(), 0)
 
     def tell(self, run: Run, *, force: bool, current: bool = True) -> None:
@@ -67,14 +81,15 @@ class Told:
         `force`: whatever the intervals say. `current`: of this run the gauges tell; of all runs the counters do.
         """
         teller, now = self._teller, time.monotonic()
-        publish = force or now - self._published >= teller.interval_s
+        publish = force or self._pace.due(now, teller.interval_s)
         plotter = teller.plotter
         plot = plotter is not None and bool(run.iterations) and plotter.due(run.name, run.iterations, last=force)
         if not publish and not plot:
             return
+        if teller.documents is not None:
+            teller.documents.tell(run)
         ledger = run.ledger()
         if publish:
-            self._published = now
             then, before = self._received_before
             if now - then >= 1.0 or force:
                 self.rates["frames_per_second"] = max(0, ledger.get("received", 0) - before) / max(now - then, 1e-3)
@@ -94,6 +109,7 @@ class Told:
                 teller.publisher.offer(snapshot)
                 teller.metrics.viewers(teller.publisher.viewers)
             teller.metrics.run(run, ledger, time.time_ns(), current=current)
+            self._pace.made(now, time.monotonic(), teller.share / teller.runs)
 
 
 def status_of(run: Run) -> dict[str, Any]:
@@ -112,4 +128,5 @@ def status_of(run: Run) -> dict[str, Any]:
         "error": headline(errors[0][-1]) if errors else None,
         "misfit": float(misfit[0][-1, 0]) if misfit else None,
         "age_s": age,
+        "quality": told(run.quality, time.time_ns(), in_metres=run.in_metres),
     }

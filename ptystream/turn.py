@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ptystream.assessment.assessor import Assessor
 from ptystream.loop import Loop
 from ptystream.routing import Pending
 from ptystream.run import Run
+from ptystream.standing import Asked
 from ptystream.telling import Told
 
 
@@ -19,6 +21,9 @@ class Turn:
     """Of the run in its session, from 1; free again where it leaves no result."""
     loop: Loop
     told: Told
+    assessor: Assessor
+    again: list[Asked] = field(default_factory=list)
+    """What the session before was asked for and is still to be done."""
 
     @property
     def run(self) -> Run:

@@ -24,6 +24,7 @@ from ptystream.recording import Recording
 from ptystream.results import versions
 from ptystream.run import Run
 from ptystream.run_state import EngineEntry
+from ptystream.scan.cut import CutError
 from ptystream.schedule import Schedule
 from ptystream.session import Session, SessionError
 from ptystream.storage import ptyr
@@ -144,7 +145,7 @@ def verify(
             found.offline = distance(result.object, once.objects, result.coverage)
             found.wander = distance(once.objects, twice.objects, result.coverage)
             found.offline_object = next(iter(once.objects.values()))
-    except (SessionError, TimeoutError, KeyError) as error:
+    except (SessionError, TimeoutError, KeyError, CutError) as error:
         missing = recording.missing_in_all()  # frames were waited for: their time may be over before all of it was read
         lacking = f" ({missing} messages are not in it: the disk was full)" if missing else ""
         raise VerifyError(f"{recording.path}: {error}{lacking}") from error
@@ -165,9 +166,17 @@ def repeat(result: ptyr.Result, recording: Recording, configuration: Configurati
 def _offline(result: ptyr.Result, recording: Recording, configuration: Configuration, factor: int, tell: Tell) -> Reconstruction:
     """What `factor` × numiter iterations of all frames give, with parameters as they were at the end."""
     run = _fed(result, recording, configuration, tell)
-    for steered in (entry for entry in result.schedule if entry["do"] == "steer"):
-        run.apply(steered)
-    run.engines = [_longer(entry, factor) for entry in run.engines]
+    for asked in (entry for entry in result.schedule if entry["do"] in ("steer", "append")):
+        run.apply(asked)
+    for label in run.scans:  # before a frame is taken: all that was changed at once
+        recut = [entry for entry in result.schedule if entry["do"] == "recut" and entry["scan"] == label]
+        if recut:
+            changes = {name: value for entry in recut for name, value in entry["parameters"].items()}
+            before = {name: value for entry in reversed(recut) for name, value in entry["before"].items()}
+            run.apply({**recut[-1], "parameters": changes, "before": before})
+    worked = [entry["label"] for entry in result.schedule if entry["do"] == "engine"]
+    engines = {entry.label: entry for entry in run.engines}
+    run.engines = [_longer(engines[label], factor) for label in worked]
     total = sum(int(entry.parameters.numiter) for entry in run.engines)
     what = "offline run" if factor == 1 else f"offline run of {factor} numiter"
     loop = Loop(run, LoopSettings(frames_per_block=1 << 40, min_frames_for_recon=1 << 40))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ptystream.assessment.assessor import Assessor
 from ptystream.autosave import Autosave
 from ptystream.checkpoint import Checkpoint
 from ptystream.decoder import Decoder
@@ -59,6 +60,8 @@ class Plan:
     aborted: Literal["finish", "save", "discard"] = "finish"
     """What becomes of a scan that its source aborted."""
     publish_interval_s: float = 0.1
+    publish_share: float = 1.0
+    """Largest share of the engine's time that snapshots may take."""
     timeout_s: float | None = None
     """A scan from which nothing came for so long is ended; None: never."""
     beam_timeout_s: float | None = 3600.0
@@ -81,5 +84,7 @@ class Plan:
     """Compiles what the engines need, while the session waits for its first frame."""
     configuration: Configuration | None = None
     """What it was made from; parameters that are steered change in it."""
+    assess: Callable[[Run], Assessor] = lambda run: Assessor(run, share=0.0)
+    """Makes what measures the quality of a run while it runs."""
     device: str = ""
     """In one line for the user, where the engines run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 
@@ -37,4 +38,35 @@ def snapshot(number: int = 0, *, run: str = "test", state: str = "running", side
         ledger_map=r.normal(size=(frames, 3)).astype("f4"),
         newest_frame_ns=None if number % 2 else time.time_ns(),
         rates={"frames_per_second": 12.5},
+        quality=quality(number) if number % 3 else {},
     )
+
+
+def quality(iteration: int = 7) -> dict[str, dict[str, Any]]:
+    """Every figure, each as it is published."""
+    when = {"measured_ns": time.time_ns(), "iteration": iteration}
+    figures: dict[str, dict[str, Any]] = {
+        "frc": {
+            "frequency_per_m": [0.0, 1e6, 2e6],
+            "correlation": [1.0, 0.9, 0.1],
+            "threshold": [1.0, 0.6, 0.4],
+            "resolution_m": None,
+            "frames": 40,
+            "iterations": 12,
+            "share": 0.1,
+        },
+        "coverage": {"overlap": 0.7, "holes": 0.02, "frames_per_beam": 9.5},
+        "drift": {"probe_m": [1e-9, -2e-9], "positions_m": [0.0, 3e-9], "rms_m": 4e-9},
+        "convergence": {"state": "falling", "per_iteration": -0.04},
+        "convention": {
+            "ranking": [
+                {"name": "as it is", "orientation": 0, "misfit": 0.19},
+                {"name": "turned", "orientation": 3, "misfit": 0.2},
+            ],
+            "ties": [["as it is", "turned"]],
+            "lead": 1.9,
+            "chosen": "as it is",
+            "why": "matter has negative phase",
+        },
+    }
+    return {name: values | when for name, values in figures.items()}

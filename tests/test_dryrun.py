@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import PLACES
+from problems import PLACES, feed, make_run
 from test_ptycho import parameters, sources
 
 from ptystream import Ptycho
+from ptystream.assessment.halves import Halves
 from ptystream.dryrun import ASSUMED, TRIAL_FRAMES, _grid, _Trial, dry_run, size_of
 from ptystream.engine import Context
+from ptystream.loop import Loop, LoopSettings
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
 from ptystream.run_state import EngineEntry
@@ -51,7 +53,7 @@ def test_a_dry_run_finds_what_the_run_would_not_start_with(tmp_path: Path) -> No
 @pytest.mark.parametrize(("modes", "precision", "item"), [(1, "single", 8), (3, "single", 8), (2, "double", 16)])
 def test_sizes_are_those_of_the_arrays(tmp_path: Path, modes: int, precision: str, item: int) -> None:
     p = parameters(tmp_path)
-    p.data_type = precision
+    p.data_type, p.live.quality.share = precision, 0.0
     p.scans.MF.coherence.num_probe_modes = modes
     p.scans.MF.data.positions_theory = PLACES
     needs = dry_run(load(p))
@@ -149,6 +151,7 @@ def test_probe_and_object_are_counted_once(tmp_path: Path, model: str) -> None:
     scan.name, scan.coherence.num_probe_modes = model, 3 if model == "Full" else 1
     if model == "OPRModel":
         p.engines = {"a": {"name": "DMOPR", "numiter": 3, "probe_update_start": 1}}
+    p.live.quality.share = 0.0
     frames = TRIAL_FRAMES
     scan.data.positions_theory = _grid(frames) * 3e-8
     configuration = load(p)
@@ -173,6 +176,34 @@ def test_probe_and_object_are_counted_once(tmp_path: Path, model: str) -> None:
         tracemalloc.stop()
     counts = frames * needs.scans[0].counts_per_frame
     assert needs.memory_bytes == pytest.approx(counts + peak, abs=0.7 * images)
+
+
+@pytest.mark.slow
+def test_the_split_halves_are_counted_as_large_as_they_are(tmp_path: Path) -> None:
+    p = parameters(tmp_path, e={"numiter": 30})
+    p.scans.MF.data.positions_theory = PLACES
+    needs = dry_run(load(p))
+    p.live.quality.share = 0.0
+    without = dry_run(load(p))
+    assert without.halves_bytes == 0 and not any(line.startswith("split halves") for line in without.lines())
+    assert any(line.startswith("split halves") and size_of(needs.halves_bytes) in line for line in needs.lines())
+    run = make_run(engines=[{"numiter": 30}])
+    feed(run, 0, len(PLACES))
+    loop = Loop(run, LoopSettings())
+    for _ in range(4):
+        loop.step()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        halves = Halves(run)
+        for _ in range(8):
+            halves.step()
+        gc.collect()
+        peak = tracemalloc.get_traced_memory()[1]
+        halves.close()
+    finally:
+        tracemalloc.stop()
+    assert 0.6 * needs.halves_bytes < peak < 1.3 * needs.halves_bytes
 
 
 @pytest.mark.slow

@@ -59,6 +59,7 @@ CASES: Cases = {
     "io.publish.address": (["tcp://127.0.0.1:5561"], {}),
     "io.publish.insecure": ([True], {}),
     "io.publish.interval_s": ([0.5], {}),
+    "io.publish.share": ([0.5], {}),
     "io.steering.active": ([False], {}),
     "io.steering.address": (["tcp://127.0.0.1:5562"], {}),
     "io.steering.insecure": ([True], {}),
@@ -66,6 +67,8 @@ CASES: Cases = {
     "io.interaction.server.active": ([False], {}),
     "io.frames.active": ([True], {}),
     "io.frames.file": (["f/%(epoch)s.h5"], {"io": {"frames": {"active": True}}}),
+    "io.cxi": ([True], {}),
+    "io.documents.file": (["d.jsonl", "e/%(run)s.jsonl"], {}),
     "io.metrics.active": ([False], {}),
     "io.metrics.address": (["127.0.0.2"], {}),
     "io.metrics.port": ([9123], {}),
@@ -87,6 +90,8 @@ ELSEWHERE = {
     "live.epochs": "test_epochs.py",
     "live.overlap": "test_overlap.py",
     "live.aborted": "test_overlap.py",
+    "live.quality.share": "assessment/test_assessor.py",
+    "live.quality.convention_check": "assessment/test_assessor.py",
     "io.autosave.keep": "test_dumps.py",
     "io.autoplot.threaded": "test_ptycho.py",
     "io.recording.files": "detectors/bluesky/test_recorded_files.py",
@@ -104,6 +109,18 @@ ELSEWHERE = {
     "io.interaction.client.poll_timeout": "interaction/test_client.py",
     "io.interaction.client.pinginterval": "interaction/test_client.py",
     "io.interaction.client.connection_timeout": "interaction/test_client.py",
+    "io.tiled.uri": "test_tiled.py",
+    "io.tiled.api_key_file": "test_tiled.py",
+    "io.tiled.path": "test_tiled.py",
+    "io.tiled.timeout_s": "test_tiled.py",
+    "io.documents.address": "publish/test_documents.py",
+    "io.documents.bind": "publish/test_documents.py",
+    "io.documents.format": "publish/test_documents.py",
+    "io.documents.prefix": "publish/test_documents.py",
+    "io.documents.interval_s": "publish/test_documents.py",
+    "io.documents.keys": "publish/test_documents.py",
+    "io.documents.peer_keys": "publish/test_documents.py",
+    "io.documents.insecure": "publish/test_documents.py",
     "io.publish.keys": "params/test_rules.py",
     "io.publish.peer_keys": "params/test_rules.py",
 }
@@ -180,7 +197,14 @@ def _outcome(folder: Path, given: Mapping[str, Any], monkeypatch: pytest.MonkeyP
             Ptycho(p, transports=sources()).run()
     finally:
         logger.removeHandler(heard)
-    planned = made.name, made.loop, made.context, made.runs, made.publish_interval_s, (made.timeout_s, made.beam_timeout_s)
+    planned = (
+        made.name,
+        made.loop,
+        made.context,
+        made.runs,
+        (made.publish_interval_s, made.publish_share),
+        (made.timeout_s, made.beam_timeout_s),
+    )
     return digest(planned, opened.asked, sorted(heard.levels), [told(path, folder) for path in sorted(folder.rglob("*"))])
 
 

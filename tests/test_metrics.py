@@ -1,12 +1,15 @@
 """Metrics: all are served, named by convention, and written down."""
 
+import math
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from urllib.request import urlopen
 
+import pytest
 from problems import end, feed, make_run
+from snapshots import quality
 
 from ptystream.metrics import KNOWN_LABELS, METRICS, Metrics
 
@@ -123,3 +126,29 @@ def test_what_is_asked_at_each_scrape_is_up_to_date() -> None:
                 assert f"ptystream_viewers {len(asked)}.0" in answer.read().decode()
     finally:
         close()
+
+
+def test_figures_of_quality_are_gauges_and_what_was_not_measured_is_no_number() -> None:
+    metrics, run = Metrics(), make_run()
+    value = metrics.registry.get_sample_value
+    assert math.isnan(value("ptystream_resolution_meters") or 0.0)
+    assert math.isnan(value("ptystream_quality_timestamp_seconds", {"figure": "frc"}) or 0.0)
+    run.quality = quality()
+    run.quality["frc"]["resolution_m"] = 3e-8
+    metrics.run(run, {}, 0)
+    assert value("ptystream_resolution_meters") == 3e-8
+    assert value("ptystream_overlap_ratio") == 0.7 and value("ptystream_holes_ratio") == 0.02
+    assert value("ptystream_frames_per_beam") == 9.5 and value("ptystream_quality_share_ratio") == 0.1
+    assert [value("ptystream_probe_drift_meters", {"axis": axis}) for axis in "yx"] == [1e-9, -2e-9]
+    assert value("ptystream_position_rms_meters") == 4e-9
+    assert value("ptystream_convergence", {"state": "falling"}) == 1
+    assert value("ptystream_convergence", {"state": "rising"}) == 0
+    at = run.quality["frc"]["measured_ns"] / 1e9
+    assert value("ptystream_quality_timestamp_seconds", {"figure": "frc"}) == at
+    run.quality["frc"]["resolution_m"] = None  # they agree up to the Nyquist frequency: a pixel
+    metrics.run(run, {}, 0)
+    assert value("ptystream_resolution_meters") == pytest.approx(0.5 / run.quality["frc"]["frequency_per_m"][-1])
+    run.quality = {}  # another run
+    metrics.run(run, {}, 0)
+    assert math.isnan(value("ptystream_overlap_ratio") or 0.0)
+    assert value("ptystream_convergence", {"state": "falling"}) == 0

@@ -20,8 +20,6 @@ from ptystream.session import Session
 from ptystream.storage import ptyr
 from ptystream.storage.pypty import MEMORY, PLAIN, TERMS, Arrays, files_of, read
 
-PIXEL_A = BEAM.pixel_m * 1e10
-
 
 def run(folder: Path, modes: int = 1, **parameters: Any) -> ptyr.Result:
     """The result of a session that writes its files to 'out'."""
@@ -33,7 +31,7 @@ def run(folder: Path, modes: int = 1, **parameters: Any) -> ptyr.Result:
         "illumination": {"aperture": {"size": 4e-7}},
         "coherence": {"num_probe_modes": modes},
     }
-    own = {"pixel_size_x_A": PIXEL_A, "pixel_size_y_A": PIXEL_A, "damping_cutoff_multislice": 2.0, "output_folder": "out"}
+    own = {"damping_cutoff_multislice": 2.0, "output_folder": "out"}
     quiet = {name: {"active": False} for name in ("publish", "metrics", "autosave", "autoplot", "recording")}
     given = {
         "run": "s",

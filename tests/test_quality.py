@@ -91,4 +91,20 @@ def test_the_crop_lies_inside_the_cover() -> None:
     y, x = np.mgrid[:100, :120]
     weight = (np.hypot(y - 50, x - 60) < 40).astype(float)
     assert (weight[crop_to_cover(weight)] > 0).all()
-    assert weight[crop_to_cover(weight)].shape[0] > 45
+    assert weight[crop_to_cover(weight)].shape == (57, 57)  # inscribed in the circle
+    small = crop_to_cover(weight, 31)
+    assert weight[small].shape == (31, 31)
+    assert [(s.start + s.stop) // 2 for s in small] == [(s.start + s.stop) // 2 for s in crop_to_cover(weight)]
+
+
+def test_the_crop_is_the_largest_square_wherever_it_lies() -> None:
+    weight = np.zeros((80, 120))
+    weight[:, :40] = 1
+    weight[30:50, :] = 1
+    assert weight[crop_to_cover(weight)].shape == (39, 39)
+    assert (weight[crop_to_cover(weight)] > 0).all()
+    weight[20, 20] = 0  # a hole in the middle of it
+    found = crop_to_cover(weight)
+    assert (weight[found] > 0).all()
+    assert weight[found].shape[0] >= 37
+    assert weight[crop_to_cover(np.zeros((5, 5)))].size == 0

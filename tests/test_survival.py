@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -26,7 +27,7 @@ from problems import BEAM, GEOMETRY, PATTERNS, PLACES
 from ptystream.detectors.zmq import Sender
 from ptystream.recording import Recording
 from ptystream.storage import ptyr
-from ptystream.verify import FACTOR, distance
+from ptystream.verify import FACTOR, distance, verify
 
 PAUSE_S = 0.004
 """Between two frames: the scan goes on while the engine iterates."""
@@ -67,13 +68,13 @@ class Outcome:
 class Beamline:
     """Sends one small scan on the acknowledged link, from when a session is ready."""
 
-    def __init__(self, folder: Path, numiter: int = NUMITER, **root: Any) -> None:
+    def __init__(self, folder: Path, numiter: int = NUMITER, cut: Any = None, **root: Any) -> None:
         self.folder = folder
         self._data, self._places = Sender(), Sender()
         self._go, self._thread = threading.Event(), threading.Thread(target=self._send, daemon=True)
         self.config = folder / "k.yaml"
         source = {"name": "ZmqScan"}
-        data = {**source, "address": self._data.address, "shape": BEAM.side, **GEOMETRY}
+        data = {**source, "address": self._data.address, "shape": BEAM.side, **GEOMETRY, **(cut or {})}
         off = {"active": False}
         given = {
             "run": "k",
@@ -149,11 +150,11 @@ def undisturbed(folder: Path, numiter: int = NUMITER, **root: Any) -> ptyr.Resul
     return ptyr.read(folder / "k.ptyr")
 
 
-def wanted(folder: Path) -> tuple[ptyr.Result, float]:
+def wanted(folder: Path, **more: Any) -> tuple[ptyr.Result, float]:
     """An undisturbed result, and the tolerance: 1.2 × the difference between runs of `numiter` and 2 `numiter` iterations that
     begin when every frame is there, as of `ptystream verify`."""
-    offline = {"min_frames_for_recon": BEAM.frames + 1}
-    live = undisturbed(folder / "live")
+    offline = {"min_frames_for_recon": BEAM.frames + 1, **more}
+    live = undisturbed(folder / "live", **more)
     one, two = (undisturbed(folder / str(k), k * NUMITER, **offline) for k in (1, 2))
     return live, FACTOR * difference(one, two)
 
@@ -198,6 +199,38 @@ def test_a_killed_session_finishes_its_scan(
     tmp_path: Path, reference: tuple[ptyr.Result, float], moment: str, count: int
 ) -> None:
     check(killed(tmp_path, moment, count), reference)
+
+
+WRONG = {"center": [18, 13], "orientation": 0, "offset": [0.0, 0.0]}
+PUT_RIGHT = {"center": [16, 16], "offset": [2.4e-7, -1.1e-7]}
+
+
+@pytest.fixture(scope="module")
+def put_right(tmp_path_factory: pytest.TempPathFactory) -> tuple[ptyr.Result, float]:
+    """A run that had the right values from the start, and what another may differ by."""
+    return wanted(tmp_path_factory.mktemp("right"), cut={**WRONG, **PUT_RIGHT})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("moment", "count", "iterations"),
+    [("recutting", 1, 2), ("recutting", 40, 10), ("recut", 1, 10), ("iterated", 60, 12), ("dumped", 3, 12)],
+)
+def test_what_was_set_of_frames_is_so_in_the_session_behind_a_kill(
+    tmp_path: Path, put_right: tuple[ptyr.Result, float], moment: str, count: int, iterations: int
+) -> None:
+    """Whether it was under way, just done or long since."""
+    asked = [["set", {"path": f"scans.s.data.{name}", "value": value}] for name, value in PUT_RIGHT.items()]
+    with Beamline(tmp_path, cut=WRONG) as beamline:
+        (tmp_path / "k.asked").write_text(json.dumps([iterations, *asked]))
+        assert beamline.session(moment, count) == -signal.SIGKILL, (tmp_path / "log").read_text()
+        assert beamline.session() == 0, (tmp_path / "log").read_text()
+    result = ptyr.read(tmp_path / "k.ptyr")
+    check(Outcome(moment, 0, 0, result), put_right)
+    assert result.scans["s"]["center"] == [16.0, 16.0]
+    assert np.abs(result.positions_m.mean(axis=0) - put_right[0].positions_m.mean(axis=0)).max() < BEAM.pixel_m / 100
+    assert verify(result, Recording(tmp_path / "k.ptyrec"), offline=False).same_bits
 
 
 @pytest.mark.slow

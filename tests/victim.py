@@ -5,12 +5,15 @@ Runs in a process of its own, forked from a server that has imported everything,
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from problems import BEAM
@@ -26,6 +29,9 @@ from ptystream.launch import launch
 from ptystream.params.load import load
 from ptystream.recording import Recorder
 from ptystream.run import Run
+from ptystream.scan.intake import Intake
+from ptystream.session import Session
+from ptystream.steering.wire import Request
 from ptystream.storage import h5, ptyr
 from ptystream.viewers.client import Client
 
@@ -40,11 +46,13 @@ MOMENTS = (
     "saving",
     "saved",
     "noted",
+    "recutting",
+    "recut",
 )
 """Where a session kills itself. Before the first frame; when the n-th message came, before it is recorded; in the middle of the
 write of the n-th message; when the n-th message is recorded and not acknowledged; after the n-th pass; while the n-th dump is
 written, and right after it; while the result is written; when it is written, but not noted; when that is noted, but the
-session is not yet over."""
+session is not yet over. While frames are cut again, at the n-th; when they are in use as they were asked to be."""
 
 
 def die() -> None:
@@ -119,6 +127,10 @@ def doom(moment: str, count: int) -> None:
     elif moment in ("dumped", "saved"):
         wanted = ("dump",) if moment == "dumped" else ("minimal",)
         behind(ptyr, "write", lambda path, result, kind="minimal": due() if kind in wanted else None)
+    elif moment == "recutting":
+        before(Intake, "again", lambda *_: due())
+    elif moment == "recut":
+        behind(Run, "apply", lambda self, entry, *_: due() if entry["do"] == "recut" else None)
     elif moment == "noted":
         before(Recorder, "close", lambda self, finished=False: (self.flush(), die()) if finished else None)
 
@@ -130,13 +142,29 @@ def live(config: str, moment: str | None, count: int, log: str, ready: Any) -> N
     if moment not in (None, "ready"):
         doom(str(moment), count)
 
+    def steer(session: Session) -> None:
+        asked = Path(config).with_suffix(".asked")
+        if moment is None or not asked.exists():
+            return
+        iterations, *requests = json.loads(asked.read_text())
+        serve = session.desk.serve
+
+        def serving() -> bool:
+            if requests and session.current is not None and session.current.iterations >= iterations:
+                for name, arguments in requests:
+                    session.desk.ask(Request(1, name, arguments), lambda reply: print(reply, file=sys.stderr))
+                requests.clear()
+            return serve()
+
+        session.desk.serve = serving  # type: ignore[method-assign]
+
     def waits() -> None:
         if moment == "ready":
             die()
         ready.set()
 
     with open(log, "a") as said:
-        launch(load(config), Console(file=said), talkative=True, on_ready=waits)
+        launch(load(config), Console(file=said), talkative=True, on_session=steer, on_ready=waits)
 
 
 def start(config: str, log: str, moment: str | None = None, count: int = 1) -> tuple[Any, Any]:

@@ -232,12 +232,25 @@ def _pixel(seen: Seen) -> tuple[float, float] | None:
 
 
 def _error(axis: Any, seen: Seen) -> None:
-    errors = seen.snapshot.errors
-    colour = "black" if seen.layout.grey else None
-    likelihood = not errors[:, 0].any() and bool(errors[:, 1].any())  # maximum likelihood has no fourier error
-    own = errors[:, 1] if likelihood else errors[:, 0]
-    axis.semilogy(np.arange(1, len(errors) + 1), np.maximum(own, 1e-12), color=colour)
-    axis.set(xlabel="iteration", ylabel="cost per pixel" if likelihood else "photons", title="engine's error")
+    """What each engine works on: photons of the Fourier error on the left, the cost of maximum likelihood on the right. They are
+    different quantities, so a run that has both has two scales, and no line from one to the other."""
+    from matplotlib.ticker import LogFormatter
+
+    errors = np.asarray(seen.snapshot.errors)
+    costs = (errors[:, 0] == 0) & (errors[:, 1] != 0)
+    shown = [
+        ("photons", "black" if seen.layout.grey else "C0", "-", np.where(costs, np.nan, errors[:, 0])),
+        ("cost per pixel", "0.5" if seen.layout.grey else "C1", "--", np.where(costs, errors[:, 1], np.nan)),
+    ]
+    if costs.all() or not costs.any():
+        shown = shown[1:] if len(errors) and costs.all() else shown[:1]
+    iterations = np.arange(1, len(errors) + 1)
+    for number, (label, colour, line, own) in enumerate(shown):
+        scale = axis.twinx() if number else axis
+        scale.semilogy(iterations, np.where(np.isnan(own), np.nan, np.maximum(own, 1e-12)), line, color=colour, label=label)
+        scale.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+        scale.set_ylabel(label, color=colour if len(shown) > 1 else "black")
+    axis.set(xlabel="iteration", title="engine's error")
 
 
 def _misfit(axis: Any, seen: Seen) -> None:

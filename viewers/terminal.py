@@ -17,6 +17,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from ptystream.publish import measured
 from ptystream.publish.display import VISIBLE_COVERAGE, Display, Picture
 from ptystream.publish.snapshot import Snapshot
 
@@ -26,7 +27,7 @@ BARS = "▁▂▃▄▅▆▇█"
 SHADES = " .:-=+*#%@"
 """For what has no colours."""
 TEXT_LINES = 5
-"""Of the screen, beside the pictures."""
+"""Of the screen, beside the pictures and the figures of quality."""
 LONGEST_SIDE = 400
 """Columns of a picture, at the most: a wider terminal shows no more of it."""
 Pixels = NDArray[np.uint8]
@@ -124,7 +125,9 @@ def headline(about: Snapshot) -> str:
 
 def screen(shown: Display, columns: int, lines: int, *, colour: bool = True) -> RenderableType:
     """A whole screen: the headline, amplitude and phase of the first object, and the misfit so far."""
-    side, height = min((columns - 2) // 2, LONGEST_SIDE), max(1, lines - TEXT_LINES)
+    in_metres = all(picture.pixel_size_m is not None for picture in shown.object.values())
+    figures = measured.told(shown.about.quality, time.time_ns(), in_metres=in_metres)
+    side, height = min((columns - 2) // 2, LONGEST_SIDE), max(1, lines - TEXT_LINES - len(figures))
     told: list[RenderableType] = [Text(headline(shown.about), style="bold", no_wrap=True, overflow="ellipsis")]
     if shown.object:
         name, picture = next(iter(shown.object.items()))
@@ -134,6 +137,7 @@ def screen(shown: Display, columns: int, lines: int, *, colour: bool = True) -> 
         grid.add_row(f"amplitude of {name}", f"phase, ±{pictures[1].limit_rad:.2g} rad")
         grid.add_row(*(block(one, colour=colour) for one in pictures))
         told.append(grid)
+    told += [Text(f"{name:<12} {text}", no_wrap=True, overflow="ellipsis") for name, text in figures.items()]
     misfit = bars(shown.about.misfit[:, 0], columns - 16)
     told.append(Text(f"misfit (log)  {misfit}" if misfit else "no iteration yet", no_wrap=True))
     return Group(*told)

@@ -43,6 +43,8 @@ class Wanted:
     finished: Place | None = None
     """Where it is told that the file is complete."""
     folders: tuple[str, ...] = ()
+    vectors: bool = False
+    """Whether a frame is a row of signals, one axis."""
 
 
 def known(file: Opened, wanted: Wanted) -> dict[str, Any]:
@@ -120,7 +122,7 @@ class Follow:
     def _news(self, file: Opened, silent: bool) -> Iterator[list[Buffer]]:
         wanted = self._wanted
         self._marked = wanted.finished is not None and marks(file, wanted.finished)
-        frames = FrameDataset(file, wanted.frames) if wanted.frames is not None else None
+        frames = FrameDataset(file, wanted.frames, wanted.vectors) if wanted.frames is not None else None
         channels = {name: NumberDataset(file, place) for name, place in wanted.samples.items()}
         times = NumberDataset(file, wanted.times) if wanted.times is not None else None
         told = None if self._told else (known(file, wanted), mask_of(file, wanted))

@@ -52,7 +52,7 @@ def _places(file: Opened, p: Any, wanted: Wanted, wrong: list[str]) -> Iterator[
             wrong.append(f"{name}: {error}; correct `{name.partition('.')[0]}`")
 
     if wanted.frames is not None:
-        yield from tried("frames", wanted.frames, lambda: _frames(FrameDataset(file, wanted.frames or "")))
+        yield from tried("frames", wanted.frames, lambda: _frames(FrameDataset(file, wanted.frames or "", wanted.vectors)))
     for name, place in wanted.samples.items():
         yield from tried(f"samples.{name}", p.samples[name], lambda place=place: _numbers(NumberDataset(file, place)))
     if wanted.times is not None:

@@ -30,23 +30,26 @@ class FrameDataset:
     Raises `H5Error` for what cannot be frames.
     """
 
-    def __init__(self, file: Opened, path: str) -> None:
+    def __init__(self, file: Opened, path: str, vectors: bool = False) -> None:
+        """`vectors`: the last axis alone is a frame, a row of signals."""
         self.dataset = data = file.dataset(path)
         self._file, name = file, f"{data.file.filename}: {path}"
-        if data.ndim < 3:
-            raise H5Error(f"{name}: shape {data.shape}: frames need three axes at least, (frame, y, x)")
-        self.shape: tuple[int, int] = (int(data.shape[-2]), int(data.shape[-1]))
-        self._per: tuple[int, ...] = tuple(int(n) for n in data.shape[1:-2])
-        self.total = math.prod(int(n) for n in data.shape[:-2])
+        axes = 1 if vectors else 2
+        if data.ndim < axes + 1:
+            needed = "two axes at least, (frame, signal)" if vectors else "three axes at least, (frame, y, x)"
+            raise H5Error(f"{name}: shape {data.shape}: frames need {needed}")
+        self.shape: tuple[int, int] = (1 if vectors else int(data.shape[-2]), int(data.shape[-1]))
+        self._per: tuple[int, ...] = tuple(int(n) for n in data.shape[1:-axes])
+        self.total = math.prod(int(n) for n in data.shape[:-axes])
         """Frames that the dataset has room for."""
         self.dtype = wire_dtype(data.dtype)
         self.frame_bytes = self.shape[0] * self.shape[1] * data.dtype.itemsize
         fits = min(self.shape) > 0 and max(self.shape) <= MAX_SIDE and self.frame_bytes <= MAX_FRAME_BYTES
         if not fits or self.total >= MAX_INDEX:
             raise RefusedError(f"{name}: shape {data.shape} of {data.dtype} is not read: it is too large")
-        self.single = data.chunks is not None and tuple(data.chunks) == (1,) * (data.ndim - 2) + self.shape
+        self.single = not vectors and data.chunks is not None and tuple(data.chunks) == (1,) * (data.ndim - 2) + self.shape
         """Whether every frame is stored as a piece of its own."""
-        self.codec = (codec_of(data) if data.dtype.newbyteorder("<").str in DTYPES else None) or "raw"
+        self.codec = (codec_of(data) if not vectors and data.dtype.newbyteorder("<").str in DTYPES else None) or "raw"
         """As which frames are handed on: as they are stored where the codec is known."""
         self._there: NDArray[np.bool_] | None = None
         """Of a virtual dataset, which of its rows have their sources."""

@@ -147,6 +147,7 @@ def wanted_of(p: Any) -> Wanted:
         place(p.expected),
         place(p.finished),
         p.folders,
+        getattr(p, "signals", None) is not None,
     )
 
 
@@ -294,7 +295,7 @@ class Hdf5Scan:
         try:
             with Opened(path.absolute(), wanted.folders) as file:
                 told, mask = known(file, wanted), mask_of(file, wanted)
-                FrameDataset(file, parameters.frames)
+                FrameDataset(file, parameters.frames, wanted.vectors)
                 for place in wanted.samples.values():
                     NumberDataset(file, place)
         except H5Error as error:

@@ -49,7 +49,7 @@ class QuickParameters(SimulatedParameters):
 
     @model_validator(mode="after")
     def _small_enough(self) -> Self:
-        if self.positions_theory is None and self.num_frames > MAX_FRAMES:
+        if self.planned() is None and self.num_frames > MAX_FRAMES:
             raise ValueError(
                 f"num_frames: {self.num_frames}: that many positions take {16 * self.num_frames} bytes; at most {MAX_FRAMES}"
             )
@@ -110,7 +110,7 @@ class MoonFlowerParameters(QuickParameters):
     def _drawable(self) -> Self:
         if self.shape is not None and self.psf > self.side():
             raise ValueError(f"psf: {self.psf:g}: is wider than the frame of {self.side()} pixels")
-        if self.shape is not None and self.positions_theory is None:
+        if self.shape is not None and self.planned() is None:
             across = self.side() * (1.0 + self.density * (math.sqrt(self.num_frames) + 1.0))
             fits((across, across), f"num_frames: {self.num_frames}: with density {self.density:g}")
         return self
@@ -165,7 +165,7 @@ class QuickSimulation:
         side = self.p.side()
         self.shape, self.dtype = (side, side), COUNTS
         self.pixel_m = self.p.simulated_pixel_m()
-        theory = self.p.positions_theory
+        theory = self.p.planned()
         if theory is None:
             spacing = (self.pixel_m[0] * side * self.p.density, self.pixel_m[1] * side * self.p.density)
             theory = pattern(getattr(self.p, "model", "round"), spacing, self.p.num_frames)

@@ -74,7 +74,7 @@ class Rehearsal:
 
         Raises `Unsimulated`.
         """
-        theory = load_array(parameters.positions_theory)
+        theory = parameters.planned()
         dark, each = parameters.dark_frames, 1 if positions is None else positions.frames_per_sample
         count = frames or (None if theory is None else len(theory)) or parameters.num_frames or 400
         if theory is not None and count > len(theory):
@@ -93,7 +93,7 @@ class Rehearsal:
             text = f"positions reach over {reach:.3g} object pixels, {MAX_SIDE} can be simulated; in another unit, or geometry?"
             raise Unsimulated("shape", parameters.shape, text)
         told = positions is not None and positions.channels.y is not None
-        made = cls(beamline, parameters, geometry, told or parameters.positions_theory is not None, metadata or {})
+        made = cls(beamline, parameters, geometry, told or parameters.planned() is not None, metadata or {})
         size = count * math.prod(made.raw_shape()) * 2
         if size > MAX_BYTES:
             text = (

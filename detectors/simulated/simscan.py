@@ -170,7 +170,7 @@ class SimParameters(SimulatedParameters):
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:
-        if self.positions_theory is None and self.xy.override is None and self.xy.model is None:
+        if self.planned() is None and self.xy.override is None and self.xy.model is None:
             raise ValueError("xy.model: None: choose 'round', 'raster' or 'spiral', or give positions in xy.override")
         if isinstance(self.psf, np.ndarray) and self.shape is not None and max(self.psf.shape) > 2 * self.side():
             raise ValueError(f"psf: a kernel of {self.psf.shape}: at most {2 * self.side()} pixels, twice the frame's side")

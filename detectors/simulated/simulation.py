@@ -79,12 +79,12 @@ class SimSimulation:
         return fitted(seen, self.shape)
 
     def _true_positions(self) -> NDArray[np.float64]:
-        places = self.p.positions_theory
+        places = self.p.planned()
         if places is None:
             places = self.p.xy.positions(self.seed)
         if places is None or not len(places):
             raise ValueError("data.xy: gives no position")
-        return np.asarray(places, np.float64)[: None if self.p.positions_theory is not None else self.p.num_frames]
+        return np.asarray(places, np.float64)[: None if self.p.planned() is not None else self.p.num_frames]
 
     def _told_positions(self) -> NDArray[np.float64]:
         """What an encoder would have said."""
@@ -116,6 +116,8 @@ def geometry_of(parameters: SimParameters) -> Geometry:
     assert parameters.psize is not None
     y, x = np.broadcast_to(np.asarray(parameters.psize, float), 2)
     made = Geometry((side, side), parameters.energy, parameters.distance, (float(y), float(x)))
+    if parameters.acc_voltage is not None:
+        made = replace(made, energy_kev=None, voltage_kv=parameters.acc_voltage)
     return replace(made, near=True) if parameters.propagation == "nearfield" else made
 
 

@@ -53,6 +53,10 @@ class SimulatedParameters(PtyScanParameters):
         frame = self.frame_shape()
         if frame is not None and (wrong := self.off_frame(frame)) is not None:
             raise ValueError(f"center: {self.center}: {wrong}")
+        if self.raster is not None and self.raster.flyback:
+            raise ValueError(f"raster.flyback: {self.raster.flyback}: a simulated beam is on the raster in every frame: 0")
+        if self.signals is not None:
+            raise ValueError(f"signals: {self.signals}: pictures are simulated: leave it out")
         return self
 
     def frame_shape(self) -> tuple[int, int] | None:
@@ -67,7 +71,7 @@ class SimulatedParameters(PtyScanParameters):
         """Far-field pixel on the sample, (y, x). Raises `ValueError` where energy, distance, psize or shape is None."""
         pixel = self.pixel_m()
         if pixel is None:
-            raise ValueError("a simulation needs data.energy, data.distance, data.psize and data.shape")
+            raise ValueError("a simulation needs data.energy (or data.acc_voltage), data.distance, data.psize and data.shape")
         return pixel
 
     def side(self) -> int:

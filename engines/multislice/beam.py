@@ -16,10 +16,9 @@ from scipy.ndimage import map_coordinates
 from ptystream.model.aberrations import chi
 
 from .hermite import hermite_modes
-from .optics import band
+from .optics import ANGSTROM, band
 from .page.arrays import APERTURE
 
-ANGSTROM = 1e-10
 FIRST = 1000
 """Frames of which the mean pattern is taken, at most."""
 

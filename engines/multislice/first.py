@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ptystream.model.aberrations import functions
 
-from .beam import ANGSTROM, FIRST, Frame, Wave, applied_tilts, mean_of, of_signals, prepared, starting
-from .optics import Optics
+from .beam import FIRST, Frame, Wave, applied_tilts, mean_of, of_signals, prepared, starting
+from .optics import ANGSTROM, Optics
 
 
 def frame_of(p: Any, optics: Optics, shape: tuple[int, int], cutoff: float) -> Frame:

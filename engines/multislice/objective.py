@@ -60,6 +60,8 @@ class Objective:
     """A_j = ∂χ/∂C_j of the aberrations. Shape (coefficient, y, x), real."""
     detectors: Any = None
     """Virtual detectors. Shape (signal, y, x), real."""
+    spectral: bool = True
+    """Whether anything acts on the probe's spectrum; otherwise waves are taken as they are."""
 
     @property
     def values(self) -> int:
@@ -119,8 +121,8 @@ class Objective:
         if "aberrations" in at:
             chi = xp.tensordot(at["aberrations"], self.functions, axes=(1, 0))
             lenses = xp.exp(-1j * chi).astype(at["probe"].dtype) * self.optics.limit
-        spectral = wanted.positions or "positions" in at or lenses is not None or "tilts" in at
-        return Source(at["probe"], self.on.fft2(at["probe"].copy()) if spectral else None, at["object"], lenses)
+        spectra = self.on.fft2(at["probe"].copy()) if self.spectral else None
+        return Source(at["probe"], spectra, at["object"], lenses)
 
     def _empty(self, at: Mapping[str, Any], shared: Mapping[str, Any], wanted: Wanted, background: bool) -> Sums:
         xp = self.on.xp

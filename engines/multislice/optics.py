@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.model.electrons import electron_wavelength
-
-__all__ = ["Optics", "band", "electron_wavelength"]
+ANGSTROM = 1e-10
 
 
 def band(shape: tuple[int, int], pixel_m: tuple[float, float], cutoff: float, rolloff: float = 0.0) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from pydantic import model_validator
 from ptystream.params.base import parameter
 from ptystream.params.course import at, checked, limits_of, varies
 
+from .page import texts
 from .page.constraints import ByHandParameters, TermParameters
 from .page.data import DatasetParameters, MemoryParameters, SavingParameters
 from .page.optimisation import OptimisationParameters, UpdateParameters
@@ -62,7 +63,9 @@ class PyPtyParameters(
     @model_validator(mode="before")
     @classmethod
     def _epochs(cls, given: Any) -> Any:
-        """Without `numiter` it is the epochs that are left."""
+        """Texts of Python values are read. Without `numiter` it is the epochs that are left."""
+        if isinstance(given, dict):
+            given = texts.read(given, cls.model_fields)
         if isinstance(given, dict) and given.get("numiter") is None:
             last, first = given.get("epoch_max", 200), given.get("epoch_prev", 0)
             if isinstance(last, int) and isinstance(first, int) and last > first:

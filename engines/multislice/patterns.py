@@ -18,9 +18,7 @@ from ..backend import Backend
 from ..tiles import runs
 from .journey import View
 from .objective import Batch
-from .optics import Optics
-
-ANGSTROM = 1e-10
+from .optics import ANGSTROM, Optics
 
 
 @dataclass(slots=True)

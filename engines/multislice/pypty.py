@@ -19,16 +19,18 @@ from ptystream.reconstruction import COLUMN, PROBE, ROW, Reconstruction, Stack, 
 from ptystream.scan.block import FrameStore
 
 from ..backend import BACKENDS, Backend
-from .beginning import grown, objective_of, optics_of, quantities, slices_of, stack_of
+from .beginning import grown, objective_of, optics_of, quantities, slices_of, stack_of, subscans, waves_of
 from .constraints import Constraints
 from .descent import Descent
 from .loss import Loss, Point
 from .memory import Pair
 from .objective import Batch
 from .optics import band
+from .page.scan import UNDOCUMENTED, described
 from .parameters import PyPtyParameters
 from .patterns import Patterns, PhasePlates
 from .setting import Setting
+from .standing import standing
 from .terms import Terms
 from .variables import Variables
 
@@ -39,6 +41,10 @@ class PyPty:
     Parameters = PyPtyParameters
     spreads: ClassVar[bool] = False
     takes_volumes: ClassVar[bool] = False
+    takes_pad: ClassVar[bool] = True
+    takes_signals: ClassVar[bool] = True
+    describes_scan = staticmethod(described)
+    undocumented: ClassVar[Mapping[str, str]] = UNDOCUMENTED
 
     def __init__(self, parameters: Any) -> None:
         self.p = parameters
@@ -53,6 +59,8 @@ class PyPty:
         state: Mapping[str, Any] | None = None,
     ) -> None:
         """See `ptystream.engine.Engine.start`. Raises `ValueError` for what the engine cannot take."""
+        self._geometry = next(iter(reconstruction.geometries.values()), None)
+        self.p = standing(self.p, self._geometry)
         double = self.p.default_dtype == "double"
         self.on: Backend = BACKENDS[context.device](replace(context, precision=self.p.default_dtype))
         self.complex, self.real = np.dtype("c16" if double else "c8"), np.dtype("f8" if double else "f4")
@@ -60,13 +68,21 @@ class PyPty:
         self.curiter = int((state or {}).get("iteration", 0))
         self._bands: dict[tuple[int, int], Any] = {}
         self._adopt()
-        self.optics = optics_of(self.p, self._probe[1].shape, self._stack, self.on, self.real)
+        wavelength = None if self._geometry is None else self._geometry.wavelength_m
+        self.optics = optics_of(self.p, self._probe[1].shape, self._stack, self.on, self.real, wavelength)
         self.patterns = Patterns(self.on, self.p, reconstruction.pods, frames, self.optics, self.real)
         if self.p.phase_plate_in_h5 is not None:
             self.patterns.plates = PhasePlates(self.on, self.p.phase_plate_in_h5, self.optics.shape, self.complex)
         self.objective = objective_of(self.p, self.patterns, next(iter(frames.values())))
         rows, held = reconstruction.pods.length, (state or {}).get("quantities", {})
-        self.at = quantities(self.p, self._probe[1].data, self._stack, rows, self.objective, self.real)
+        waves = self._probe[1].data
+        if reconstruction.improved or state is not None:
+            count = subscans(self.p) if state is not None else 1
+            waves = waves.reshape(count, -1, *waves.shape[1:])
+            waves = waves if count > 1 else self.on.xp.repeat(waves, subscans(self.p), axis=0)
+        else:
+            waves = waves_of(self.p, waves, self.patterns, np.arange(rows), self._stack)
+        self.at = quantities(self.p, waves, self._stack, rows, self.objective, self.real)
         self.at |= {name: self.on.put(np.asarray(given, self.real)) for name, given in held.items()}
         self._constraints = Constraints(self.on, self.p, self.optics, self.real)
         self._first_probe = self.at["probe"].copy()
@@ -104,8 +120,8 @@ class PyPty:
 
     def configure(self, parameters: Any) -> None:
         """See `ptystream.engine.Engine.configure`."""
-        self.p = self.patterns.p = parameters
-        self._constraints = replace(self._constraints, p=parameters)
+        self.p = self.patterns.p = standing(parameters, self._geometry)
+        self._constraints = replace(self._constraints, p=self.p)
 
     def complete(self) -> None:
         """See `ptystream.engine.Engine.complete`."""
@@ -216,7 +232,9 @@ class PyPty:
                 raise ValueError(f"engines.*.name: PyPty: works on one {kind}, there are {names}: let the scans share it")
         probe, (name, storage) = self._probe[1], self._object
         probe.data = self.on.put(np.ascontiguousarray(probe.data, self.complex))
-        held.objects[name] = stack_of(self.p, storage, self.on, self.complex)
+        corners = held.pods.address[:, 0, ROW : COLUMN + 1]
+        first = corners.min(axis=0) - int(self.p.extra_space_on_side_px) if len(corners) else None
+        held.objects[name] = stack_of(self.p, storage, self.on, self.complex, first)
         self._offset = self._stack.offset
 
     def _remember(self, state: Mapping[str, Any]) -> None:

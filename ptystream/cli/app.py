@@ -83,17 +83,19 @@ def view(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the web server; 0: a free one.")] = 0,
     keys: Annotated[str | None, typer.Option(help="Own CURVE certificate with the secret key.")] = None,
     peer_keys: Annotated[str | None, typer.Option(help="The session's public CURVE certificate.")] = None,
+    steer: Annotated[str | None, typer.Option(help="Steering address of the session: operators may then steer.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="File that keeps the tokens, so that addresses stay the same.")] = None,
     terminal: Annotated[bool, typer.Option("--terminal", help="Draw in this terminal instead.")] = False,
 ) -> None:
     """A web viewer for a running session, or one for a terminal."""
-    _call("view", "view", endpoint, host, port, keys, peer_keys, terminal)
+    _call("view", "view", endpoint, host, port, keys, peer_keys, steer, tokens, terminal)
 
 
 @app.command()
 def ctl(
     endpoint: Annotated[str, typer.Argument(help="Steering address of a session: it says it at its start.")],
-    action: Annotated[str, typer.Argument(help="status, pause, resume, end, save, stop, …; `actions` lists them.")] = "status",
-    arguments: Annotated[list[str] | None, typer.Argument(help="name=value; values as in YAML.")] = None,
+    action: Annotated[str, typer.Argument(help="status, pause, resume, set, end, save, …; `actions` lists them.")] = "status",
+    arguments: Annotated[list[str] | None, typer.Argument(help="In order, or name=value; values as in YAML.")] = None,
     keys: Annotated[str | None, typer.Option(help="Own CURVE certificate with the secret key.")] = None,
     peer_keys: Annotated[str | None, typer.Option(help="The session's public CURVE certificate.")] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait: the engine ends its pass first.")] = 30.0,
@@ -164,7 +166,7 @@ def convert(
     acquisition: Annotated[str | None, typer.Option(help="Which acquisition of a recording; the first.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
 ) -> None:
-    """Frames of a recording, .ptyd or CXI file as .ptyd or NXcxi_ptycho; the pictures of a .ptyr file as CXI/NeXus."""
+    """Frames of a recording, .ptyd or CXI file as .ptyd or NXcxi_ptycho; a result, .ptyr, as CXI/NeXus."""
     _call("convert", "convert", given, made, config, scan, acquisition, force)
 
 
@@ -172,9 +174,13 @@ def convert(
 def check(
     config: Annotated[str, typer.Argument(help="YAML, JSON or TOML file.")],
     listen: Annotated[float, typer.Option(min=0.0, help="Seconds to listen to streams that tell what they hold.")] = 0.0,
+    convention: Annotated[
+        str | None, typer.Option(metavar="RECORDING", help="Try every orientation of the detector on these frames instead.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=16, help="How many of the recording's frames `--convention` takes.")] = 200,
 ) -> None:
     """What is wrong with a configuration, and what to do."""
-    _call("check", "check", config, listen)
+    _call("check", "check", config, listen, convention, frames)
 
 
 @app.command()

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import zmq
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 
-from ptystream.params.load import SourceConfiguration, load
+from ptystream.assessment.offline import try_conventions
+from ptystream.params.load import Configuration, SourceConfiguration, load
 from ptystream.plan import geometry_of, told_later
+from ptystream.recording import Recording
 from ptystream.security import handshake
+from ptystream.storage import tiled_entry
 
 
-def check(config: str, listen: float = 0.0) -> int:
-    """Body of the command: one line per finding; exit status 1 where a source does not answer.
+def check(config: str, listen: float = 0.0, convention: str | None = None, frames: int = 200) -> int:
+    """Body of the command: one line per finding; exit status 1 where a source, or a Tiled server, does not answer.
 
-    `listen`: seconds for which sources that describe what they send are listened to.
+    `listen`: seconds for which sources that describe what they send are listened to. `convention`: a recording instead of the
+    sources: which orientation of the detector fits its first `frames`; status 1 where the configured one does not.
     """
     configuration = load(config)
+    if convention is not None:
+        return _convention(configuration, convention, frames)
     print(f"{config}: {len(configuration.scans)} scan(s), {len(configuration.engines)} engine(s): the parameters are right")
     bad = 0
     for scan in configuration.scans:
@@ -44,7 +53,36 @@ def check(config: str, listen: float = 0.0) -> int:
                 wrong = _wrong(one, source.parameters)
                 bad += wrong is not None
                 print(f"scans.{scan.label}.{kind}.address: {one}: {wrong or 'answers'}")
-    return 1 if bad else 0
+    return 1 if bad + _tiled(configuration) else 0
+
+
+def _tiled(configuration: Configuration) -> int:
+    """Whether results could go into the Tiled server that is asked for; 1 where not."""
+    io = configuration.root.io
+    if io.tiled.uri is None:
+        return 0
+    try:
+        if not tiled_entry.is_installed():
+            raise tiled_entry.TiledError("the client of Tiled is not installed: pip install 'ptystream[tiled]'")
+        key = tiled_entry.key_of(None if io.tiled.api_key_file is None else Path(io.home) / io.tiled.api_key_file)
+        wrong = tiled_entry.wrong(io.tiled.uri, key)
+    except tiled_entry.TiledError as error:
+        wrong = str(error)
+    print(f"io.tiled: {io.tiled.uri}: {wrong or 'answers, and lets the key in'}")
+    return int(wrong is not None)
+
+
+def _convention(configuration: Configuration, path: str, frames: int) -> int:
+    """Print the ranking, and what to write in the configuration."""
+    console = Console(stderr=True)
+    with Progress(TextColumn("{task.description}"), BarColumn(), console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("trying the orientations", total=None)
+        found = try_conventions(
+            configuration, Recording(path), frames, lambda done, total: progress.update(task, completed=done, total=total)
+        )
+    for line in found.lines():
+        print(line)
+    return 0 if found.fits else 1
 
 
 def _wrong(address: str, parameters: Any) -> str | None:

@@ -38,21 +38,27 @@ def demo(output: str, frames: int, rate: float, side: int, browser: bool, seed: 
         config = folder / "demo.yaml"
         config.write_text(yaml.safe_dump(configuration(told, folder, side), sort_keys=False))
 
-        def published(endpoint: str) -> None:
-            viewer = subprocess.Popen([*PTYSTREAM, "view", endpoint], stdout=subprocess.PIPE, text=True)
+        published: list[str] = []
+
+        def steered(steering: str) -> None:
+            command = [*PTYSTREAM, "view", published[0], "--steer", steering]
+            viewer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             viewers.append(viewer)
             assert viewer.stdout is not None
-            address = viewer.stdout.readline().strip()
-            console.print(f"viewer: {address or 'did not start'}", highlight=False)
+            address, operators = viewer.stdout.readline().strip(), viewer.stdout.readline().strip()
+            console.print(f"viewer: {address or 'did not start'}", highlight=False, soft_wrap=True)
+            console.print(operators, highlight=False, soft_wrap=True)
             if address and browser and sys.stdout.isatty():
-                webbrowser.open(address)
+                webbrowser.open(operators.rpartition(" ")[2])
 
         def ready() -> None:
             assert beamline.stdin is not None
             beamline.stdin.write("go\n")
             beamline.stdin.flush()
 
-        results = run_session(load(config, {"device": device}), console, on_publish=published, on_ready=ready)
+        results = run_session(
+            load(config, {"device": device}), console, on_publish=published.append, on_steering=steered, on_ready=ready
+        )
         beamline.wait(START_S)
         console.print(f"configuration: {config} (to be used again with ptystream live)", highlight=False)
         return 0 if results else 1

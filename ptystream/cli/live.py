@@ -11,7 +11,7 @@ from ptystream.launch import launch
 from ptystream.parallel import team
 from ptystream.params.load import Configuration, load, plugins
 from ptystream.playback import Playback
-from ptystream.session import Session
+from ptystream.session import Session, SessionError
 from ptystream.storage import ptyr
 
 
@@ -31,9 +31,11 @@ def run_session(
     *,
     replay: Playback | str | None = None,
     on_publish: Callable[[str], None] | None = None,
+    on_steering: Callable[[str], None] | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> list[Path]:
-    """Run a session to its end with a progress line; ctrl-c saves what is there. Returns the results' paths."""
+    """Run a session to its end with a progress line; ctrl-c saves what is there. Returns the results' paths. Raises
+    `SessionError` where nothing could be reconstructed, unless somebody stopped it before."""
     sessions: list[Session] = []
     launch(
         configuration,
@@ -42,8 +44,12 @@ def run_session(
         replay=replay,
         on_session=sessions.append,
         on_publish=on_publish,
+        on_steering=on_steering,
         on_ready=on_ready,
     )
+    for session in sessions:
+        if not session.reconstructed and not session.asked_to_stop:
+            raise SessionError(f"{configuration.name}: nothing was reconstructed: {session.fruitless_because()}")
     results = [path for session in sessions for path in session.results]
     figure = plugins("viewers").get("figure")
     for path in results if figure is not None else ():

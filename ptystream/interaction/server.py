@@ -38,6 +38,7 @@ FAREWELL_S = 2.0
 LEAVE_S = 0.5
 """How long one that has seen it has to say DISCONNECT."""
 MAX_NAME = 100
+MAX_WARNINGS, MAX_TEXT = 100, 2000
 
 
 class InteractionError(RuntimeError):
@@ -71,6 +72,10 @@ class InteractionServer:
             "DO": self._do,
             "GETNOW": self._get_now,
         }
+        self._warnings: deque[tuple[str, str]] = deque(maxlen=MAX_WARNINGS)
+        """(ticket, text) of what the log said and clients are not told yet; the newest, where that is much."""
+        self._listener = _Listener(self._warn)
+        logging.getLogger("ptystream").addHandler(self._listener)
         namespace.ring = self._waker.wake
         self._thread = Thread(target=self._serve, name="interaction", daemon=True)
         self._thread.start()
@@ -84,6 +89,7 @@ class InteractionServer:
         """The session is over: clients are told so where they ask, then all sockets are closed. May be called twice."""
         if self._closing.is_set():
             return
+        logging.getLogger("ptystream").removeHandler(self._listener)
         self._namespace.finish()
         self._closing.set()
         self._waker.wake()
@@ -168,6 +174,11 @@ class InteractionServer:
             if key in self._clients:
                 status = "ok" if reply.fault is None else f"Error: {reply.fault}"
                 self._clients[key].publish({"ticket": ticket, "status": status, "out": reply.value})
+        while self._warnings:
+            ticket, text = self._warnings.popleft()
+            for client in self._clients.values():
+                if client.listens:
+                    client.publish({"ticket": ticket, "status": "ok", "out": text})
         for client in self._clients.values():
             if not client.waiting or not client.listens or self._due(client) > now:
                 continue
@@ -286,10 +297,31 @@ class InteractionServer:
         self._answers.append((key, ticket, reply))
         self._waker.wake()
 
+    def _warn(self, ticket: str, text: str) -> None:
+        """Called from any thread."""
+        if self._clients:
+            self._warnings.append((ticket, text))
+            self._waker.wake()
+
     def _refused(self, client: Client, ticket: Any, why: str) -> dict[str, Any]:
         """ptypy's clients wait for the ticket, whatever the reply says: so it is published."""
         client.publish({"ticket": ticket, **_refusal(why)})
         return {"status": "ok"}
+
+
+class _Listener(logging.Handler):
+    """Hands on what the log warns of, as ptypy's tickets WARN and ERROR."""
+
+    def __init__(self, warn: Callable[[str, str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._warn = warn
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Of one line; what happens here happens in the thread that warns."""
+        told = record.levelno in (logging.WARNING, logging.ERROR, logging.CRITICAL)
+        if told and not record.name.startswith(__package__):  # of clients themselves: it could go on for ever
+            ticket = "WARN" if record.levelno == logging.WARNING else "ERROR"
+            self._warn(ticket, record.getMessage()[:MAX_TEXT])
 
 
 def _answered(asked: Any, view: Mapping[str, Any]) -> dict[str, Any]:

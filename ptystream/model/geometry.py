@@ -4,7 +4,11 @@ Far field: the pixel on the sample is λ z / (N psize), unless `resolution` forc
 λ z / (resolution psize) pixels of the exit wave's transform, and the frame of probe and exit wave is that number of pixels to
 the nearest even difference. Near field: the pixel on the sample is the detector's. `resample` makes the exit wave's picture on
 the detector finer by a whole factor: in the far field the frame covers more of the sample at the same pixel, in the near field
-the same at a smaller pixel.
+the same at a smaller pixel. `pad` makes that picture wider than the detector by so many of its pixels on each side: in the far
+field the pixel on the sample is smaller, λ z / ((N + 2 pad) psize), and the frame covers as much; in the near field the frame
+covers more.
+
+Light is told by the energy of its photons, electrons by the voltage that accelerated them.
 
 The quadratic phase of the Fresnel integral before the far-field transform, exp(iπ (X² + Y²)/(λz)), is fixed in the frame and
 therefore part of the probe as we hold it.
@@ -18,11 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptystream.model.electrons import electron_wavelength
+
 KEV_METRES = 1.23984193e-9
 """Planck's constant times the speed of light, keV·m (CODATA)."""
 MAX_SIDE = 1 << 15
 """Longest side of a frame, pixels."""
-LENGTHS = "needs data.energy, data.distance and data.psize, and positions in metres"
+LENGTHS = "needs data.energy (or data.acc_voltage), data.distance and data.psize, and positions in metres"
 
 
 class GeometryError(ValueError):
@@ -35,7 +41,8 @@ class GeometryError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """One photon energy. Without energy, distance or detector pixel everything is in object pixels."""
+    """One photon energy, or electrons of one voltage. Without energy or voltage, distance and detector pixel everything is in
+    object pixels."""
 
     shape: tuple[int, int]
     """(y, x) of a prepared frame."""
@@ -49,9 +56,15 @@ class Geometry:
     """Pixels of the model along a side of a detector pixel."""
     resolution_m: float | None = None
     """Pixel forced on the sample; None: the one that follows."""
+    voltage_kv: float | None = None
+    """Of electrons, in the place of a photon energy."""
+    pad: int = 0
+    """Pixels of the detector, on each side, that the model has and the detector has not."""
+    signals: int | None = None
+    """A frame is a row of so many numbers that virtual detectors made of a pattern of `shape`; None: it is the pattern."""
 
     def __post_init__(self) -> None:
-        lacking = self.energy_kev is None or self.distance_m is None or self.detector_pixel_m is None
+        lacking = self.wavelength_m is None or self.distance_m is None or self.detector_pixel_m is None
         if self.near and lacking:
             raise GeometryError("propagation", "nearfield", LENGTHS)
         if self.near and self.resolution_m is not None:
@@ -69,13 +82,20 @@ class Geometry:
 
     @property
     def wavelength_m(self) -> float | None:
-        """λ = hc / E."""
+        """λ = hc / E, or that of the electrons."""
+        if self.voltage_kv is not None:
+            return electron_wavelength(self.voltage_kv)
         return None if self.energy_kev is None else KEV_METRES / self.energy_kev
 
     @property
     def fine(self) -> tuple[int, int]:
-        """(y, x) of the model on the detector: the frame's shape times `resample`."""
-        return self.shape[0] * self.resample, self.shape[1] * self.resample
+        """(y, x) of the model on the detector: the frame's shape with its `pad`, times `resample`."""
+        return self.padded[0] * self.resample, self.padded[1] * self.resample
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """(y, x) of the frame and what the model has around it, detector pixels."""
+        return self.shape[0] + 2 * self.pad, self.shape[1] + 2 * self.pad
 
     @property
     def pixel_size_m(self) -> tuple[float, float] | None:
@@ -87,7 +107,7 @@ class Geometry:
         if self.resolution_m is not None:
             return self.resolution_m, self.resolution_m
         lz = self.wavelength_m * self.distance_m
-        return lz / (self.shape[0] * self.detector_pixel_m[0]), lz / (self.shape[1] * self.detector_pixel_m[1])
+        return lz / (self.padded[0] * self.detector_pixel_m[0]), lz / (self.padded[1] * self.detector_pixel_m[1])
 
     @property
     def cycle(self) -> tuple[float, float]:

@@ -63,6 +63,15 @@ class ScanModelParameters(Branch):
     covers twice as much of the sample at the same pixel; in the near field the pixel on the sample is half as large. None: 1.
     (ptypy takes the mean and loses photons.)"""
 
+    pad: int = parameter(0, lower=0, ours=True)
+    """Pixels of the prepared frame, on each side, that the model has and the detector has not
+
+    What is scattered beyond the detector is then part of the model: in the far field the pixel on the sample is
+    λ z / ((N + 2 pad) psize). Taken by PyPty alone."""
+
+    margin: int = parameter(0, lower=0, upper=4096, ours=True)
+    """Room around the object, pixels on each side of what the frames see."""
+
     share: ShareParameters = ShareParameters()
     """What a scan has in common with another scan of the same run."""
 

@@ -44,16 +44,20 @@ class Propagator:
     """Factor (y, x) of modulus 1 between a transform and the inverse one."""
     resample: int = 1
     """The detector sums the intensity over blocks of so many pixels squared."""
+    pad: int = 0
+    """Of these blocks so many on each side lie beyond the detector."""
 
     @property
     def plain(self) -> bool:
         """Whether it is the orthonormal transform and nothing else."""
-        return self.before is None and self.zoom is None and self.transfer is None and self.resample == 1
+        return self.before is None and self.zoom is None and self.transfer is None and self.resample == 1 and self.pad == 0
 
     def put(self, put: Callable[[Any], Any]) -> Propagator:
         """The same with its arrays where `put` brings them."""
         before, transfer = (None if array is None else put(array) for array in (self.before, self.transfer))
-        return Propagator(before, None if self.zoom is None else (put(self.zoom[0]), put(self.zoom[1])), transfer, self.resample)
+        return Propagator(
+            before, None if self.zoom is None else (put(self.zoom[0]), put(self.zoom[1])), transfer, self.resample, self.pad
+        )
 
     def forward(self, waves: Any, fft2: Transform, ifft2: Transform) -> Any:
         """Waves (…, y, x) on the fine detector; may overwrite `waves`."""
@@ -80,21 +84,34 @@ def intensity(way: Propagator, waves: NDArray[Any]) -> NDArray[np.float64]:
     fine = np.abs(way.forward(np.array(waves, complex), *transforms())) ** 2
     r, (height, width) = way.resample, fine.shape[-2:]
     blocks = fine.reshape(*fine.shape[:-2], height // r, r, width // r, r)
-    return np.asarray(blocks.sum(axis=(-3, -1)))
+    photons = np.asarray(blocks.sum(axis=(-3, -1)))
+    return photons if not way.pad else _cut(photons, way.pad)
 
 
 def flat_phase(way: Propagator, photons: NDArray[np.float64]) -> NDArray[np.complex128]:
     """The exit wave (y, x) whose wave on the detector has these photons (y, x), spread over fine pixels, and no phase."""
     r = way.resample
+    photons = photons if not way.pad else _surrounded(photons, way.pad)
     fine = np.repeat(np.repeat(np.sqrt(photons) / r, r, axis=-2), r, axis=-1).astype(complex)
     return np.asarray(way.backward(fine, *transforms()))
+
+
+def _cut(photons: NDArray[np.float64], pad: int) -> NDArray[np.float64]:
+    """(…, y, x) without `pad` pixels on each side, zero frequency at [0, 0] before and after."""
+    centred = np.fft.fftshift(photons, axes=(-2, -1))
+    return np.fft.ifftshift(centred[..., pad:-pad, pad:-pad], axes=(-2, -1))
+
+
+def _surrounded(photons: NDArray[np.float64], pad: int) -> NDArray[np.float64]:
+    """(y, x) with `pad` dark pixels on each side, zero frequency at [0, 0] before and after."""
+    return np.fft.ifftshift(np.pad(np.fft.fftshift(photons), pad))
 
 
 def propagator(geometry: Geometry, factor: float = 1.0) -> Propagator:
     """Of the energy `factor` times that of `geometry`, which sets the pixel on the sample. With `factor` 1 and no forced
     pixel the far field is one transform."""
     if geometry.near:
-        return Propagator(transfer=_transfer(geometry.at(factor)), resample=geometry.resample)
+        return Propagator(transfer=_transfer(geometry.at(factor)), resample=geometry.resample, pad=geometry.pad)
     before = None if factor == 1.0 else geometry.curvature(factor)
     middle = (geometry.resample - 1) / 2
     cycle = tuple(c / factor for c in geometry.cycle)
@@ -102,9 +119,9 @@ def propagator(geometry: Geometry, factor: float = 1.0) -> Propagator:
         if middle:  # detector pixel k is the mean of fine pixels rk … rk + r - 1: zero frequency lies in their middle
             y, x = (np.exp(2j * np.pi * (np.arange(n) - n // 2) * middle / n) for n in geometry.fine)
             before = y[:, None] * x
-        return Propagator(before=before, resample=geometry.resample)
-    first, second = (_zoom(n, geometry.resample, m, c) for n, m, c in zip(geometry.shape, geometry.view, cycle, strict=True))
-    return Propagator(before=before, zoom=(first, second), resample=geometry.resample)
+        return Propagator(before=before, resample=geometry.resample, pad=geometry.pad)
+    first, second = (_zoom(n, geometry.resample, m, c) for n, m, c in zip(geometry.padded, geometry.view, cycle, strict=True))
+    return Propagator(before=before, zoom=(first, second), resample=geometry.resample, pad=geometry.pad)
 
 
 def _zoom(detector: int, parts: int, frame: int, cycle: float) -> NDArray[np.complex128]:

@@ -23,7 +23,7 @@ from ptystream.model.specimen import Canvas, starting_object
 from ptystream.model.spectrum import CoherenceParameters, pods
 from ptystream.model.stxm import counts, mean_frame, transmission
 from ptystream.params.base import Branch
-from ptystream.reconstruction import OBJECT, Dispersion, Reconstruction, Storage, nearest
+from ptystream.reconstruction import COLUMN, OBJECT, PROBE, ROW, Dispersion, Reconstruction, Storage, nearest
 from ptystream.scan.block import Block, FrameStore
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,8 @@ class ScanModel:
     @property
     def store_shape(self) -> tuple[int, int]:
         """Shape of the frames that an engine is given."""
-        return self.geometry.shape
+        signals = self.geometry.signals
+        return self.geometry.shape if signals is None else (1, signals)
 
     @property
     def pods(self) -> int:
@@ -158,6 +159,7 @@ class ScanModel:
         self._objects = [list(reconstruction.objects).index(name) for name in self.object_ids]
         ways = [propagator(self.geometry, factor) for factor in self.coherence.energies]
         reconstruction.propagators[self.number] = tuple(ways[pod.energy] for pod in self._plan)
+        reconstruction.geometries[self.number] = self.geometry
         self._disperse(reconstruction)
         return decided
 
@@ -301,7 +303,7 @@ class ScanModel:
         fits = self._fits(reconstruction.objects[self.storage_id], corner)
         if fits.any():
             low, high = corner[fits].min(axis=0), corner[fits].max(axis=0) + self.geometry.view
-            self._grow(reconstruction, low, high)
+            self._grow(reconstruction, low - self.p.margin, high + self.p.margin)
         count = int(fits.sum())
         address = np.zeros((count, self.pods, 6), np.int32)
         address[:, :, 0] = [self._probes[pod.probe] for pod in self._plan]
@@ -325,11 +327,63 @@ class ScanModel:
         corner, remainder = self._corner(self._where(np.array([position], np.float64)))
         if not self._fits(reconstruction.objects[self.storage_id], corner)[0]:
             return False
-        self._grow(reconstruction, corner[0], corner[0] + self.geometry.view)
+        self._grow(reconstruction, corner[0] - self.p.margin, corner[0] + self.geometry.view + self.p.margin)
         reconstruction.pods.address[row, : self.pods, 4:] = corner[0]
         reconstruction.pods.remainder[row, : self.pods] = remainder[0]
         reconstruction.pods.moved[row] = 0
         return True
+
+    def may_shift(self, reconstruction: Reconstruction, offset_m: NDArray[np.float64]) -> bool:
+        """Whether the canvas may become so large."""
+        _, corner, _, step = self._shifted(reconstruction, offset_m)
+        storage = reconstruction.objects.get(self.storage_id)
+        return storage is None or bool(self._fits(storage, corner - step).all())
+
+    def shift(self, reconstruction: Reconstruction, offset_m: NDArray[np.float64]) -> None:
+        """Move all its frames by (y, x), as in `Block.positions_m`, from where they are now. The object moves with them, by whole
+        pixels, where no other scan sees it."""
+        rows, corner, remainder, step = self._shifted(reconstruction, offset_m)
+        if not len(rows):
+            return
+        for name in self.object_ids:
+            storage = reconstruction.objects[name]
+            storage.offset = (storage.offset[0] + int(step[0]), storage.offset[1] + int(step[1]))
+        self._grow(reconstruction, corner.min(axis=0), corner.max(axis=0) + self.geometry.view)
+        table = reconstruction.pods
+        table.address[rows, : self.pods, ROW : COLUMN + 1] = corner[:, None]
+        table.remainder[rows, : self.pods] = remainder[:, None]
+
+    def _shifted(
+        self, reconstruction: Reconstruction, offset_m: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+        """(its rows, their corners and remainders when they have moved, whole pixels by which the object moves with them)."""
+        moved, table = self._where(offset_m), reconstruction.pods
+        rows = np.flatnonzero((table.frame[:, 0] == self.number) & (table.address[:, 0, OBJECT] >= 0))
+        own = np.isin(table.address[:, 0, OBJECT], self._objects)
+        shared = bool((table.frame[own, 0] != self.number).any())
+        step = np.rint(0.0 * moved if shared else moved).astype(np.int64)
+        now = table.address[rows, 0, ROW : COLUMN + 1] + table.remainder[rows, 0].astype(float)
+        corner, remainder = nearest(np.clip(now + moved, -FAR, FAR))
+        return rows, corner.astype(np.int64), remainder, step
+
+    def tilt(self, reconstruction: Reconstruction, pixels: tuple[float, float]) -> None:
+        """Have its probes meet the detector so many pixels (y, x) of a prepared frame further: by a phase ramp, in the far field.
+        A probe that another scan sees too is left as it is."""
+        table = reconstruction.pods
+        own = np.isin(table.address[:, 0, PROBE], self._probes)
+        shared = bool((table.frame[own, 0] != self.number).any())
+        if not any(pixels) or shared or self.volumes or self.geometry.near or self.geometry.resample != 1:
+            return
+        ramp = np.ones(())
+        for step, side in zip(pixels, self.geometry.view, strict=True):
+            ramp = np.multiply.outer(ramp, np.exp(2j * np.pi * step * (np.arange(side) - side // 2) / side))
+        for name in self.probe_ids:
+            storage = reconstruction.probes[name]
+            storage.data = (storage.data * ramp).astype(storage.data.dtype)
+
+    def measured(self, block: Block, frames: FrameStore) -> dict[str, Any]:
+        """What is decided from the counts of a run's first frames: brightest_photons, mean_photons."""
+        return self._decide(block, frames)
 
     def weigh(self, reconstruction: Reconstruction, row: int, dose: float) -> None:
         """Give a row another dose, as in `Block.dose`."""
@@ -353,12 +407,13 @@ class ScanModel:
         """Whether each view finds room on a canvas of at most `most` pixels, together with those before it."""
         most = MAX_CANVAS_PIXELS if most is None else most
         low, high = np.array(storage.offset), np.add(storage.offset, storage.shape)
+        corner = corner - self.p.margin
         layers = len(storage.data) * len(self.object_ids)
 
         def small(low: NDArray[np.int64], high: NDArray[np.int64]) -> bool:
             return bool(math.prod((high - low).tolist()) * layers <= most)
 
-        ends = corner + self.geometry.view
+        ends = corner + self.geometry.view + 2 * self.p.margin
         if not len(corner) or small(np.minimum(low, corner.min(axis=0)), np.maximum(high, ends.max(axis=0))):
             return np.ones(len(corner), np.bool_)
         fits = np.zeros(len(corner), np.bool_)

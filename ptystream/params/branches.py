@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
+from ptystream.params.archive import DocumentsParameters, TiledParameters
 from ptystream.params.autoplot import AutoplotParameters
 from ptystream.params.base import Branch, parameter
 from ptystream.params.interaction import InteractionParameters
-from ptystream.params.patterns import checked, checked_beforehand
+from ptystream.params.patterns import checked, checked_beforehand, kept_below
+from ptystream.params.quality import QualityParameters
 from ptystream.verbosity import level
 
 
@@ -34,6 +36,10 @@ class PublishParameters(Branch):
 
     interval_s: float = parameter(0.1, lower=0.0, steerable=True, ours=True)
     """Shortest time between two snapshots, seconds."""
+
+    share: float = parameter(0.02, lower=0.001, upper=1.0, steerable=True, ours=True)
+    """Largest share of the engine's time that snapshots may take: after one that took 40 ms, none is made for 2 s. The last
+    one of a run is made all the same."""
 
 
 class MetricsParameters(Branch):
@@ -121,6 +127,7 @@ class FramesParameters(Branch):
             raise ValueError(f"cannot be filled in ({error}); known are %(run)s, %(scan)s, %(epoch)s") from error
         if "%(epoch)" not in value or not made.endswith((".h5", ".hdf5", ".nxs")):
             raise ValueError("needs %(epoch)s, so that each acquisition has its own file, and must end in .h5, .hdf5 or .nxs")
+        kept_below(made)
         return value
 
 
@@ -150,6 +157,11 @@ class AutosaveParameters(Branch):
     keep: int | None = parameter(2, lower=1, ours=True)
     """Dumps of a run that are kept, the newest; None: all, as ptypy does."""
 
+    @field_validator("rfile")
+    @classmethod
+    def _pattern(cls, value: str) -> str | None:
+        return checked(value)
+
 
 class IoParameters(Branch):
     """Global parameters for I/O"""
@@ -163,7 +175,8 @@ class IoParameters(Branch):
     rfile: str | None = parameter("recons/%(run)s/%(run)s_%(engine)s_%(iterations)04d.ptyr")
     """Reconstruction file name (or format string)
 
-    Below `home`, written after each engine; None: no file. Keys are those of the last iteration: %(run)s, %(engine)s,
+    Below `home` (an absolute path stays; a relative one that leads out of `home` is refused), written after each engine; None: no
+    file. Keys are those of the last iteration: %(run)s, %(engine)s,
     %(iteration)d (of this engine), %(iterations)d (of all), %(numiter)d, %(duration)f, %(error)s; and %(series)s and
     %(angle)f of the scan (`scans.*.data.series`)."""
 
@@ -175,6 +188,10 @@ class IoParameters(Branch):
     - ``'minimal'``: Bare minimum of information
     - ``'dls'``:    Custom format for Diamond Light Source: with the coordinates of every pixel
     - ``'used_params'``: Same as minimal but including all used parameters"""
+
+    cxi: bool = parameter(False, ours=True)
+    """Write each result as CXI/NeXus too, beside `rfile` with the ending .cxi: with ledger, configuration and provenance, for
+    silx, h5web, ptychodus and catalogues. A thread does it; what goes wrong is told and counted, and costs the run nothing."""
 
     autosave: AutosaveParameters = AutosaveParameters()
     """Auto-save options"""
@@ -209,10 +226,25 @@ class IoParameters(Branch):
     frames: FramesParameters = FramesParameters()
     """Frames as files, for others who want them."""
 
+    tiled: TiledParameters = TiledParameters()
+    """A Tiled server that gets each finished result."""
+
+    documents: DocumentsParameters = DocumentsParameters()
+    """Bluesky documents of each run."""
+
     @field_validator("rfile")
     @classmethod
     def _pattern(cls, value: str | None) -> str | None:
         return checked(value)
+
+    @model_validator(mode="after")
+    def _made_of_a_file(self) -> IoParameters:
+        """What is made of the result's file needs one."""
+        if self.cxi and (self.rfile is None or self.rfile.endswith(".cxi")):
+            raise ValueError("cxi: needs an io.rfile that ends in .ptyr, of which it is made")
+        if self.tiled.uri is not None and self.rfile is None:
+            raise ValueError("tiled.uri: needs io.rfile, the file that results are read from")
+        return self
 
 
 class LiveParameters(Branch):
@@ -256,6 +288,9 @@ class LiveParameters(Branch):
 
     epochs: str = parameter("same", ours=True)
     """How acquisitions of several sources are joined to one scan: 'same' name, 'metadata:<key>', or 'order'."""
+
+    quality: QualityParameters = QualityParameters()
+    """What is measured of a run's quality while it runs."""
 
 
 class RootParameters(Branch):

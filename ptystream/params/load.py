@@ -19,6 +19,7 @@ from ptystream.model.models import BARE, MODELS
 from ptystream.model.scan_model import ScanModel
 from ptystream.params.base import Branch, kinds
 from ptystream.params.branches import RootParameters
+from ptystream.params.describing import described, in_memory, refused, unfolded, without_prefix
 from ptystream.params.errors import ConfigurationError, Fault, closest, faults_of
 from ptystream.params.home import home
 from ptystream.params.plain import plain
@@ -28,6 +29,8 @@ from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 16 << 20
+PICKLED = (".pkl", ".pickle", ".nxs")
+"""Endings of files in which other programs keep their parameters as a pickle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,9 @@ def read(path: Path) -> dict[str, Any]:
         ".json": json.loads,
         ".toml": tomllib.loads,
     }
+    if path.suffix.lower() in PICKLED:
+        remedy = "a pickle may run any program when it is read: write the dictionary as .json or .yaml, arrays as .npy files "
+        raise ConfigurationError([Fault("configuration", str(path), remedy + "that it names, or give it to ptystream.pypty_run")])
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ConfigurationError([Fault("configuration", str(path), f"must end in {', '.join(readers)}")])
@@ -134,6 +140,9 @@ def read(path: Path) -> dict[str, Any]:
 def check(given: Mapping[str, Any], default_name: str) -> Configuration:
     """Check a nested dict against the tree."""
     faults: list[Fault] = []
+    noted = in_memory(given)
+    tree, prefix = unfolded(noted, plugins("engines"))
+    given = _described(tree, faults)
     rest = {key: value for key, value in given.items() if key not in ("scans", "engines")}
     root = _branch(RootParameters, rest, "", faults, extra=("scans", "engines"))
     where = Path("." if root is None else root.io.home)
@@ -147,14 +156,31 @@ def check(given: Mapping[str, Any], default_name: str) -> Configuration:
             faults.append(Fault(part, given.get(part), "needs at least one entry with a `name`"))
     following = _following([s for s in scans if s is not None], faults)
     if faults or root is None:
-        raise ConfigurationError(faults)
+        raise ConfigurationError(without_prefix(faults, prefix))
     return Configuration(
         root.run or default_name,
         root,
         tuple(following),
         tuple(e for e in engines if e is not None),
-        given,
+        noted,
     )
+
+
+def _described(tree: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
+    """The tree with what its engines are told of the scans in these."""
+    where = tree.get("io")
+    with home(str(where.get("home") or ".") if isinstance(where, Mapping) else "."):
+        for label, entry in tree["engines"].items() if isinstance(tree.get("engines"), Mapping) else ():
+            name = entry.get("name") if isinstance(entry, Mapping) else None
+            engine = None if name is None else plugins("engines").get(engine_name(str(name)))
+            if engine is None or not hasattr(engine, "describes_scan"):
+                continue
+            own, wrong = dict(entry), list[Fault]()
+            refused(engine, own, "")
+            parameters = _branch(engine.Parameters, own, "", wrong)
+            if parameters is not None:  # otherwise it is told with the engine's other faults
+                tree = described(tree, str(label), engine, parameters, faults)
+    return tree
 
 
 def _entries(given: Mapping[str, Any], part: str, faults: list[Fault]) -> list[tuple[str, dict[str, Any]]]:
@@ -293,6 +319,15 @@ def source_parameters(plugin: Any, common: type[Branch]) -> type[Branch]:
     return made
 
 
+def check_engine(label: str, entry: Mapping[str, Any]) -> EngineConfiguration:
+    """An engine of its own, as an entry of `engines`. Raises `ConfigurationError` with all that is wrong."""
+    faults: list[Fault] = []
+    found = _engine(label, dict(entry), faults)
+    if found is None:
+        raise ConfigurationError(faults)
+    return found
+
+
 def _engine(label: str, entry: dict[str, Any], faults: list[Fault]) -> EngineConfiguration | None:
     path, name = f"engines.{label}", str(entry["name"])
     known = engine_name(name)
@@ -301,6 +336,7 @@ def _engine(label: str, entry: dict[str, Any], faults: list[Fault]) -> EngineCon
         entry["name"] = known
     without_tuning(entry, path)
     engine = plugins("engines").get(known)
+    faults += refused(engine, entry, path)
     if engine is None:
         faults.append(Fault(f"{path}.name", name, f"not an engine of this version; {closest(known, plugins('engines'))}"))
         return None

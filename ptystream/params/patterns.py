@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -39,6 +40,14 @@ def fill(pattern: str, run: str, info: Mapping[str, Any] | None = None) -> str:
         raise ValueError(f"cannot be filled in ({error}); known are {known}") from error
     if not made or len(made) > MAX_NAME or "\0" in made:
         raise ValueError(f"does not make a file name ({len(made)} characters)")
+    return kept_below(made)
+
+
+def kept_below(made: str) -> str:
+    """A file name itself. Raises `ValueError` for a relative one that leads out of the folder it is to lie below: who wants a
+    file elsewhere says so with an absolute path."""
+    if not os.path.isabs(made) and os.path.normpath(made).split(os.sep)[0] == os.pardir:
+        raise ValueError(f"leads out of io.home ({made}): set io.home to the folder that holds all, or give an absolute path")
     return made
 
 

@@ -83,16 +83,20 @@ def _walk(path: str, model: type[BaseModel], *more: str) -> Iterator[dict[str, A
         if inner is not None:
             yield from _walk(here, inner, *(name for name in _types(field.annotation) if name == "NoneType"))
             continue
-        lower, upper = _limits(field)
-        yield {
-            "path": here,
-            "types": _types(field.annotation),
-            "default": _plain(field.get_default(call_default_factory=True)),
-            "lower": lower,
-            "upper": upper,
-            "choices": _choices(field.annotation),
-            "doc": (field.description or "").strip(),
-        }
+        told = described(field)
+        yield {"path": here, "types": told.pop("types"), "default": _plain(field.get_default(call_default_factory=True)), **told}
+
+
+def described(field: FieldInfo) -> dict[str, Any]:
+    """What a leaf may be: types, lower, upper, choices; and its doc."""
+    lower, upper = _limits(field)
+    return {
+        "types": _types(field.annotation),
+        "lower": lower,
+        "upper": upper,
+        "choices": _choices(field.annotation),
+        "doc": (field.description or "").strip(),
+    }
 
 
 def _branch(annotation: Any) -> type[BaseModel] | None:

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.events import Buffer
+from ptystream.publish import measured
 from ptystream.publish.display import Display, Picture, display
 from ptystream.publish.snapshot import Image, Snapshot
 
 FORMAT = "ptystream.snapshot"
-VERSION = 2
+VERSION = 3
 FORMS = ("complex64", "uint8")
 """How the images are sent: as the engine holds them, or ready to be drawn (`display.Picture`)."""
 
@@ -181,6 +182,7 @@ def _described(snapshot: Snapshot, form: str, images: Mapping[str, dict[str, Any
     header["angle"] = None if snapshot.angle is None else float(snapshot.angle)
     header["ledger"] = {name: int(count) for name, count in snapshot.ledger.items()}
     header["rates"] = {name: float(rate) for name, rate in snapshot.rates.items()}
+    header["quality"] = {name: dict(values) for name, values in snapshot.quality.items()}
     header |= images
     header["arrays"] = [{"name": k, "dtype": a.dtype.str, "shape": list(a.shape)} for k, a in named.items()]
     return header, list(named.values())
@@ -221,6 +223,7 @@ def _snapshot(
         angle=header["angle"],
         ledger=header["ledger"],
         rates=header["rates"],
+        quality=header["quality"],
         **named,
     )
 
@@ -246,6 +249,8 @@ def _check_header(header: Mapping[str, Any]) -> None:
         for key, value in header[name].items():
             _need(key, str, f"a name in {name}")
             _need(value, kind, f"{name}.{key}")
+    if wrong := measured.faults(header["quality"]):
+        raise SchemaError(wrong)
     for images in ("probe", "object"):
         for name, place in header[images].items():
             _check_place(f"{images}.{name}", place, header["form"])

@@ -97,7 +97,7 @@ def completed(
     said = [f"{key}: told as {why}: not used" for key, why in header.refused]
     for key, told in header.values.items():
         own = _given(parameters, key)
-        if key == "center" and parameters.auto_center:
+        if (key == "center" and parameters.auto_center) or (key == "energy" and parameters.acc_voltage is not None):
             continue
         if own is None:
             value = tuple(told) if isinstance(told, list) else told

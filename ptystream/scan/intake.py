@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from ptystream.chance import generator
 from ptystream.codecs import CodecError, decode, decode_rows
 from ptystream.events import Payload
+from ptystream.scan.cut import Cut, CutError, same_cut
 from ptystream.scan.header import Header, completed
 from ptystream.scan.memory import FRAMES, Budget
 from ptystream.scan.parameters import PtyScanParameters
-from ptystream.scan.prepare import Preparation, PrepareError, decide, mean_dark
+from ptystream.scan.prepare import Preparation, PrepareError, decide, mean_dark, stated_center
 from ptystream.scan.slabs import Slabs
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class Outcome:
     """Pixels that were below 0."""
     details: dict[str, str] = field(default_factory=dict)
     """Reason → what was wrong with the first frame that has it."""
+    cuts: tuple[Cut, ...] = ()
+    """In which it was prepared."""
 
 
 class Intake:
@@ -80,7 +83,6 @@ class Intake:
         such a frame while there are others."""
         self._is_out = is_out
         self.label, self.parameters, self.seed = label, parameters, seed
-        self.slabs: Slabs | None = None
         self.decisions: dict[str, Any] = dict(decisions or {})
         self.failure: str | None = None
         """Why no frame can be prepared."""
@@ -88,7 +90,9 @@ class Intake:
         """What the source said when it began; None until it does."""
         self._settle = settle
         self._scratch = threading.local()
-        self._preparation: Preparation | None = None
+        self.cuts: tuple[Cut, ...] = ()
+        """The one in use, and perhaps one that is to follow it; none before the decisions."""
+        self._dark_found: NDArray[np.float64] | None = None
         self._hold = max(1, min(hold, MAX_HELD))
         self._held: list[tuple[int, int, int, Payload]] = []
         self._free: list[int] = []
@@ -107,6 +111,15 @@ class Intake:
         return (
             f"scans.{self.label}.data.shape: {share} are taken: crop or rebin more, or let fewer scans overlap (live.overlap: 1)"
         )
+
+    @property
+    def slabs(self) -> Slabs | None:
+        """Those in use; None before the decisions."""
+        return self.cuts[0].slabs if self.cuts else None
+
+    @property
+    def _preparation(self) -> Preparation | None:
+        return self.cuts[0].preparation if self.cuts else None
 
     @property
     def decided(self) -> bool:
@@ -141,10 +154,22 @@ class Intake:
         """Reserve up to `count` slots; fewer where memory or `max_frames` end."""
         again = [self._free.pop() for _ in range(min(count, len(self._free)))]
         new = max(0, min(count - len(again), max_frames - self._slots))
-        if self.slabs is not None and (room := self.slabs.reserve(self._slots + new) - self._slots) < new:
+        if self.slabs is not None and (room := self._reserve(self._slots + new) - self._slots) < new:
             new, self.is_full = max(0, room), True
         first, self._slots = self._slots, self._slots + new
         return np.concatenate([np.asarray(again, np.int64), np.arange(first, first + new)])
+
+    def _reserve(self, frames: int) -> int:
+        """For how many frames there is memory. Before one that comes is refused, the cut that is to follow is given up."""
+        assert self.slabs is not None
+        room = self.slabs.reserve(frames)
+        for following in self.cuts[1:]:
+            if room < frames or following.slabs.reserve(frames) < frames:
+                gibibytes = self.budget.limit / 2**30
+                following.fail(f"more frames came than fit twice into the {gibibytes:.3f} GiB of memory that frames may take")
+                self.give_up()
+                room = self.slabs.reserve(frames)
+        return room
 
     def free(self, slot: int) -> None:
         """The slot's frame failed; another may have it, because it was never handed out."""
@@ -166,7 +191,8 @@ class Intake:
             self._held.extend(zip(records.tolist(), indices.tolist(), slots.tolist(), payloads, strict=True))
             return self.decide(expected) if self._has_enough() else []
         assert self.slabs is not None
-        self.slabs.require(self._slots, expected)
+        for cut in self.cuts:
+            cut.slabs.require(self._slots, expected)
         frame_bytes = self._preparation.raw_dtype.itemsize * int(np.prod(self._preparation.raw_shape))
         step = max(1, JOB_BYTES // frame_bytes)
         parts = [slice(k, k + step) for k in range(0, len(records), step)]
@@ -219,7 +245,11 @@ class Intake:
             pixels = None if self.header is None else self.header.mask
             if "raw_shape" not in self.decisions:
                 self.decisions.update(decide(self.parameters, frames, pixels))
-            preparation = Preparation(self.parameters, self.decisions, pixels, self._dark())
+            stated = stated_center(self.parameters, self.decisions["raw_shape"])
+            if stated is not None:
+                self.decisions["center"] = stated
+            self._dark_found = self._dark()
+            preparation = Preparation(self.parameters, self.decisions, pixels, self._dark_found)
             slabs = Slabs(
                 preparation.shape,
                 preparation.dtype,
@@ -241,7 +271,7 @@ class Intake:
             self.failure = f"scans.{self.label}.{error}" if str(error).startswith("data.") else str(error)
             log.error("%s: no frame can be prepared: %s", self.label, self.failure)
         else:
-            self.slabs, self._preparation = slabs, preparation
+            self.cuts = (Cut(self.parameters, {}, preparation, slabs),)
             self.mask_pixels(self.decisions.get("hot_pixels", ()))
         self._held = []
         records, indices, slots, payloads = zip(*held, strict=True)
@@ -276,8 +306,13 @@ class Intake:
 
     def run(self, job: Job) -> Outcome:
         """Decode and prepare; never raises."""
-        preparation, slabs = self._preparation, self.slabs
-        outcome = Outcome(job, [], 0)
+        cuts = self.cuts  # at once: they may be others when the job is done
+        preparation = cuts[0].preparation if cuts else None
+        outcome = Outcome(job, [], 0, cuts=cuts)
+        rows = preparation.rows if preparation is not None else slice(0)
+        if len(cuts) > 1:
+            every = [cut.preparation.rows for cut in cuts]
+            rows = slice(min(part.start for part in every), max(part.stop for part in every))
         noisy = self.parameters.noise_on_arrival()
         for index, slot, payload in zip(job.indices.tolist(), job.slots.tolist(), job.payloads, strict=True):
             reason: str | None = None
@@ -285,13 +320,16 @@ class Intake:
                 outcome.reasons.append(None)  # nobody looks at its slot
                 continue
             try:
-                if preparation is None or slabs is None:
+                if preparation is None:
                     raise PrepareError("undecided", self.failure or "the scan was released")
                 if (why := self.refuse(payload)) is not None:
                     raise PrepareError(why, self.describe(payload))
+                raw = decode_rows(payload, self._frame(payload), rows)
                 random = generator(self.seed, f"noise of {self.label}", index) if noisy else None
-                raw = decode_rows(payload, self._frame(payload), preparation.rows)
-                outcome.negatives += preparation.into(raw, slabs.row(slot), random)
+                outcome.negatives += preparation.into(raw, cuts[0].slabs.row(slot), random)
+                for following in cuts[1:]:
+                    random = generator(self.seed, f"noise of {self.label}", index) if noisy else None
+                    self._follow(following, index, slot, raw, random)
             except PrepareError as error:
                 reason = error.reason
                 outcome.details.setdefault(reason, str(error))
@@ -304,6 +342,106 @@ class Intake:
                 log.debug("%s: a frame could not be prepared", self.label, exc_info=True)
             outcome.reasons.append(reason)
         return outcome
+
+    @staticmethod
+    def _follow(cut: Cut, index: int, slot: int, raw: NDArray[Any], random: np.random.Generator | None) -> None:
+        """Prepare a frame in the cut that is to follow; what is wrong there is wrong with it, and not with the frame."""
+        if cut.failure is not None:
+            return
+        try:
+            cut.preparation.into(raw, cut.slabs.row(slot), random)
+        except Exception as error:
+            cut.fail(f"frame {index}: {error}")
+
+    def again(self, cut: Cut, index: int, slot: int, payload: Payload) -> None:
+        """Prepare a frame that is in use in the cut that is to follow. Raises `PrepareError`, `CodecError`."""
+        if index < self.parameters.dark_frames:
+            return
+        noisy = self.parameters.noise_on_arrival()
+        random = generator(self.seed, f"noise of {self.label}", index) if noisy else None
+        raw = decode_rows(payload, self._frame(payload), cut.preparation.rows)
+        cut.preparation.into(raw, cut.slabs.row(slot), random)
+
+    # ------------------------------------------------------------------ another cut
+
+    def changed(self, changes: Mapping[str, Any]) -> PtyScanParameters:
+        """The parameters with these changes, checked. Raises `CutError`."""
+        made = self.parameters.model_copy()
+        for name, value in changes.items():
+            try:
+                setattr(made, name, value)
+            except ValueError as error:
+                raise CutError(f"{name}: {error}") from error
+        if "raw_shape" in self.decisions and (wrong := made.off_frame(tuple(self.decisions["raw_shape"]))) is not None:
+            raise CutError(f"center: {wrong}")
+        return made
+
+    def way(self, parameters: PtyScanParameters) -> tuple[Preparation, dict[str, Any]]:
+        """(how frames would be prepared, what is decided for it). Raises `CutError`."""
+        assert self.slabs is not None
+        present, center = self.slabs, stated_center(parameters, self.decisions["raw_shape"])
+        if center is None:
+            raise CutError("center: it is found from the first frames (auto_center): give (y, x), and auto_center: false")
+        pixels = None if self.header is None else self.header.mask
+        try:
+            preparation = Preparation(parameters, {**self.decisions, "center": center}, pixels, self._dark_found)
+        except ValueError as error:
+            raise CutError(str(error)) from error
+        if preparation.shape != present.shape or preparation.dtype != present.dtype:
+            was, now = (f"{of.shape} {of.dtype}" for of in (present, preparation))
+            raise CutError(f"frames would become {now}, they are {was}: that cannot be changed while they are used")
+        return preparation, {"center": center}
+
+    def another(
+        self, parameters: PtyScanParameters, preparation: Preparation, decisions: dict[str, Any], expected: int | None
+    ) -> Cut:
+        """A cut that is to follow, with the memory that it takes claimed. Raises `CutError`."""
+        slabs = Slabs(
+            preparation.shape,
+            preparation.dtype,
+            preparation.mask,
+            budget=self.budget,
+            weights=preparation.weights,
+            pool=self._pool,
+        )
+        wanted, left = max(expected or 0, self._slots), self.budget.left
+        if slabs.reserve(wanted) < wanted:
+            slabs.trim()
+            needed = wanted * slabs.frame_bytes / 2**30
+            raise CutError(
+                f"{wanted} frames once more take {needed:.3f} GiB of memory: {left / 2**30:.3f} GiB are free, of the "
+                f"{self.budget.limit / 2**30:.3f} GiB that frames may take"
+            )
+        return Cut(parameters, decisions, preparation, slabs)
+
+    def is_cut_by(self, parameters: PtyScanParameters) -> bool:
+        """Whether frames are cut by these parameters already."""
+        return same_cut(parameters, self.parameters, self.decisions.get("raw_shape", (1, 1)))
+
+    def make_room(self, cut: Cut) -> bool:
+        """Take memory for a cut that is to follow, a slab at a time; whether there is enough for the frames that have come."""
+        cut.slabs.require(min(self._slots, (len(cut.slabs) + 1) * cut.slabs.slab_frames))
+        return len(cut.slabs) * cut.slabs.slab_frames >= self._slots
+
+    def follow(self, cut: Cut) -> None:
+        """From here on frames are prepared in this cut too."""
+        self.cuts = (self.cuts[0], cut)
+
+    def give_up(self) -> None:
+        """None follows."""
+        for cut in self.cuts[1:]:
+            cut.stopped.set()
+            cut.slabs.trim()
+        self.cuts = self.cuts[:1]
+
+    def switch(self, cut: Cut) -> None:
+        """This cut is in use from here on."""
+        before = self.slabs
+        self.cuts, self.parameters = (cut,), cut.parameters
+        self.decisions.update(cut.decisions)
+        self.mask_pixels(self.decisions.get("hot_pixels", ()))
+        if before is not None:
+            before.trim()
 
     def _frame(self, payload: Payload) -> NDArray[Any]:
         """Memory of this thread to decode a frame into: taken once, so that its pages are not touched anew for each."""
@@ -326,8 +464,9 @@ class Intake:
     def release(self) -> None:
         """Forget frames and slabs."""
         self._held.clear()
+        self.give_up()
         self.trim()
-        self.slabs = self._preparation = None
+        self.cuts = ()
         self.failure = "the scan was released"
 
 

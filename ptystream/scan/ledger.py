@@ -218,13 +218,19 @@ class Ledger:
         positions that were refused do not appear.
         """
         n = self.length
-        flags, slot, reason, position = self.flags[:n], self.slot[:n], self.reason[:n], self.position[:n]
-        code = np.full(n, LEDGER_CODES.index("received"), np.float32)
+        slot, position = self.slot[:n], self.position[:n]
+        shown = np.isfinite(position).all(axis=1) & ((slot >= 0) | self.ended)
+        shown &= ~self.is_out(np.arange(n), ("position_refused",))
+        return position[shown].copy(), self.states()[shown].astype(np.float32)
+
+    def states(self, chosen: slice | None = None) -> NDArray[np.uint8]:
+        """State of the chosen records (None: of all), as places in `LEDGER_CODES`. Shape (record,); a copy."""
+        part = slice(0, self.length) if chosen is None else chosen
+        flags = self.flags[part]
+        code = np.full(len(flags), LEDGER_CODES.index("received"), np.uint8)
         code[(flags & (PREPARED | POSITION)) == (PREPARED | POSITION)] = LEDGER_CODES.index("paired")
         code[(flags & USED) != 0] = LEDGER_CODES.index("used")
         code[(flags & (USED | GUESSED)) == (USED | GUESSED)] = LEDGER_CODES.index("interpolated")
-        code[reason != 0] = LEDGER_CODES.index("excluded")
-        code[slot < 0] = LEDGER_CODES.index("missing")
-        shown = np.isfinite(position).all(axis=1) & ((slot >= 0) | self.ended)
-        shown &= ~self.is_out(np.arange(n), ("position_refused",))
-        return position[shown].copy(), code[shown]
+        code[self.reason[part] != 0] = LEDGER_CODES.index("excluded")
+        code[self.slot[part] < 0] = LEDGER_CODES.index("missing")
+        return code

@@ -19,7 +19,7 @@ from ptystream.scan.join import Join, Readings, SamplesError
 from ptystream.scan.joins import join
 from ptystream.scan.judge import Judge
 from ptystream.scan.ledger import DOSE, GUESSED, POSITION, PREPARED, QUEUED, SHUTTER, USED, Ledger
-from ptystream.scan.parameters import PositionsParameters, PtyScanParameters, load_array
+from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 
 OFF_CANVAS = "off_canvas"
 NONE = np.zeros(0, np.int64)
@@ -72,10 +72,11 @@ class Pairing:
         self._scale = (pixel_m or parameters.pixel_m()) if unit_m else (1.0, 1.0), parameters.shape
         self._judge = Judge(*self._scale, positions)
         self._gaps = {name: Gaps(ledger, j, self._judge) for name, j in self._joins.items()}
-        theory = load_array(parameters.positions_theory, "data.positions_theory")
+        self.raster = parameters.raster
+        theory = parameters.planned()
         self._theory = theory is not None
         if theory is not None:
-            self._take_theory(np.asarray(theory, np.float64))
+            self._take_theory(theory, parameters.dark_frames)
 
     @property
     def needs_dose(self) -> bool:
@@ -172,6 +173,18 @@ class Pairing:
             self._judge.scale(*self._scale)
             self._judge_all()
 
+    def shift(self, offset: tuple[float, float]) -> None:
+        """The positions' zero lies here from now on: those that are known move with it."""
+        moved = np.asarray(offset, float) - self._offset
+        if not moved.any():
+            return
+        self._offset = self._offset + moved
+        self.ledger.position[: self.ledger.length] += moved
+        self.revisions = [
+            replace(r, value=tuple((np.asarray(r.value) + moved).tolist())) if r.what == "position" else r for r in self.revisions
+        ]
+        self._judge_all()
+
     def _judge_all(self) -> None:
         ledger, everything = self.ledger, slice(0, self.ledger.length)
         self._judge_records(self._judge.again(ledger.position[everything], ledger.flags[everything] & POSITION != 0))
@@ -199,6 +212,10 @@ class Pairing:
         needed = np.uint8(self._needed & ~PREPARED)
         paired: NDArray[np.bool_] = (self.ledger.slot[records] >= 0) & (self.ledger.flags[records] & needed == needed)
         return paired
+
+    def has_position(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether they have a position, with or without a frame."""
+        return np.asarray(self.ledger.flags[records] & POSITION != 0)
 
     def knows(self, record: int) -> bool:
         """Whether position and dose are there, with or without a frame."""
@@ -260,13 +277,18 @@ class Pairing:
 
     # ------------------------------------------------------------------ entering
 
-    def _take_theory(self, theory: NDArray[np.float64]) -> None:
+    def _take_theory(self, theory: NDArray[np.float64], dark: int) -> None:
+        """Positions of all frames. A raster begins behind the `dark` frames."""
         if theory.ndim != 2 or theory.shape[1] != 2 or not len(theory):
             raise ValueError(f"data.positions_theory: shape {theory.shape}: must be (frame, 2), (y, x)")
         if len(theory) > self._room // 2:
             raise ValueError(f"data.positions_theory: {len(theory)} positions: at most {self._room // 2} frames are allowed")
-        self.num_theory = len(theory)
-        records = self.ledger.records(np.arange(len(theory)), self._room)
+        index, self.num_theory = np.arange(len(theory)), len(theory)
+        if self.raster is not None:
+            index, self.num_theory = self.raster.positions()[0] + dark, self.raster.frames + dark
+        if self.num_theory > self._room // 2:
+            raise ValueError(f"data.raster: {self.num_theory} frames: at most {self._room // 2} are allowed")
+        records = self.ledger.records(index, self._room)
         self._set_positions(records, theory + self._offset, np.zeros(len(theory)))
 
     def _read(self, name: str, readings: Readings) -> None:

@@ -11,12 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from ptystream.model.electrons import electron_wavelength
+from ptystream.model.geometry import KEV_METRES
 from ptystream.params.base import Branch, parameter
 from ptystream.params.home import inside
 from ptystream.scan.modules import ModulesParameters
+from ptystream.scan.raster import RasterParameters
 from ptystream.scan.saving import SavingParameters
 from ptystream.scan.series import SeriesParameters
 
+PICTURES_ONLY = (
+    "orientation",
+    "rebin",
+    "shift",
+    "auto_center",
+    "dark",
+    "dark_frames",
+    "flat",
+    "count_table",
+    "mask",
+    "weights",
+    "hot_pixels",
+    "modules",
+    "add_poisson_noise",
+)
+"""What can be done with a picture, and not with signals of virtual detectors."""
 MAX_ARRAY_BYTES = 1 << 30
 """An array that a configuration names and that is larger is refused."""
 
@@ -30,6 +49,8 @@ def load_array(value: Any, name: str = "") -> NDArray[Any] | None:
         return None
     try:
         array = _read_array(value) if isinstance(value, str) else np.asarray(value)
+        if array.dtype.kind == "U" and isinstance(value, list):  # complex numbers as they are noted in a result
+            array = array.astype(np.complex128)
         if array.dtype.kind not in "biufc":
             raise ValueError(f"it holds {array.dtype}, not numbers")
     except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
@@ -122,11 +143,12 @@ class PtyScanParameters(SavingParameters):
     Pixels (y, x) before rebinning; one number stands for both, None for the whole frame. Where the two differ the
     smaller is taken for both."""
 
-    center: Literal["fftshift", "geometric", "fft"] | tuple[float, float] | None = parameter("fftshift")
+    center: Literal["fftshift", "geometric", "fft"] | tuple[float, float] | None = parameter("fftshift", steerable=True)
     """Center (pixel) of the optical axes in raw data
 
     (y, x) in raw pixels, 'fftshift' (frame size // 2), 'geometric' (frame size / 2 - 0.5) or 'fft' (zero frequency
-    at pixel [0, 0], the frame wraps round). None: see `auto_center`. Used to the nearest whole pixel."""
+    at pixel [0, 0], the frame wraps round). None: see `auto_center`. Used to the nearest whole pixel. May be set while a
+    session runs: frames are then cut again from the recording."""
 
     auto_center: bool | None = parameter(None)
     """Determine if center in data is calculated automatically
@@ -137,7 +159,7 @@ class PtyScanParameters(SavingParameters):
     - ``None``, only if `center` is ``None``
     - ``True``, it will be enforced"""
 
-    orientation: int | tuple[bool, bool, bool] | None = parameter(None)
+    orientation: int | tuple[bool, bool, bool] | None = parameter(None, steerable=True)
     """Data frame orientation
 
     - ``None`` or ``0``: correct orientation
@@ -147,7 +169,8 @@ class PtyScanParameters(SavingParameters):
     - ``4``: transpose (numpy.transpose)
     - ``4+i``: transpose + other operations from above
 
-    Alternatively, three booleans (do_transpose, do_flipud, do_fliplr). The transpose comes first."""
+    Alternatively, three booleans (do_transpose, do_flipud, do_fliplr). The transpose comes first. May be set while a session
+    runs: frames are then cut again from the recording, and the reconstruction begins anew."""
 
     rebin: int | None = parameter(None, lower=1, upper=32)
     """Rebinning factor
@@ -174,10 +197,17 @@ class PtyScanParameters(SavingParameters):
     Shape (frame, 2), (y, x) in metres (object pixels where the positions' `unit` is 'px'): an array, a nested list,
     or a file 'name.npy', 'name.npz:array' or 'name.h5:/dataset'. If provided, measured positions are ignored."""
 
-    offset: tuple[float, float] = parameter((0.0, 0.0), ours=True)
+    raster: RasterParameters | None = parameter(None, ours=True)
+    """Where the beam was, for a scan that tells no positions: a raster of points, row by row; None: not given. If provided,
+    measured positions are ignored."""
+
+    only: list[int] | None = parameter(None, ours=True)
+    """Numbers of the frames that are used; all others are excluded as 'not_selected'. None: all are used."""
+
+    offset: tuple[float, float] = parameter((0.0, 0.0), steerable=True, ours=True)
     """Where the positions' zero lies on the sample, (y, x) in metres (object pixels where the positions' `unit` is 'px'): added
     to every position of this scan, measured or theoretical. For a mosaic: scans that share an object, each with positions
-    from its own zero."""
+    from its own zero. May be set while a session runs: the positions that are known move with it."""
 
     series: SeriesParameters = SeriesParameters()
     """Which series the scan belongs to, and its angle."""
@@ -201,6 +231,18 @@ class PtyScanParameters(SavingParameters):
 
     energy: float | None = parameter(7.2, lower=0.0)
     """Photon energy of the incident radiation in keV; None where it is not known."""
+
+    acc_voltage: float | None = parameter(None, lower=1e-3, upper=1e5, ours=True)
+    """Acceleration voltage of electrons, kV, in the place of `energy`; None: the beam is light."""
+
+    signals: int | None = parameter(None, lower=1, upper=1 << 15, ours=True)
+    """A frame is a row of so many signals that virtual detectors have summed up, (1, n), and no picture: it is taken as it is,
+    negative numbers too. `shape` is then that of the patterns, and of the virtual detectors' masks. None: a frame is a pattern.
+    Taken by PyPty alone."""
+
+    shift: tuple[int, int] = parameter((0, 0), ours=True)
+    """Pixels (y, x) by which frames are moved, as they lie after `orientation` and before `rebin`; what moves in from beyond the
+    edge was not measured, and is masked."""
 
     saturation: float | None = parameter(None, lower=1.0, ours=True)
     """Counts from which on a pixel is invalid in that frame; None: only the largest value of the data's integer
@@ -229,9 +271,9 @@ class PtyScanParameters(SavingParameters):
     counts_per_photon: float = parameter(1.0, ours=True)
     """Counts of one photon; counts are divided by it."""
 
-    mask: ArrayParameter = parameter(None, ours=True)
+    mask: ArrayParameter = parameter(None, steerable=True, ours=True)
     """Pixels to use (not 0) and to ignore (0) in every frame; shape of the raw frame, or of any other size: then it is
-    laid over the crop by its own middle."""
+    laid over the crop by its own middle. May be set while a session runs: frames are then cut again from the recording."""
 
     modules: ModulesParameters = ModulesParameters()
     """How the raw frame is put together of equal modules; gaps and split pixels are masked."""
@@ -244,6 +286,14 @@ class PtyScanParameters(SavingParameters):
     """Mask pixels whose median over the first 32 frames is more than this factor times that of the brightest of
     their eight neighbours (plus one count); None: no search; 10 is sound. The nine pixels around zero frequency are
     never taken."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _electrons(cls, given: Any) -> Any:
+        """Electrons have no photon energy: not its default either."""
+        if isinstance(given, dict) and given.get("acc_voltage") is not None and given.get("energy") is None:
+            return {**given, "energy": None}
+        return given
 
     @field_validator("positions_theory")
     @classmethod
@@ -305,11 +355,25 @@ class PtyScanParameters(SavingParameters):
             raise ValueError(f"num_frames: {self.num_frames}: must be 1 or more, or None")
         if self.dark_frames and self.dark is not None:
             raise ValueError(f"dark_frames: {self.dark_frames}: `dark` is given already; leave one of them out")
+        if self.acc_voltage is not None and self.energy is not None:
+            raise ValueError(f"acc_voltage: {self.acc_voltage}: `energy` is given too ({self.energy}): leave one of them out")
+        if self.raster is not None and self.positions_theory is not None:
+            raise ValueError(f"raster: {self.raster.points}: `positions_theory` is given too: leave one of them out")
+        if self.signals is not None and (wrong := [name for name in PICTURES_ONLY if self._differs(name)]):
+            raise ValueError(f"signals: {self.signals}: frames are no pictures: leave out {', '.join(wrong)}")
+        if self.signals is not None and self.shape is None:
+            raise ValueError("shape: must be that of the patterns, and of the masks, from which the `signals` were summed up")
+        if self.only is not None and (not self.only or min(self.only) < 0):
+            raise ValueError("only: must be numbers of frames, 0 or more, at least one")
         if sides and self.rebin and min(sides) % self.rebin:
             raise ValueError(
                 f"rebin: {self.rebin} does not divide shape {min(sides)}; shape {min(sides) - min(sides) % self.rebin} would"
             )
         return self
+
+    def _differs(self, name: str) -> bool:
+        value, default = getattr(self, name), type(self).model_fields[name].default
+        return bool(value is not None and (isinstance(value, np.ndarray) or value != default))
 
     @property
     def frames_in_parallel(self) -> bool:
@@ -335,14 +399,22 @@ class PtyScanParameters(SavingParameters):
             return bool(code & 4), bool(code & 2), bool(code & 1)
         return code
 
+    def planned(self) -> NDArray[np.float64] | None:
+        """Positions (frame, 2) that the configuration gives; None where they come from elsewhere."""
+        if self.raster is not None:
+            return self.raster.positions()[1]
+        theory = load_array(self.positions_theory, "data.positions_theory")
+        return None if theory is None else np.asarray(theory, np.float64)
+
     def pixel_m(self) -> tuple[float, float] | None:
         """Far-field pixel (y, x) on the sample of the prepared frame, λ z / (N psize); None where something is not
         known."""
-        if not (self.psize and self.distance and self.energy and self.shape):
+        if not (self.psize and self.distance and (self.energy or self.acc_voltage) and self.shape):
             return None
         side = self.shape if isinstance(self.shape, int) else min(self.shape)
         y, x = np.broadcast_to(np.asarray(self.psize, float), 2)
-        scale = 1.23984193e-9 / self.energy * self.distance / side
+        wavelength = electron_wavelength(self.acc_voltage) if self.acc_voltage else KEV_METRES / (self.energy or 1.0)
+        scale = wavelength * self.distance / side
         return float(scale / y), float(scale / x)
 
 

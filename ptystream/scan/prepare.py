@@ -59,16 +59,25 @@ def decide(
         if not centers:
             raise PrepareError("undecided", "auto_center: the first frames have no counts; give data.center")
         center = tuple(float(v) for v in np.median(centers, axis=0))  # type: ignore[assignment]
-    elif center == "geometric":
-        center = (shape[0] / 2 - 0.5, shape[1] / 2 - 0.5)
-    elif center is None or center == "fftshift":
-        center = (shape[0] // 2, shape[1] // 2)
+    told = stated_center(parameters, shape)
     return {
         "raw_shape": [int(n) for n in shape],
         "raw_dtype": dtype.name,
         "whole": bool(whole),
-        "center": center if isinstance(center, str) else [float(c) for c in center],  # type: ignore[union-attr]
+        "center": [float(c) for c in center] if told is None else told,  # type: ignore[union-attr]
     }
+
+
+def stated_center(parameters: PtyScanParameters, shape: Sequence[int]) -> str | list[float] | None:
+    """The centre in raw frames of `shape` where the parameters say it; None where it is found from the data."""
+    center = parameters.center
+    if parameters.auto_center or (parameters.auto_center is None and center is None):
+        return None
+    if center == "geometric":
+        return [shape[0] / 2 - 0.5, shape[1] / 2 - 0.5]
+    if center is None or center == "fftshift":
+        return [float(shape[0] // 2), float(shape[1] // 2)]
+    return center if isinstance(center, str) else [float(c) for c in center]
 
 
 class Preparation:
@@ -95,12 +104,17 @@ class Preparation:
         self._rebin = r = parameters.rebin or 1
         if n % r:
             raise PrepareError("undecided", f"data.rebin: {r}: does not divide the crop of {n} pixels")
-        self._index = self._crop_index(decisions["center"])
-        self._slot_segments = [_segments(np.fft.ifftshift(i)) for i in self._index]
+        signals = parameters.signals
+        if signals is not None and self.raw_shape != (1, signals):
+            raise PrepareError("undecided", f"data.signals: {signals}: frames are {self.raw_shape}, (1, {signals}) is needed")
+        self._picture = signals is None
+        """Whether there is a middle to bring to [0, 0]."""
+        self._index = self._crop_index(decisions["center"]) if signals is None else (np.arange(1), np.arange(signals))
+        self._slot_segments = [_segments(self._turned(i)) for i in self._index]
         self._padded = any((i < 0).any() for i in self._index)
         self.rows = self._raw_rows()
         """Raw rows that the crop reads."""
-        self.shape = (n // r, n // r)
+        self.shape = (n // r, n // r) if signals is None else (1, signals)
         given, flat = (self._calibration(name) for name in ("dark", "flat"))
         dark = given if dark is None else dark
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -159,7 +173,7 @@ class Preparation:
             counts -= self._dark
         if self._gain is not None:
             counts *= self._gain
-        negative = counts < 0
+        negative = (counts < 0) & self._picture
         negatives = int(np.count_nonzero(negative & ~invalid))
         counts[negative | ~np.isfinite(counts)] = 0.0
         if random is not None:
@@ -171,8 +185,12 @@ class Preparation:
             invalid = np.asarray(_bins(invalid, self._rebin).any(axis=(1, 3)))
         counts[invalid] = self._limit
         np.minimum(counts, self._limit, out=counts)
-        out[...] = np.fft.ifftshift(counts)
+        out[...] = self._turned(counts)
         return negatives
+
+    def _turned(self, array: NDArray[Any]) -> NDArray[Any]:
+        """With the middle of a picture at [0, 0]."""
+        return np.fft.ifftshift(array) if self._picture else array
 
     # ------------------------------------------------------------------ geometry
 
@@ -198,8 +216,8 @@ class Preparation:
         if wrap and self._side > min(shape):
             raise PrepareError("undecided", f"data.shape: {self._side}: frames of {self.raw_shape} wrap round; use less")
         result = []
-        for c, n in zip(pixel, shape, strict=True):
-            index = c - self._side // 2 + np.arange(self._side)
+        for c, n, shift in zip(pixel, shape, self.parameters.shift, strict=True):
+            index = c - self._side // 2 - shift + np.arange(self._side)
             result.append(index % n if wrap else np.where((index >= 0) & (index < n), index, -1))
         return result[0], result[1]
 
@@ -232,7 +250,14 @@ class Preparation:
     def _slab_dtype(self) -> np.dtype[Any]:
         raw, r = self.raw_dtype, self._rebin
         mean = r > 1 and self.parameters.rebin_mode == "mean"
-        if self._dark is not None or self._gain is not None or self._counts is not None or mean or not self._whole:
+        if (
+            not self._picture
+            or self._dark is not None
+            or self._gain is not None
+            or self._counts is not None
+            or mean
+            or not self._whole
+        ):
             return np.dtype(np.float32)
         if raw.kind == "f" or raw.itemsize == 8:
             return np.dtype(np.uint32)
@@ -264,7 +289,7 @@ class Preparation:
             valid &= self._laid("weights", weights) > 0
         if self._rebin > 1:
             valid = np.asarray(_bins(valid, self._rebin).all(axis=(1, 3)))
-        return np.fft.ifftshift(valid).astype(np.uint8)
+        return self._turned(valid).astype(np.uint8)
 
     def _build_weights(self) -> NDArray[np.float32] | None:
         weights = load_array(self.parameters.weights, "data.weights")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ptystream.events import Event, FileRows, Frames, Payload, Rejected, Samples, ScanEnded, ScanStarted, is_abort
 from ptystream.files import Copies, Reader, ReadingThread, refers
 from ptystream.scan.block import EOS, WAIT, Block, FrameStore, Revision, Signal
+from ptystream.scan.cut import Cut, CutError, Raw, same_cut
 from ptystream.scan.header import header_of
 from ptystream.scan.intake import Intake, Job, Outcome
 from ptystream.scan.join import MAX_INDEX
@@ -26,6 +27,7 @@ from ptystream.scan.memory import Budget
 from ptystream.scan.pairing import Pairing
 from ptystream.scan.parameters import PositionsParameters, PtyScanParameters
 from ptystream.scan.prepare import HOT_FRAMES, find_hot_pixels
+from ptystream.scan.records import Record, Records, record_of, records_of
 from ptystream.scan.saver import Saver
 from ptystream.scan.series import Series, series_of
 
@@ -49,7 +51,8 @@ class PtyScan:
     samples (channel 'also.0' is the first), such as a beam monitor. `budget`: memory for frames (None: what all scans of the
     process share); `max_frames` bounds the records. `pixel_m`: pixel on the sample (y, x), where it is not that of the far
     field. `pool` decodes; None: the feeding thread does. `seed`: key of the noise of `add_poisson_noise`. `saver` saves what is
-    handed out. `settle` is told the parameters with what the source's header fills, before the first frame is prepared, and
+    handed out. `raw` gives frames as they came, to cut them anew.
+    `settle` is told the parameters with what the source's header fills, before the first frame is prepared, and
     answers the pixel on the sample; it raises `ValueError` where nothing can be done with them. Raises `ValueError` for arrays
     in `parameters` that cannot be read or do not fit.
     """
@@ -72,8 +75,11 @@ class PtyScan:
         settle: Callable[[PtyScanParameters], tuple[float, float] | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         copies: Copies | None = None,
+        raw: Raw | None = None,
     ) -> None:
         self.label = label
+        self._raw, self._epoch = raw, ""
+        self._cutting: tuple[Cut, threading.Thread] | None = None
         self._copies = copies
         self.ledger = Ledger(label)
         """Its `counts`, `reason_counts` and `notes` may be read at any time; `PtyScan.map` copies its map."""
@@ -110,6 +116,8 @@ class PtyScan:
         """Of each source's start."""
         self._data_done_at: float | None = None
         self._record_of_slot: dict[int, int] = {}
+        self._slot_by_number: dict[int, int] = {}
+        """Of the frames that are cut again."""
         self._spares: dict[int, Payload] = {}
         self._readers: dict[str, ReadingThread] = {}
         """Source → who reads the files that its events refer to."""
@@ -132,6 +140,8 @@ class PtyScan:
         self._group = 1
         """Records that become one frame of a block."""
         self._num_frames = self._pairing.num_theory or parameters.num_frames
+        self._beyond = "beyond_num_frames" if parameters.raster is None else "beyond_raster"
+        self._only = None if parameters.only is None else np.array(parameters.only, np.int64)
         self.ledger.expected = self._num_frames or 0
 
     # ------------------------------------------------------------------ sources
@@ -388,6 +398,128 @@ class PtyScan:
             self._intake.decisions["hot_pixels"] = [list(pixel) for pixel in pixels]
             self._intake.mask_pixels(pixels)
 
+    # ------------------------------------------------------------------ cutting again
+
+    def recut(self, changes: Mapping[str, Any]) -> Cut | None:
+        """Have frames cut another way besides: those that have come in a thread of its own, the newest first, those that come as
+        they do. What was begun before is given up. None where nothing has to be cut: no frame is yet (they all will be cut so),
+        or all are so already.
+
+        Raises `CutError` where that cannot be: nothing is changed then.
+        """
+        with self._condition:
+            if self._saver is not None:
+                raise CutError("prepared frames are saved to a file as they are (data.save): the file would hold both kinds")
+            parameters = self._intake.changed(changes)
+            if not self._intake.decided or self._intake.is_cut_by(parameters):
+                self._intake.parameters = parameters
+                self._intake.give_up()
+                return None
+            if self._raw is None or not self._raw.there:
+                raise CutError("frames are not kept as they came: io.recording.active is off, and nothing can be cut again")
+            preparation, decided = self._intake.way(parameters)
+            before, self._cutting = self._cutting, None
+            self._intake.give_up()
+        if before is not None:
+            before[0].stopped.set()
+            before[1].join()
+        with self._condition:
+            cut = self._intake.another(parameters, preparation, decided, self.ledger.expected or None)
+        thread = threading.Thread(target=self._cut_again, args=(cut,), name=f"cutting {self.label}", daemon=True)
+        self._cutting = cut, thread
+        thread.start()
+        return cut
+
+    def switch(self, changes: Mapping[str, Any], decisions: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """From here on frames are cut as `changes` say, which `recut` has made ready; otherwise it is waited for. Returns what is
+        decided for it; `decisions`, as an earlier call returned them, are taken instead. Raises `CutError`."""
+        cut = None
+        with self._condition:
+            parameters = self._intake.changed(changes)
+            if self._cutting is not None and self._intake.cuts[1:] == (self._cutting[0],):
+                following = self._cutting[0].parameters
+                cut = self._cutting[0] if same_cut(following, parameters, self._intake.decisions["raw_shape"]) else None
+        if cut is None:
+            cut = self.recut(changes)
+        if cut is not None and self._cutting is not None:
+            self._cutting[1].join()
+            if cut.failure is not None or not cut.filled:
+                raise CutError(cut.failure or "given up")
+        with self._condition:
+            if cut is not None:
+                cut.decisions |= {k: v for k, v in (decisions or {}).items() if k in ("center", "hot_pixels")}
+                self._intake.switch(cut)
+                if self.ended is not None:
+                    self._intake.trim()
+                self._pairing.revisions = [r for r in self._pairing.revisions if r.what != "mask"]
+                self._hot_pixels_found |= "hot_pixels" in cut.decisions
+                self._cutting = None
+            self._intake.parameters = parameters
+            self._pairing.shift(parameters.offset)
+            return {k: self._intake.decisions[k] for k in ("center", "hot_pixels") if k in self._intake.decisions}
+
+    def give_up(self) -> None:
+        """Frames are not to be cut another way after all."""
+        with self._condition:
+            self._intake.give_up()
+
+    def _cut_again(self, cut: Cut) -> None:
+        """Thread body."""
+        try:
+            wanted = self._begin_cut(cut)
+            if wanted is None:
+                return
+            assert self._raw is not None
+            why = ""
+            for number, payload in self._raw.frames(self._epoch, wanted, cut.stopped):
+                try:
+                    self._intake.again(cut, number, self._slot_by_number[number], payload)
+                except (ValueError, RuntimeError) as error:
+                    why = why or f": frame {number}: {error}"
+                    continue
+                del wanted[number]
+                cut.done += 1
+            if cut.stopped.is_set():
+                cut.fail("given up")
+            elif wanted:
+                lost = f"; the recording lacks {self._raw.lost} messages, because the disk was full" if self._raw.lost else ""
+                first = f"frame {min(wanted)}" if not why else why.removeprefix(": ")
+                cut.fail(f"{len(wanted)} of {cut.total} frames cannot be cut again, the first is {first}{lost}")
+            else:
+                self._see_hot_pixels(cut)
+                cut.filled = True
+        except BaseException as error:
+            cut.fail(f"{type(error).__name__}: {error}")
+        finally:
+            with self._condition:
+                if cut.failure is not None and cut in self._intake.cuts[1:]:
+                    self._intake.give_up()
+                self._changed()
+
+    def _begin_cut(self, cut: Cut) -> dict[int, int] | None:
+        """Have it followed from here on; number → arrival of the frames that were prepared before. None where it is given up."""
+        while not self._released and not cut.stopped.is_set():
+            with self._condition:  # for no longer than a slab's memory takes
+                if self._intake.make_room(cut) and self._intake.decided:
+                    self._intake.follow(cut)
+                    ledger = self.ledger
+                    records = np.flatnonzero(ledger.flags[: ledger.length] & PREPARED)
+                    numbers = ledger.index[records].tolist()
+                    self._slot_by_number = dict(zip(numbers, ledger.slot[records].tolist(), strict=True))
+                    cut.total = len(records)
+                    return dict(zip(numbers, ledger.arrival_ns[records].tolist(), strict=True))
+        cut.fail("given up")
+        return None
+
+    def _see_hot_pixels(self, cut: Cut) -> None:
+        """Those of the new cut, found on the frames that the search is made on."""
+        with self._condition:
+            records = self._for_hot_pixels()
+            slots = [] if records is None else self.ledger.slot[records].tolist()
+        if slots and cut.parameters.hot_pixels is not None:
+            stack = np.stack([cut.slabs.row(slot) for slot in slots])
+            cut.decisions["hot_pixels"] = find_hot_pixels(stack, cut.slabs.mask, cut.parameters.hot_pixels)
+
     def are_out(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether frames are excluded by now, whatever was handed out."""
         with self._condition:
@@ -409,6 +541,27 @@ class PtyScan:
         """`Ledger.map`, taken while nothing changes."""
         with self._condition:
             return self.ledger.map()
+
+    def records(self) -> Records:
+        """Every frame of which anything is known, taken while nothing changes."""
+        with self._condition:
+            return records_of(self.ledger)
+
+    def record(self, index: int) -> Record | None:
+        """What is known of a frame, by its number; None: nothing."""
+        with self._condition:
+            return record_of(self.ledger, index)
+
+    def counts(self, slot: int) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
+        """A copy of a prepared frame (y, x) and which of its pixels are valid, zero frequency at [0, 0]; None where it has been
+        given back. For looking at it: an engine reads `frames`."""
+        with self._condition:
+            slabs = None if self._released else self._intake.slabs
+            if slabs is None:
+                return None
+            frame = slabs.row(slot).copy()
+        valid = (slabs.mask != 0) & (frame.astype(np.float32) < np.float32(slabs.limit))
+        return frame, valid
 
     @property
     def parameters(self) -> PtyScanParameters:
@@ -440,6 +593,7 @@ class PtyScan:
             if self._released:
                 return []
             indices = np.asarray(event.indices)
+            self._epoch = event.epoch
             ledger.received += len(event.payloads)
             times = event.timestamps_ns
             wrong = indices.dtype.kind not in "iu" or indices.shape != (len(event.payloads),)
@@ -484,6 +638,10 @@ class PtyScan:
         self._pairing.placed(records)
         if self.parameters.dark_frames:
             ledger.exclude(records[ledger.index[records] < self.parameters.dark_frames], "dark_frame")
+        if self._pairing.raster is not None and self._pairing.raster.flyback:
+            ledger.exclude(records[~self._pairing.has_position(records)], "flyback")
+        if self._only is not None:
+            ledger.exclude(records[~np.isin(ledger.index[records], self._only)], "not_selected")
 
     def _identify(
         self, indices: NDArray[np.int64], payloads: Sequence[Payload | FileRows]
@@ -495,7 +653,7 @@ class PtyScan:
         records: dict[int, None] = {}
         for k, (index, payload) in enumerate(zip(indices.tolist(), payloads, strict=True)):
             if not 0 <= index < limit:
-                ledger.drop("beyond_num_frames" if limit <= index < MAX_INDEX else "bad_index", detail=f"frame {index}")
+                ledger.drop(self._beyond if limit <= index < MAX_INDEX else "bad_index", detail=f"frame {index}")
             elif not isinstance(payload, Payload):
                 named = payload.why or f"{payload.file}:{payload.dataset}, row {payload.row}"
                 ledger.drop("unreadable_file", detail=f"frame {index}: {named}")
@@ -532,14 +690,20 @@ class PtyScan:
             self._jobs.release()
             cancelled = future.cancelled() or future.exception() is not None
             try:
-                self._finish(Outcome(job, ["failed"] * len(job.slots), 0) if cancelled else future.result())
+                self._finish(
+                    Outcome(job, ["failed"] * len(job.slots), 0, cuts=self._intake.cuts) if cancelled else future.result()
+                )
             except BaseException as error:  # a future swallows it
                 self._break(error)
 
         future.add_done_callback(done)
 
     def _finish(self, outcome: Outcome) -> None:
+        while any(cut not in outcome.cuts for cut in self._intake.cuts):  # frames are cut another way since
+            outcome = self._intake.run(outcome.job)
         with self._condition:
+            if any(cut not in outcome.cuts for cut in self._intake.cuts):
+                outcome = self._intake.run(outcome.job)
             if self._released:
                 return
             ledger, job = self.ledger, outcome.job
@@ -592,15 +756,21 @@ class PtyScan:
         del self._record_of_slot[slot]
         self._intake.free(slot)
 
+    def _for_hot_pixels(self) -> NDArray[np.int64] | None:
+        """Records of the frames that a search for hot pixels is made on; None while there are too few."""
+        ledger = self.ledger
+        lit = (ledger.flags[: ledger.length] & PREPARED != 0) & (ledger.reason[: ledger.length] == 0)
+        records = np.flatnonzero(lit)[:HOT_FRAMES]
+        return records if len(records) == HOT_FRAMES else None
+
     def _find_hot_pixels(self) -> None:
         factor = self.parameters.hot_pixels
         slabs = self._intake.slabs
         ledger = self.ledger
         if factor is None or slabs is None or ledger.prepared < HOT_FRAMES or self._hot_pixels_found:
             return
-        lit = (ledger.flags[: ledger.length] & PREPARED != 0) & (ledger.reason[: ledger.length] == 0)
-        records = np.flatnonzero(lit)[:HOT_FRAMES]
-        if len(records) < HOT_FRAMES:
+        records = self._for_hot_pixels()
+        if records is None:
             return
         stack = np.stack([slabs.row(slot) for slot in self.ledger.slot[records].tolist()])
         pixels = find_hot_pixels(stack, slabs.mask, factor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from ptystream.scan.block import Block, Revision
+from ptystream.scan.cut import Cut, CutError
 from ptystream.scan.ledger import Ledger
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.scan.slabs import Slabs
@@ -126,6 +128,10 @@ class RockingScan(PtyScan):
                 raise TimeoutError(f"{self.label}: {what} did not come within {timeout_s:g} s")
 
     # ------------------------------------------------------------------ what changes afterwards
+
+    def recut(self, changes: Mapping[str, Any]) -> Cut | None:
+        """See `PtyScan.recut`."""
+        raise CutError("frames of rocking curves are not cut again, and curves are not moved")
 
     def revisions(self) -> list[Revision]:
         """See `PtyScan.revisions`: of the curves. One that loses a frame is withdrawn, and its others wait for another."""

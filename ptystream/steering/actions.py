@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptystream.steering.desk import ASKING, Refused, action, actions_of
+from ptystream.params.errors import ConfigurationError
+from ptystream.params.home import home, located
+from ptystream.params.load import Configuration, check_engine
+from ptystream.plan import unfit
+from ptystream.recutting import PATH, brief
+from ptystream.run import Run
+from ptystream.scan.cut import CutError
+from ptystream.steering.desk import ASKING, Later, Refused, action, actions_of
+from ptystream.steering.looking import Looked, ledger_of, scan_of
 from ptystream.steering.tree import Tree
 
 if TYPE_CHECKING:
@@ -40,41 +51,132 @@ class Actions:
             raise Refused("io.frames.active", False, "frames are not written to files: set it to true")
         return [file.told() for file in files.files()]
 
+    @action("viewer", at_once=True, changes=False)
+    def ledger(self, run: str = "", scan: str = "", first: int = 0) -> dict[str, Any]:
+        """Every frame of a scan: number, state and position, as compact arrays. Nothing given: the first scan of the present run.
+        Of more than a million frames those from record `first` on."""
+        return ledger_of(*scan_of(self._session.run_of(run), scan), first)
+
+    @action("viewer", changes=False)
+    def frame(self, frame: int, run: str = "", scan: str = "") -> Later:
+        """A frame by its number: its pattern, what the reconstruction makes of it, and what the ledger says of it."""
+        return Later(Looked(*scan_of(self._session.run_of(run), scan), frame).told)
+
     @action("viewer", changes=False)
     def get(self, path: str = "") -> Any:
         """The value of a parameter in force, or of a branch: `live.latency`, `engines.engine00`; nothing: all."""
         return self._tree().get(path)
 
     @action("viewer", changes=False)
-    def steerable(self) -> dict[str, Any]:
-        """Every parameter that may change while the session runs, with its value."""
-        return self._tree().steerable()
+    def steerable(self, described: bool = False) -> Any:
+        """Every parameter that may change while the session runs, with its value; `described`: and what it may be."""
+        if described:
+            return [{**entry, "value": brief(entry["value"])} for entry in self._tree().described()]
+        return {path: brief(value) for path, value in self._tree().steerable().items()}
 
     @action()
     def set(self, path: str, value: Any) -> dict[str, Any]:
-        """Change a parameter, for the runs under way and those to come; answers what it was and what it is."""
-        tree = self._tree()
-        change = tree.set(path, value)
-        try:
-            self._session.steer(change.path, change.value, change.before, ASKING.get())
-        except BaseException:
-            tree.set(path, change.before)
-            raise
-        return {"path": change.path, "before": change.before, "value": change.value}
+        """Change a parameter, for the runs under way and those to come; answers what it was, what it is, and what happens."""
+        configuration, tree = self._configuration("set"), self._tree()
+        with home(Path(configuration.root.io.home)):
+            given = located(value) if isinstance(value, str) and path.endswith(".data.mask") else value
+            change = tree.set(path, given)
+            cut = PATH.fullmatch(path)
+            if cut is not None and cut.group(2) == "center" and self._is_found(configuration, cut.group(1)):
+                tree.set(path, change.before)
+                raise Refused(path, value, "is found from the first frames: auto_center is true, or center null")
+            kept, before = change.value, change.before
+            if cut is not None and cut.group(2) == "mask":  # as it was given: arrays are for the frames
+                kept, before = given, self._session.given(cut.group(1), "mask")
+            try:
+                told = self._session.steer(change.path, kept, before, ASKING.get())
+            except BaseException as error:
+                tree.set(path, change.before)
+                if isinstance(error, CutError):
+                    raise Refused(path, value, str(error)) from None
+                raise
+        return {"path": change.path, "before": brief(change.before), "value": brief(change.value), "happens": told}
+
+    @staticmethod
+    def _is_found(configuration: Configuration, label: str) -> bool:
+        p = next(scan.data.parameters for scan in configuration.scans if scan.label == label)
+        return bool(p.auto_center) or (p.auto_center is None and p.center is None)
 
     @action()
-    def restart(self) -> None:
-        """Take the starting probe again, and the exit waves as probe × object; the object stays."""
+    def restart(self, anew: bool = False) -> None:
+        """Take the starting probe again, and the exit waves as probe × object; the object stays. `anew`: nothing of it stays
+        either, and the first engine begins."""
+        self._session.restart(self._at_work("restart"), ASKING.get(), anew=anew)
+
+    @action()
+    def append(self, engine: str, parameters: dict[str, Any] | None = None) -> str:
+        """Put an engine behind those of the present run: its name, or a label of `engines` in the configuration, and parameters.
+        Returns its label."""
+        run = self._session.current
+        if run is None or run.state in ("finished", "failed"):
+            raise Refused("append", engine, "no run is under way")
+        return self._appended("append", run, engine, parameters, here=False)
+
+    @action()
+    def switch(self, engine: str | None = None, parameters: dict[str, Any] | None = None) -> str:
+        """End the engine at work now, and go on with the next; or with another: the label of one of the run's, otherwise as for
+        `append`. Returns the label of the one that follows."""
+        run = self._at_work("switch")
+        assert run.engine_entry is not None
+        labels, now = [chosen.label for chosen in run.engines], run.engine_entry.label
+        if engine is None:
+            if now == labels[-1]:
+                raise Refused("switch", None, f"no engine follows {now}: name one, or `end` the scan")
+            label = labels[labels.index(now) + 1]
+        elif engine in labels and not parameters:
+            if engine == now:
+                raise Refused("switch", engine, "is at work: `restart` has it begin again")
+            label = engine
+        else:
+            label = self._appended("switch", run, engine, parameters, here=True)
+        self._session.switch(run, label, ASKING.get())
+        return label
+
+    def _at_work(self, name: str) -> Run:
         run = self._session.current
         if run is None or run.engine is None:
-            raise Refused("restart", None, "no engine is at work")
-        run.apply({"do": "restart"})
+            raise Refused(name, None, "no engine is at work")
+        return run
+
+    def _appended(self, name: str, run: Run, engine: str, parameters: dict[str, Any] | None, *, here: bool) -> str:
+        """Put an engine among those of a run; returns its label."""
+        taken, number = {chosen.label for chosen in run.engines}, 0
+        while (label := f"added{number:02d}") in taken:
+            number += 1
+        configuration = self._configuration(name)
+        templates = configuration.given.get("engines") or {}
+        template = templates.get(engine) if isinstance(templates, Mapping) else None
+        given = {**template, **(parameters or {})} if isinstance(template, Mapping) else {"name": engine, **(parameters or {})}
+        if given.get("name") is None:
+            raise Refused(f"{name}.parameters.name", None, f"engines.{engine} is a template without one: say which engine")
+        try:
+            with home(Path(configuration.root.io.home)):
+                checked = check_engine(label, given)
+            faults = list(unfit(replace(configuration, engines=(checked,))))
+            if faults:
+                raise ConfigurationError(faults)
+            self._session.append(run, checked, ASKING.get(), here=here)
+        except ConfigurationError as error:
+            told = error.faults[0]
+            path = told.path.removeprefix(f"engines.{label}").strip(".") or "engine"
+            raise Refused(f"{name}.{path}", told.value, "; ".join([told.remedy, *map(str, error.faults[1:])])) from None
+        except ValueError as error:
+            raise Refused(name, engine, str(error)) from None
+        return label
 
     def _tree(self) -> Tree:
+        return Tree(self._configuration("get"))
+
+    def _configuration(self, name: str) -> Configuration:
         configuration = self._session.plan.configuration
         if configuration is None:
-            raise Refused("get", None, "this session was made without a configuration")
-        return Tree(configuration)
+            raise Refused(name, None, "this session was made without a configuration")
+        return configuration
 
     @action(at_once=True)
     def pause(self) -> None:
@@ -97,7 +199,7 @@ class Actions:
         run = self._session.current
         if run is None or run.complete:
             raise Refused("end", None, "no scan is under way")
-        self._session.end_scan(run, reason[:200])
+        self._session.end_scan(run, reason[:200], ASKING.get())
         return run.name
 
     @action()

@@ -7,6 +7,7 @@ import getpass
 import socket as sockets
 import threading
 import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -14,9 +15,11 @@ import zmq
 
 from ptystream.security import secure
 from ptystream.steering.desk import Refused
-from ptystream.steering.wire import MAX_REPLY_BYTES, Reply, Request, WireError, decode_reply, encode_request
+from ptystream.steering.wire import MAX_NAME, MAX_REPLY_BYTES, Reply, Request, WireError, decode_reply, encode_request
 
 TIMEOUT_S = 30.0
+WAITED_S = 1.0
+"""After so long without an answer somebody who looks on is told that it is waited for."""
 LOOK_S = 0.2
 """How long a wait for an answer may hold up `close`."""
 
@@ -32,10 +35,12 @@ class Steering:
         peer_keys: str | None = None,
         timeout_s: float = TIMEOUT_S,
         who: str | None = None,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         """`keys`, `peer_keys`: CURVE certificates as of `ptystream.security.secure`; `who`: for the session's audit, None: user
-        and machine. Raises `ValueError` for an endpoint or keys that cannot be right."""
-        self.endpoint, self.timeout_s = endpoint, timeout_s
+        and machine; `on_wait` is called once for each answer that takes longer than a second. Raises
+        `ValueError` for an endpoint or keys that cannot be right."""
+        self.endpoint, self.timeout_s, self._on_wait = endpoint, timeout_s, on_wait
         self.who = whoami() if who is None else who
         self._lock, self._number, self._closing = threading.Lock(), 0, False
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
@@ -56,13 +61,21 @@ class Steering:
     def ask(self, action: str, **arguments: Any) -> Any:
         """The value of an action. Raises `Refused` where the session refuses it, with why and what to do; `TimeoutError` where
         nothing answers within `timeout_s`."""
+        return self.ask_for(self.who, action, arguments)
+
+    def ask_for(self, who: str, action: str, arguments: Mapping[str, Any]) -> Any:
+        """As `ask`, on behalf of somebody else: `who` stands in the session's audit, at most 100 characters of it."""
         with self._lock:
             self._number += 1
-            request, sent = encode_request(Request(self._number, action, arguments, self.who)), False
+            request, sent = encode_request(Request(self._number, action, arguments, who[:MAX_NAME])), False
             deadline = time.monotonic() + self.timeout_s
+            told = self.timeout_s - WAITED_S
             while (left := deadline - time.monotonic()) > 0:
                 if self._closing:
                     raise RuntimeError(f"{self.endpoint}: closed before {action!r} was answered")
+                if left <= told:
+                    told = -1.0
+                    self._on_wait()
                 ready = self._socket.poll(int(1000 * min(left, LOOK_S)) + 1, zmq.POLLIN if sent else zmq.POLLIN | zmq.POLLOUT)
                 if not sent and ready & zmq.POLLOUT:
                     with contextlib.suppress(zmq.Again):  # it has just gone

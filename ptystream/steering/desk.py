@@ -7,6 +7,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,10 +24,19 @@ ASKING: ContextVar[str] = ContextVar("asking", default="")
 """Who asked for the action that is being done."""
 MAX_WAITING = 100
 """Requests that wait for the engine; further ones are refused."""
+MAX_LATER = 16
+"""Answers that are worked out or wait for it; further ones are refused."""
 
 Role: TypeAlias = Literal["viewer", "operator"]
 Answer: TypeAlias = Callable[[Reply], None]
 Body = TypeVar("Body", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """What an action returns that has copied what it needs: `work` makes the answer, in a thread of its own."""
+
+    work: Callable[[], Any]
 
 
 class Refused(Exception):
@@ -99,6 +109,8 @@ class Desk:
         self._ring, self._count, self._lock = ring, count, threading.Lock()
         self._waiting: deque[tuple[Request, Action, str, Answer]] = deque()
         self._closed = ""
+        self._worker: ThreadPoolExecutor | None = None
+        self._later = 0
 
     def ask(self, request: Request, answer: Answer, *, who: str = "", role: Role = "operator") -> None:
         """Have `answer` called once, in this thread or in the engine's; neither may be held up by it."""
@@ -114,7 +126,7 @@ class Desk:
             answer(Reply(request.id, fault=Fault(request.action, "", remedy)))
             return
         if asked.kind.at_once:
-            answer(self._done(request, asked, who))
+            self._give(self._done(request, asked, who), answer)
             return
         with self._lock:
             why = self._closed or ("busy" if len(self._waiting) >= MAX_WAITING else "")
@@ -138,16 +150,48 @@ class Desk:
         with self._lock:
             waiting, self._waiting = self._waiting, deque()
         for request, asked, who, answer in waiting:
-            answer(self._done(request, asked, who))
+            self._give(self._done(request, asked, who), answer)
         return bool(waiting)
+
+    def _give(self, reply: Reply, answer: Answer) -> None:
+        """The reply to who asked: now, or when it is worked out."""
+        if not isinstance(reply.value, Later):
+            answer(reply)
+            return
+        with self._lock:
+            why = self._closed or ("busy" if self._later >= MAX_LATER else "")
+            if not why:
+                self._later += 1
+                self._worker = self._worker or ThreadPoolExecutor(1, thread_name_prefix="answering")
+                future = self._worker.submit(reply.value.work)
+        if why:
+            remedy = why if self._closed else f"{MAX_LATER} answers are being worked out already; ask again later"
+            answer(Reply(reply.id, fault=Fault("request", "", remedy)))
+            return
+
+        def worked(done: Future[Any]) -> None:
+            with self._lock:
+                self._later -= 1
+            if done.cancelled():
+                answer(Reply(reply.id, fault=Fault("request", "", self._closed)))
+            elif (error := done.exception()) is not None:
+                log.error("an answer could not be worked out", exc_info=error)
+                answer(Reply(reply.id, fault=Fault("request", "", f"failed: {type(error).__name__}: {error}"[:500])))
+            else:
+                answer(Reply(reply.id, done.result()))
+
+        future.add_done_callback(worked)
 
     def close(self, why: str = "the session has ended") -> None:
         """Refuse what waits, and what still comes."""
         with self._lock:
             self._closed = why
             waiting, self._waiting = self._waiting, deque()
+            worker, self._worker = self._worker, None
         for request, _, _, answer in waiting:
             answer(Reply(request.id, fault=Fault(request.action, "", why)))
+        if worker is not None:
+            worker.shutdown(wait=False, cancel_futures=True)
 
     def _done(self, request: Request, asked: Action, who: str) -> Reply:
         """The reply; whatever goes wrong is a fault in it, and ends nothing."""

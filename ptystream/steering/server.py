@@ -91,7 +91,7 @@ class Server:
                 for _ in range(MAX_AT_ONCE):
                     if not self._socket.poll(0):
                         break
-                    self._take(self._socket.recv_multipart(copy=False))
+                    self._take()
                 self._send()
             self._send()
         except zmq.ZMQError:
@@ -99,11 +99,20 @@ class Server:
         finally:
             self._socket.close()
 
-    def _take(self, frames: list[zmq.Frame]) -> None:
-        identity = frames[0].bytes
-        who, role = self._known(frames[-1])
+    def _take(self) -> None:
+        """Read one request, of which no more is kept than may be."""
+        identity, size = self._socket.recv(), 0
+        frame = None
+        while self._socket.getsockopt(zmq.RCVMORE):
+            frame = self._socket.recv(copy=False)
+            size += len(frame)
+        if frame is None:
+            return
+        who, role = self._known(frame)
         try:
-            request = decode_request(frames[-1].buffer)
+            if size > MAX_REQUEST_BYTES:
+                raise WireError(f"{size} bytes in all its parts; {MAX_REQUEST_BYTES} are allowed")
+            request = decode_request(frame.buffer)
         except WireError as error:
             self._replies.append((identity, Reply(0, fault=Fault("request", "", str(error)))))
             return

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from ptystream.params.errors import closest, faults_of
 from ptystream.params.load import Configuration
+from ptystream.params.reference import described
 from ptystream.results import effective
 from ptystream.steering.desk import Refused
 
@@ -41,12 +43,11 @@ class Tree:
 
     def steerable(self) -> dict[str, Any]:
         """Every parameter that may change while the session runs, by its path, with its value."""
-        found: dict[str, Any] = {}
-        for prefix, branch in self._branches():
-            for name, field in type(branch).model_fields.items():
-                if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("steerable"):
-                    found[f"{prefix}.{name}"] = getattr(branch, name)
-        return found
+        return {path: value for path, value, _ in self._steerable()}
+
+    def described(self) -> list[dict[str, Any]]:
+        """The same with what each may be: path, value, types, lower, upper, choices, doc."""
+        return [{"path": path, "value": value, **described(field)} for path, value, field in self._steerable()]
 
     def set(self, path: str, value: Any) -> Change:
         """Put a value in force here. Raises `Refused` for a path that is none or may not change, and a value that may not be."""
@@ -62,9 +63,17 @@ class Tree:
             raise Refused(path, value, fault.remedy) from None
         return Change(path, getattr(branch, name), before)
 
+    def _steerable(self) -> Iterator[tuple[str, Any, FieldInfo]]:
+        for prefix, branch in self._branches():
+            for name, field in type(branch).model_fields.items():
+                if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("steerable"):
+                    yield f"{prefix}.{name}", getattr(branch, name), field
+
     def _branches(self) -> Iterator[tuple[str, BaseModel]]:
         """Those that may hold such a parameter."""
         yield from _within("", self._configuration.root)
+        for scan in self._configuration.scans:
+            yield f"scans.{scan.label}.data", scan.data.parameters
         for engine in self._configuration.engines:
             yield from _within(f"engines.{engine.label}", engine.parameters)
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ptystream import __version__
 
 from . import h5
+from .nexus import group, number
 from .ptyd import Chunk
 from .ptyd_reading import MAX_CHUNK_FRAMES, MAX_FRAME_BYTES, MAX_SIDE, PIECE_BYTES, Meta, opened
 
@@ -50,26 +51,26 @@ class CxiWriter:
         self._file = file
         file["cxi_version"] = VERSION
         file.attrs.update({"default": "entry_1", "creator": f"ptystream {__version__}"})
-        entry = self._entry = _group(file, "entry_1", "NXentry", default="data")
+        entry = self._entry = group(file, "entry_1", "NXentry", default="data")
         entry["title"], entry["definition"] = title, "NXcxi_ptycho"
-        self._beam(_group(entry, "instrument_1", "NXinstrument"))
+        self._beam(group(entry, "instrument_1", "NXinstrument"))
         self._detector: Any = None
 
     def _beam(self, instrument: h5py.Group) -> None:
         energy = math.nan if self.meta.energy is None else self.meta.energy * KEV_J
-        source = _group(instrument, "source_1", "NXsource")
+        source = group(instrument, "source_1", "NXsource")
         source["name"], source["probe"], source["type"] = "not known", "x-ray", "not known"
-        _number(source, "energy", energy, "J")
-        beam = _group(instrument, "beam_1", "NXbeam")
-        _number(beam, "energy", energy, "J")
-        _number(beam, "incident_beam_energy", energy, "J")
-        _number(beam, "incident_energy_spread", math.nan, "J")
-        _number(beam, "incident_beam_divergence", math.nan, "rad")
-        _number(beam, "extent", math.nan, "m")
+        number(source, "energy", energy, "J")
+        beam = group(instrument, "beam_1", "NXbeam")
+        number(beam, "energy", energy, "J")
+        number(beam, "incident_beam_energy", energy, "J")
+        number(beam, "incident_energy_spread", math.nan, "J")
+        number(beam, "incident_beam_divergence", math.nan, "rad")
+        number(beam, "extent", math.nan, "m")
 
     def _begin(self, dtype: np.dtype[Any]) -> None:
         meta = self.meta
-        detector = self._detector = _group(self._entry["instrument_1"], "detector_1", "NXdetector")
+        detector = self._detector = group(self._entry["instrument_1"], "detector_1", "NXdetector")
         detector.attrs.update({"signal": "data", "axes": ["translation", ".", "."]})
         y, x = meta.psize or (math.nan, math.nan)
         row, column = meta.center or (meta.shape[0] // 2, meta.shape[1] // 2)
@@ -80,8 +81,8 @@ class CxiWriter:
             "beam_center_x": column * x,
             "beam_center_y": row * y,
         }.items():
-            _number(detector, name, value, "m")
-        _number(_group(detector, "transformations", "NXtransformations"), "vector", [0.0, 0.0, 1.0])
+            number(detector, name, value, "m")
+        number(group(detector, "transformations", "NXtransformations"), "vector", [0.0, 0.0, 1.0])
         packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "chunks": (1, *meta.shape)}
         shape, most = (0, *meta.shape), (None, *meta.shape)
         detector.create_dataset("data", shape, dtype, maxshape=most, **packed).attrs["interpretation"] = "image"
@@ -115,41 +116,26 @@ class CxiWriter:
             del detector["mask"]
             detector.create_dataset("mask", data=np.where(self._first, np.uint32(0), INVALID))
         places = detector["translation"][()]
-        sample = _group(entry, "sample_1", "NXsample")
+        sample = group(entry, "sample_1", "NXsample")
         sample["name"] = self.meta.label or "not known"
-        moves = _group(sample, "transformations", "NXtransformations")
+        moves = group(sample, "transformations", "NXtransformations")
         for column, name in enumerate("xy"):
-            made = _number(moves, name, places[:, column], "m")
+            made = number(moves, name, places[:, column], "m")
             made.attrs.update({"transformation_type": "translation", "vector": [float(name == "x"), float(name == "y"), 0.0]})
         moves.attrs["vector"] = [1.0, 1.0, 0.0]
-        monitor = _group(entry["instrument_1"], "monitor_1", "NXmonitor")
-        _number(monitor, "data", np.ones(self.frames)).attrs["long_name"] = "dose of each frame; 1: was not measured"
+        monitor = group(entry["instrument_1"], "monitor_1", "NXmonitor")
+        number(monitor, "data", np.ones(self.frames)).attrs["long_name"] = "dose of each frame; 1: was not measured"
         there = "/entry_1/instrument_1/detector_1/"
         detector["data_1"] = h5py.SoftLink(there + "data")
-        _group(sample, "geometry_1", "NXcollection")["translation"] = h5py.SoftLink(there + "translation")
-        legacy = _group(entry, "data_1", "NXcollection")
-        shown = _group(entry, "data", "NXdata", signal="data", axes=["x", ".", "."], x_indices=[0], y_indices=[0])
+        group(sample, "geometry_1", "NXcollection")["translation"] = h5py.SoftLink(there + "translation")
+        legacy = group(entry, "data_1", "NXcollection")
+        shown = group(entry, "data", "NXdata", signal="data", axes=["x", ".", "."], x_indices=[0], y_indices=[0])
         legacy["translation"] = h5py.SoftLink(there + "translation")
         for name in "xy":
             shown[name] = h5py.SoftLink(f"/entry_1/sample_1/transformations/{name}")
             shown[f"{name}_indices"] = "0"
-        for group in (legacy, shown):
-            group["data"] = h5py.SoftLink(there + "data")
-
-
-def _group(parent: Any, name: str, kind: str, **attributes: Any) -> h5py.Group:
-    made = parent.create_group(name)
-    made.attrs["NX_class"] = kind
-    for key, value in attributes.items():
-        made.attrs[key] = value
-    return made
-
-
-def _number(group: h5py.Group, name: str, value: Any, units: str | None = None) -> h5py.Dataset:
-    made = group.create_dataset(name, data=np.asarray(value, float))
-    if units is not None:
-        made.attrs["units"] = units
-    return made
+        for place in (legacy, shown):
+            place["data"] = h5py.SoftLink(there + "data")
 
 
 # ---------------------------------------------------------------------- reading

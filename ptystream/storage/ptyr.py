@@ -69,12 +69,22 @@ class Result:
     """What else engines left, by ptypy's names (`LEFT`)."""
     started: float = 0.0
     """Seconds since the epoch."""
+    ended: float = 0.0
+    """When the result was taken out of its run, seconds since the epoch; 0: not known."""
+    uid: str = ""
+    """Of the run, unlike that of any other run."""
+    made_by: Mapping[str, str] = field(default_factory=dict)
+    """'user' and 'host' of the session."""
+    frame_numbers: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    """Which frames `positions_m` belong to: place of the scan in `scans`, and the source's number, (frame, 2)."""
     scans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What is known of each scan, by its key in `scans`: acquisition ([its name, how many had it before]), label,
     experimentID, version, series, angle (degrees), num_frames, shape, psize, energy, distance, center, and `ended`: why it
     was over."""
     used: Mapping[str, Any] = field(default_factory=dict)
     """Every parameter with the value that was in force; empty where that is not known."""
+    quality: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What was measured of it last, as of `Snapshot.quality`."""
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
     """Of a dump: what a restart needs besides (`ptystream.checkpoint`)."""
 
@@ -165,8 +175,13 @@ def _result(content: Mapping[str, Any], ours: Mapping[str, Any]) -> Result:
         error_local=content["runtime"].get("error_local", {}),
         runtime={name: content["runtime"][name] for name in LEFT if name in content["runtime"]},
         started=float(ours["started"]),
+        ended=float(ours.get("ended", 0.0)),
+        uid=str(ours.get("uid", "")),
+        made_by=ours.get("made_by", {}),
+        frame_numbers=ours.get("frame_numbers", np.zeros((0, 2), np.int64)),
         scans=json.loads(ours.get("scans", "{}")),
         used=json.loads(ours.get("used", "{}")),
+        quality=json.loads(ours.get("quality", "{}")),
         checkpoint=ours.get("checkpoint", {}),
     )
 
@@ -264,7 +279,12 @@ def _ours(result: Result) -> dict[str, Any]:
             for part, held in result.last.items()
         },
         "started": result.started,
+        "ended": result.ended,
+        "uid": result.uid,
+        "made_by": dict(result.made_by),
+        "frame_numbers": np.asarray(result.frame_numbers, np.int64),
         "scans": json.dumps(result.scans, default=plain),
+        "quality": json.dumps(result.quality, default=plain),
         "checkpoint": dict(result.checkpoint),
     }
 

@@ -22,6 +22,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "viewer: http://127.0.0.1" in done.stderr
+    assert "to operate: http://127.0.0.1" in done.stderr
     return folder
 
 

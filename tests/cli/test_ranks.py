@@ -19,7 +19,9 @@ from problems import BEAM, GEOMETRY, PATTERNS, PLACES
 
 from ptystream.cli.demo import configuration
 from ptystream.detectors.dectris.simulator import Camera, Detector, series_of
+from ptystream.detectors.hdf5 import simulator as hdf5
 from ptystream.storage import ptyr
+from ptystream.verify import distance
 
 BIN = Path(sys.executable).parent
 LAUNCHER = shutil.which("mpiexec", path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
@@ -80,6 +82,58 @@ def test_live_on_three_ranks_ends_as_on_one(tmp_path: Path) -> None:
             there = getattr(three, kind)[key].data
             assert np.abs(there - storage.data).max() < 2e-2 * np.abs(storage.data).max()
     assert abs(three.misfit[-1, 0] / one.misfit[-1, 0] - 1) < 1e-2
+
+
+STEERED = """
+import sys
+sys.path.insert(0, {tests!r})
+from rich.console import Console
+from steered import after, ask_when
+from ptystream.launch import launch
+from ptystream.params.load import load
+wishes = {{"center": [15, 16], "offset": [3e-7, 0.0]}}
+asked = [("set", {{"path": f"scans.s.data.{{name}}", "value": value}}) for name, value in wishes.items()]
+asked += [("append", {{"engine": "ML", "parameters": {{"numiter": 4}}}})]
+replies = []
+def on_session(session):
+    replies.append(ask_when(session, after(6), *asked))
+    replies.append(ask_when(session, after(12), ("switch", {{}})))
+    replies.append(ask_when(session, after(14), ("restart", {{"anew": True}})))
+launch(load("c.yaml"), Console(quiet=True), on_session=on_session)
+assert all(reply.fault is None for told in replies for reply in told), replies
+assert sum(map(len, replies)) == 5, replies
+print("over")
+"""
+
+
+@pytest.mark.slow
+def test_what_is_steered_on_two_ranks_is_so_on_both(tmp_path: Path) -> None:
+    """Frames cut again, positions moved, engines appended and switched, and all of it begun anew."""
+    hdf5.write(tmp_path / "f.h5", BEAM, codec="bslz4", together=40, wait=lambda s: False)
+    samples = {"y": "/entry/stage/y", "x": "/entry/stage/x"}
+    data = {"name": "Hdf5Scan", "file": str(tmp_path / "f.h5"), "frames": hdf5.FRAMES, "samples": samples, **GEOMETRY}
+    found = []
+    for name, before in (("alone", []), ("ranks", [launcher(), "-n", "2"])):
+        (home := tmp_path / name).mkdir()
+        parameters = {
+            "run": "t",
+            **ALONE,
+            "io": {"rfile": "%(run)s.ptyr", **{off: {"active": False} for off in ("publish", "metrics", "autosave", "autoplot")}},
+            "scans": {"s": {"name": "Full", "data": {"shape": BEAM.side, **data}, "illumination": {"aperture": {"size": 4e-7}}}},
+            "engines": {"dm": {"name": "DM", "numiter": 20}},
+        }
+        (home / "c.yaml").write_text(yaml.safe_dump(parameters))
+        (home / "s.py").write_text(STEERED.format(tests=str(Path(__file__).parents[1])))
+        done = subprocess.run([*before, sys.executable, "s.py"], cwd=home, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0 and done.stdout == "over\n", done.stderr
+        found.append(ptyr.read(home / "t.ptyr"))
+    one, two = found
+    for result in found:
+        entries = [entry["do"] for entry in result.schedule]
+        assert [entries.count(do) for do in ("recut", "append", "restart")] == [1, 1, 1]
+        assert result.scans["s"]["center"] == [15.0, 16.0] and result.ledger["used"] == BEAM.frames
+    assert one.iter_info[-1]["engine"] == two.iter_info[-1]["engine"] == "ML"
+    assert distance(one.object, two.object, one.coverage) < 2e-2
 
 
 @pytest.mark.slow

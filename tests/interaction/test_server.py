@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket as sockets
 import time
 from collections.abc import Callable, Iterator
@@ -455,3 +456,21 @@ def test_at_the_end_who_asks_is_told_and_who_does_not_is_not_waited_for_long(sta
     began = time.monotonic()
     idle.close()
     assert 1.0 < time.monotonic() - began < 5.0
+
+
+def test_what_the_log_warns_of_is_told_to_clients_that_listen(start: Any, peers: Any) -> None:
+    server = start()
+    one, two = peers(server), peers(server, "second")
+    for peer in (one, two):
+        peer.get("Ptycho.runtime['run']")  # it listens
+    log = logging.getLogger("ptystream.elsewhere")
+    log.info("nothing")
+    log.warning("%s of %d", "frame 3", 7)
+    assert [peer.wait("WARN") for peer in (one, two)] == [[{"ticket": "WARN", "status": "ok", "out": "frame 3 of 7"}]] * 2
+    log.error("x" * 5000)
+    assert len(one.wait("ERROR")[0]["out"]) == 2000
+    for k in range(1000):
+        log.warning("%d", k)
+    assert one.get("Ptycho.runtime['run']") == "t"
+    server.close()
+    assert server._listener not in logging.getLogger("ptystream").handlers

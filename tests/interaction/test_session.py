@@ -14,10 +14,10 @@ import zmq
 import zmq.auth
 from interaction.hostile_requests import FRAMES, TEXTS
 from interaction.peer import Peer
+from launched import Held
 from memory import messages
 from problems import BEAM, GEOMETRY
 from rich.console import Console
-from steering.test_launched import Held
 
 from ptystream.interaction.paths import answer
 from ptystream.launch import launch

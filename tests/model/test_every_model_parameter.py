@@ -46,6 +46,8 @@ SHARED: Cases = {
     "propagation": (["nearfield"], {}),
     "ffttype": (["numpy", "fftw"], {}),
     "resample": ([2], {}),
+    "pad": ([3], {}),
+    "margin": ([40], {}),
     "share.probe": (["b"], {}),
     "share.object": (["b"], {}),
 }
@@ -90,6 +92,8 @@ ROCKING = {"theta_bragg": 22.32, "n_rocking_positions": ANGLES, "rocking_step": 
 REFUSED = {
     ("Bragg3dModel", "propagation"): "nearfield",
     ("Bragg3dModel", "resample"): 2,
+    ("Bragg3dModel", "pad"): 2,
+    ("Bragg3dModel", "margin"): 2,
     ("Bragg3dModel", "share.probe"): "b",
     ("Bragg3dModel", "share.object"): "b",
     ("OPRModel", "share.probe"): "b",
@@ -114,9 +118,9 @@ def configured(model: str, given: dict[str, Any]) -> Any:
     plain = {"name": model, "data": data, **own}
     entry = {**plain, **{k: {**own.get(k, {}), **v} if isinstance(v, dict) else v for k, v in given.items()}}
     other = {**plain, "illumination": {"photons": 7.0} if model != "Vanilla" else {"size": 5 * PIXEL}, "sample": {"fill": 0.3}}
-    for kind in ("resample", "propagation", "resolution"):
+    for kind in ("resample", "propagation", "resolution", "pad"):
         other |= {kind: given[kind]} if kind in given else {}
-    engine = "DM_3dBragg" if model == "Bragg3dModel" else "DM"
+    engine = "DM_3dBragg" if model == "Bragg3dModel" else "PyPty" if "pad" in given else "DM"
     scans = {"a": entry, "b": other}
     return load({"scans": scans, "engines": {"e": {"name": engine}}})
 

@@ -99,6 +99,12 @@ def test_values_are_taken_as_ptypy_takes_them(engine: dict[str, Any], wanted: tu
         {"io": {"autoplot": {"imfile": "a_%(iterationz)d.png"}}},
         {"io": {"autoplot": {"imfile": "a.svg", "make_movie": True}}},
         {"io": {"rfile": "%(run)q"}},
+        {"io": {"rfile": "../%(run)s.ptyr"}},
+        {"io": {"rfile": "a/../../%(run)s.ptyr"}},
+        {"io": {"autosave": {"rfile": ".."}}},
+        {"io": {"autoplot": {"imfile": "../a.png"}}},
+        {"io": {"recording": {"file": "../%(run)s.ptyrec"}}},
+        {"io": {"frames": {"file": "../%(epoch)s.h5"}}},
         {"io": {"recording": {"file": "%(name)s"}}},
     ],
 )

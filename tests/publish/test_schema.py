@@ -97,6 +97,8 @@ def test_every_cut_and_every_exchange_of_parts_is_refused(form: str) -> None:
         (("ledger",), {"used": "all"}),
         (("rates",), {"x": None}),
         (("newest_frame_ns",), 1.5),
+        (("quality",), []),
+        (("quality", "frc", "measured_ns"), 1.5),
         (("object", "o", "pixel_size_m"), [0.0, 1.0]),
         (("object", "o", "pixel_size_m"), [float("nan"), 1.0]),
         (("object", "o", "offset"), [1.5, 2]),
@@ -111,7 +113,7 @@ def test_every_cut_and_every_exchange_of_parts_is_refused(form: str) -> None:
     ],
 )
 def test_a_header_with_one_wrong_entry_is_refused_before_memory_is_taken(form: str, path: tuple[Any, ...], value: Any) -> None:
-    parts = parts_of(form)
+    parts = parts_of(form, 1)
     header = msgpack.unpackb(parts[0])
     inner = header
     for key in path[:-1]:
@@ -122,6 +124,37 @@ def test_a_header_with_one_wrong_entry_is_refused_before_memory_is_taken(form: s
     del inner[path[-1]]
     with pytest.raises(SchemaError):
         read([msgpack.packb(header), *parts[1:]])
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("guess",), {"measured_ns": 1, "iteration": 1}),
+        (("frc",), {}),
+        (("frc",), [1.0]),
+        (("frc", "guess"), 1.0),
+        (("frc", "resolution_m"), float("inf")),
+        (("frc", "resolution_m"), "fine"),
+        (("frc", "correlation"), [1.0, None]),
+        (("frc", "frames"), 1.5),
+        (("frc", "frames"), True),
+        (("drift", "probe_m"), [1.0, 2.0, 3.0]),
+        (("convergence", "state"), 3),
+        (("convention", "ties"), ["a", "b"]),
+        (("convention", "ranking"), [{"name": "a", "orientation": 0}]),
+        (("convention", "lead"), float("nan")),
+    ],
+)
+def test_a_figure_of_quality_that_is_none_is_refused(path: tuple[str, ...], value: Any) -> None:
+    parts = parts_of(number=1)
+    header = msgpack.unpackb(parts[0])
+    assert decode(parts).quality == header["quality"] != {}
+    inner = header["quality"]
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    with pytest.raises(SchemaError, match=f"quality.*{path[-1]}"):
+        decode([msgpack.packb(header), *parts[1:]])
 
 
 @pytest.mark.parametrize("depth", [1, 1000])

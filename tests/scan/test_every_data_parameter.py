@@ -48,6 +48,12 @@ PREPARED: Cases = {
     "min_frames": ([5], {}),
     "num_frames": ([7], {}),
     "positions_theory": ([THEORY], {}),
+    "raster.points": ([(5, 4)], {"raster": {"points": (4, 5), "step": PIXEL}}),
+    "raster.step": ([PIXEL, (PIXEL, -PIXEL)], {"raster": {"points": (4, 5), "step": 2 * PIXEL}}),
+    "raster.rotation": ([20.0], {"raster": {"points": (4, 5), "step": PIXEL}}),
+    "raster.snake": ([True], {"raster": {"points": (4, 5), "step": PIXEL}}),
+    "only": ([[0, 2, 3]], {}),
+    "shift": ([(2, 0), (0, -3)], {}),
     "shape": ([16, (12, 16)], {}),
     "center": (["geometric", "fft", (3.0, 5.0), None], {}),
     "series.id": (["tomogram"], {}),
@@ -160,6 +166,9 @@ BASE: Mapping[str, dict[str, Any]] = {
 ELSEWHERE = {
     "series.id_key": "wants metadata: test_series.py",
     "series.angle_key": "wants metadata: test_series.py",
+    "raster.flyback": "a simulated beam does not fly back: test_raster.py",
+    "acc_voltage": "in the place of `energy`: tests/model/test_electrons.py",
+    "signals": "wants frames that are no pictures: tests/detectors/arrays",
     "follows": "wants another scan: tests/test_mosaic.py",
     "hot_pixels": "wants 32 frames: test_ptyscan.py",
     "idle_s": "seconds: tests/detectors/ptyd/test_ptyd_scan.py",
@@ -270,7 +279,7 @@ def _acquired(home: Path, source: str, given: dict[str, Any], heard: Heard) -> s
     frames = [store.slab(s // store.slab_frames)[s % store.slab_frames] for b in blocks for s in b.slots.tolist()]
     where = [(b.indices, b.positions_m, b.dose) for b in blocks]
     held_by, decided = {"a": SimpleNamespace(buffer=buffer, model=model)}, {"a": buffer.decisions}
-    told_by: Any = SimpleNamespace(scans=held_by, decisions=decided, acquisitions={"a": ("a", "scan", 0)})
+    told_by: Any = SimpleNamespace(scans=held_by, decided=decided.__getitem__, acquisitions={"a": ("a", "scan", 0)})
     told = _described(configuration.scans[0], told_by)
     ended_so, counts = buffer.ended, ledger.counts()
     mask, weights = store.mask.copy(), store.weights

@@ -3,67 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq.auth
-from memory import Memory, messages
-from problems import BEAM, GEOMETRY
-from rich.console import Console
+from launched import Launched
 
-from ptystream.cli.ctl import ctl
-from ptystream.launch import launch
+from ptystream.cli.ctl import _given, ctl
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
-from ptystream.transport import Message
-
-
-class Held(Memory):
-    """Gives what it has, and waits with its end until it is let go."""
-
-    def __init__(self, channel: str, messages: list[list[bytes]], go: threading.Event) -> None:
-        super().__init__(channel, messages)
-        self.go = go
-
-    def receive(self, timeout_s: float) -> Message | None:
-        if not self._left and not self.go.wait(timeout_s):
-            return None
-        return super().receive(timeout_s)
-
-
-class Launched:
-    """A session in a thread, up to its steering address."""
-
-    def __init__(self, folder: Path, io: dict[str, Any]) -> None:
-        frames, places = messages()
-        self.go, self.said, self.endpoint = threading.Event(), threading.Event(), ""
-        data = {"name": "ZmqScan", "shape": BEAM.side, **GEOMETRY, "positions": {"name": "ZmqScan"}}
-        given = {
-            "run": "t",
-            "io": {"home": str(folder), "rfile": "%(run)s.ptyr", "autoplot": {"active": False}, **io},
-            "scans": {"s": {"name": "Full", "data": data, "illumination": {"aperture": {"size": 4e-7}}}},
-            "engines": {"e": {"name": "DM", "numiter": 3}},
-        }
-        sources = {
-            "s/data": Held("s/data", frames[:-1], self.go),
-            "s/positions": Held("s/positions", places[:-1], self.go),
-        }
-        self.thread = threading.Thread(
-            target=lambda: launch(load(given), Console(quiet=True), transports=sources, on_steering=self._told), daemon=True
-        )
-        self.thread.start()
-        assert self.said.wait(60)
-
-    def _told(self, endpoint: str) -> None:
-        self.endpoint = endpoint
-        self.said.set()
-
-    def end(self) -> None:
-        self.go.set()
-        self.thread.join(60)
-        assert not self.thread.is_alive()
 
 
 def test_ctl_asks_and_steers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,12 +28,12 @@ def test_ctl_asks_and_steers(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         said("resume")
         assert json.loads(said("status", as_json=True))["paused"] is False
         assert "end [reason]             operator  End the scan" in said("actions")
-        with pytest.raises(RuntimeError, match="refused: action: nonsense: is unknown; there are actions, end"):
+        with pytest.raises(RuntimeError, match="refused: action: nonsense: is unknown; there are actions, append, end"):
             said("nonsense")
         with pytest.raises(RuntimeError, match=r"refused: end\.reason: 5: Input should be a valid string"):
             said("end", "reason=5")
-        with pytest.raises(RuntimeError, match="look like name=value"):
-            said("end", "reason")
+        with pytest.raises(RuntimeError, match="pause takes nothing; arguments look like name=value"):
+            said("pause", "now")
     finally:
         running.end()
     assert (tmp_path / "frames" / "t" / "s_a.h5").exists()
@@ -126,3 +75,31 @@ def test_what_is_wrong_with_an_endpoint_or_keys_is_said(tmp_path: Path) -> None:
         ctl("nowhere", "status", [], None, None, 1.0, False)
     with pytest.raises(RuntimeError, match="make certificates"):
         ctl("tcp://127.0.0.1:9", "status", [], None, str(tmp_path / "no.key"), 1.0, False)
+
+
+def test_ctl_says_that_it_waits(capsys: pytest.CaptureFixture[str]) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as silent:
+        port = silent.bind_to_random_port("tcp://127.0.0.1")
+        with pytest.raises(RuntimeError, match="no answer"):
+            ctl(f"tcp://127.0.0.1:{port}", "status", [], None, None, 1.5, False)
+    assert "waiting, 1.5 s at most" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        (["scans.s.data.center", "[64.5, 63]"], {"path": "scans.s.data.center", "value": [64.5, 63]}),
+        (["value=2", "a.b"], {"value": 2, "path": "a.b"}),
+    ],
+)
+def test_arguments_are_taken_in_order(arguments: list[str], given: dict[str, Any]) -> None:
+    assert _given("set", arguments, {"path": "str", "value": "Any"}) == given
+
+
+def test_names_that_are_no_arguments_are_those_of_parameters() -> None:
+    takes = {"engine": "str", "parameters": "dict[str, Any] | None"}
+    found = _given("append", ["ML", "numiter=100", "ML_type=gaussian", "position_refinement.start=3"], takes)
+    wanted = {"numiter": 100, "ML_type": "gaussian", "position_refinement": {"start": 3}}
+    assert found == {"engine": "ML", "parameters": wanted}
+    with pytest.raises(RuntimeError, match="was given a value already"):
+        _given("append", ["ML", "a=1", "a.b=2"], takes)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from memory import Memory, messages
-from problems import BEAM, GEOMETRY
+from steered import Steered, after, configuration
 
 from ptystream.engine import Context
 from ptystream.engines.dm import DM
 from ptystream.metrics import Metrics
-from ptystream.params.load import load
 from ptystream.plan import make_plan
 from ptystream.recording import Recorder, Recording
 from ptystream.run import Run
@@ -27,54 +25,6 @@ from ptystream.storage import ptyr
 from ptystream.verify import verify
 
 
-def configuration(folder: Path, **root: Any) -> Any:
-    data = {"name": "ZmqScan", "shape": BEAM.side, **GEOMETRY, "positions": {"name": "ZmqScan"}}
-    given = {
-        "run": "t",
-        "min_frames_for_recon": BEAM.frames,
-        "threads": 1,
-        "io": {"home": str(folder), "rfile": "%(run)s.ptyr"},
-        "scans": {"s": {"name": "Full", "data": data, "illumination": {"aperture": {"size": 4e-7}}}},
-        "engines": {"e": {"name": "DM", "numiter": 12}},
-        **root,
-    }
-    return load(given)
-
-
-class Steered:
-    """A session that is asked for something at the beginning of one of its rounds, in its own thread."""
-
-    def __init__(self, folder: Path, when: Callable[[Session], bool], *asked: tuple[str, dict[str, Any]], **root: Any) -> None:
-        self.replies: list[Reply] = []
-        made = configuration(folder, **root)
-        self.recorder = Recorder(folder / "t.ptyrec", {})
-        runs = int(root.get("live", {}).get("runs", 1))
-        pairs = [messages("abc"[k]) for k in range(runs)]
-        frames, places = ([m for pair in pairs for m in pair[k]] for k in (0, 1))
-        sources = {"s/data": Memory("s/data", frames), "s/positions": Memory("s/positions", places)}
-        self.session = Session(make_plan(made, transports=sources, recorder=self.recorder), metrics=Metrics(), tap=self.recorder)
-        serve, left = self.session.desk.serve, list(asked)
-
-        def serving() -> bool:
-            if left and when(self.session):
-                for number, (name, arguments) in enumerate(left):
-                    self.session.desk.ask(Request(number, name, arguments), self.replies.append, who="anna")
-                left.clear()
-            return serve()
-
-        self.session.desk.serve = serving  # type: ignore[method-assign]
-        self.results = self.session.run()
-        self.recorder.close(finished=True)
-
-    def refused(self) -> str:
-        (reply,) = self.replies
-        return str(reply.fault)
-
-
-def after(iterations: int) -> Callable[[Session], bool]:
-    return lambda session: session.current is not None and session.current.iterations >= iterations
-
-
 def steered(result: ptyr.Result) -> list[Any]:
     return [entry for entry in result.schedule if entry["do"] == "steer"]
 
@@ -83,7 +33,8 @@ def test_a_change_is_in_force_between_two_passes_and_the_result_repeats_to_the_s
     (tmp_path / "plain").mkdir()
     plain = ptyr.read(Steered(tmp_path / "plain", after(99)).results[0])
     made = Steered(tmp_path, after(4), ("set", {"path": "engines.e.alpha", "value": 0.7}))
-    assert made.replies[0].value == {"path": "engines.e.alpha", "before": 1.0, "value": 0.7}
+    told = {"path": "engines.e.alpha", "before": 1.0, "value": 0.7, "happens": "in force before the next pass"}
+    assert made.replies[0].value == told
     result = ptyr.read(made.results[0])
     (entry,) = steered(result)
     assert (entry["path"], entry["value"], entry["before"], entry["who"]) == ("engines.e.alpha", 0.7, 1.0, "anna")
@@ -109,10 +60,13 @@ def test_runs_to_come_have_it_from_their_beginning(tmp_path: Path) -> None:
 
 
 def test_what_the_session_heeds_changes_too(tmp_path: Path) -> None:
-    asked = [("set", {"path": "live.latency", "value": 0.5}), ("set", {"path": "io.publish.interval_s", "value": 2})]
+    told = {"io.publish.interval_s": 2, "io.publish.share": 0.25}
+    asked = [("set", {"path": path, "value": value}) for path, value in ({"live.latency": 0.5} | told).items()]
     made = Steered(tmp_path, after(3), *asked, ("get", {"path": "live.latency"}), ("get", {"path": "io.publish"}))
     assert made.session.plan.loop.latency_s == 0.5 and made.session._teller.interval_s == 2.0
-    assert made.replies[2].value == 0.5 and made.replies[3].value["interval_s"] == 2.0
+    assert made.session._teller.share == 0.25
+    assert made.replies[3].value == 0.5
+    assert (made.replies[4].value["interval_s"], made.replies[4].value["share"]) == (2.0, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +141,10 @@ def test_every_steerable_parameter_of_every_engine_can_be_looked_up_and_set(tmp_
     with pytest.raises(Refused, match="is no parameter"):
         tree.get("engines.e9")
     assert tree.get()["run"] == "t"
+    described = {entry["path"]: entry for entry in tree.described()}
+    assert {path: entry["value"] for path, entry in described.items()} == found
+    beta = described["engines.e1.beta"]
+    assert (beta["types"], beta["lower"], beta["choices"]) == (["float"], 0.0, None) and beta["doc"]
 
 
 def test_a_session_that_was_killed_goes_on_as_it_was_steered(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from steering.test_desk import Actor
 from ptystream.steering.client import Steering
 from ptystream.steering.desk import Desk, Refused
 from ptystream.steering.server import Server, SteeringError
-from ptystream.steering.wire import MAX_REQUEST_BYTES
+from ptystream.steering.wire import MAX_REQUEST_BYTES, Request, decode_reply, encode_request
 
 
 class Engine(threading.Thread):
@@ -140,3 +140,15 @@ def test_an_operators_folder_without_certificates_is_refused(engine: Engine, tmp
     zmq.auth.create_certificates(tmp_path, "session")
     with pytest.raises(SteeringError, match="a folder of public certificates"):
         Server(engine.desk, keys=str(tmp_path / "session.key_secret"), operators=str(tmp_path / "nothing"))
+
+
+def test_a_request_of_many_parts_is_bounded_as_a_whole(server: Server, engine: Engine) -> None:
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.connect(server.endpoint)
+        part = bytes(MAX_REQUEST_BYTES // 4)
+        socket.send_multipart([part] * 5 + [encode_request(Request(1, "look"))])
+        assert socket.poll(20_000)
+        reply = decode_reply(socket.recv())
+        assert reply.fault is not None and "bytes in all its parts; 1048576 are allowed" in reply.fault.remedy
+        socket.send_multipart([b"", encode_request(Request(2, "look"))])
+        assert socket.poll(20_000) and decode_reply(socket.recv()).value == 0

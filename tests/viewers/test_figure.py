@@ -14,7 +14,7 @@ from snapshots import snapshot
 from ptystream.publish.snapshot import LEDGER_CODES, Image, Snapshot
 from ptystream.reconstruction import Storage
 from ptystream.storage.ptyr import Result
-from ptystream.viewers.figure import LEDGER_COLOURS, Figure, draw, hue_image, scan_map
+from ptystream.viewers.figure import LEDGER_COLOURS, Figure, draw, hue_image, scan_map, seen_in
 from ptystream.viewers.layouts import LAYOUTS
 from ptystream.viewers.panels import MAX_OBJECTS, OF_ALL
 
@@ -127,3 +127,20 @@ def test_of_very_many_objects_some_are_drawn_and_the_title_says_how_many_there_a
 
 def test_with_one_object_no_title_names_it() -> None:
     assert not any("of 1" in axis.get_title() or "S0G00" in axis.get_title() for axis in draw(several(1, 1)).axes)
+
+
+def test_error_and_cost_of_two_engines_have_a_scale_each_and_the_misfit_is_one_curve() -> None:
+    errors = np.zeros((12, 3))
+    errors[:7, 0], errors[7:, 1] = np.geomspace(50, 30, 7), np.geomspace(0.5, 0.1, 5)
+    axes = draw(seen_in(result(errors=errors))).axes
+    (photons,) = [axis for axis in axes if axis.get_title() == "engine's error"]
+    (costs,) = [axis for axis in axes if axis.get_ylabel() == "cost per pixel"]
+    first, second = photons.lines[0].get_ydata(), costs.lines[0].get_ydata()
+    np.testing.assert_allclose(first[:7], errors[:7, 0])
+    np.testing.assert_allclose(second[7:], errors[7:, 1])
+    assert np.isnan(first[7:]).all() and np.isnan(second[:7]).all(), "no line from one to the other"
+    assert photons.get_ylabel() == "photons" and photons.get_shared_x_axes().joined(photons, costs)
+    (misfit,) = [axis for axis in axes if axis.get_title().startswith("data misfit")]
+    assert len(misfit.lines[0].get_ydata()) == 12
+    only = {axis.get_ylabel() for axis in draw(seen_in(result(errors=errors[7:], misfit=np.ones((5, 3))))).axes}
+    assert "cost per pixel" in only and "photons" not in only

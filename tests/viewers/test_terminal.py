@@ -133,3 +133,17 @@ def test_a_run_is_watched_to_its_end(publisher: Publisher, tty: bool, monkeypatc
     assert not thread.is_alive()
     said = to.file.getvalue()  # type: ignore[attr-defined]
     assert "test: finished" in said and "amplitude of o" in said and ("▀" in said) == tty
+
+
+def test_the_main_figures_of_quality_have_a_line_with_their_age() -> None:
+    out = console(400, 40)
+    out.print(terminal.screen(shown(), 400, 40, colour=False))
+    said = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "resolution   a pixel or better (halves, 12 iterations, 10.0 % of the time), 0 s ago" in said
+    assert "overlap      70 %" in said and "convergence  falling (-4.00 % per iteration), 0 s ago" in said
+    bare = console(400, 40)
+    bare.print(terminal.screen(shown(quality={}), 400, 40, colour=False))
+    assert "resolution" not in bare.file.getvalue()  # type: ignore[attr-defined]
+    small = console(80, 24)
+    small.print(terminal.screen(shown(), 80, 24, colour=False))
+    assert len(small.file.getvalue().splitlines()) <= 24  # type: ignore[attr-defined]

@@ -16,7 +16,11 @@ from websockets.sync.client import connect
 from ptystream.publish.display import display, with_ramps
 from ptystream.publish.publisher import Publisher
 from ptystream.publish.snapshot import Image, Snapshot
-from ptystream.viewers.web.server import Feed, Histories, application
+from ptystream.viewers.web.application import application
+from ptystream.viewers.web.feed import Feed
+from ptystream.viewers.web.history import Histories
+from ptystream.viewers.web.picture import Picture
+from ptystream.viewers.web.serving import configured
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
@@ -55,7 +59,7 @@ def snapshot(number: int, state: str = "running", run: str = "test") -> Snapshot
 def site() -> Iterator[tuple[str, Publisher]]:
     publisher = Publisher()
     feed = Feed(publisher.endpoint)
-    server = uvicorn.Server(uvicorn.Config(application(feed), port=0, log_level="error", ws_per_message_deflate=False))
+    server = uvicorn.Server(configured(application(feed)))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 60
@@ -69,10 +73,18 @@ def site() -> Iterator[tuple[str, Publisher]]:
     publisher.close()
 
 
+def picture(run: str, content: bytes) -> Picture:
+    return Picture(run, {}, {"content": np.frombuffer(content, np.uint8)})
+
+
+def content_of(held: Picture) -> bytes:
+    return held.arrays["content"].tobytes()
+
+
 def histories_of(*kept: tuple[str, bytes]) -> Histories:
     histories = Histories()
-    for run, frame in kept:
-        histories.keep(run, frame)
+    for run, content in kept:
+        histories.keep(picture(run, content))
     return histories
 
 
@@ -83,7 +95,7 @@ def test_the_newest_picture_of_the_run_that_began_last_is_found_and_any_other_by
         got = histories.get(*what)
         assert got is not None
         assert got.runs == ("a", "b")
-        return got.run, got.number, got.frame
+        return got.run, got.number, content_of(got.picture)
 
     assert found() == ("b", 0, b"b0")
     assert found("a") == ("a", 2, b"a2")
@@ -99,24 +111,24 @@ def test_the_newest_picture_of_the_run_that_began_last_is_found_and_any_other_by
 def test_the_history_is_bounded_and_every_run_keeps_its_last_picture_while_there_is_room(kept: list[tuple[str, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("HISTORY", 5), ("HISTORY_BYTES", 100), ("RUNS", 4)):
-            patch.setattr(f"ptystream.viewers.web.server.{name}", value)
+            patch.setattr(f"ptystream.viewers.web.history.{name}", value)
         histories = histories_of()
         last: dict[str, int] = {}
         for k, (run, size) in enumerate(kept):
-            histories.keep(run, k.to_bytes(1, "little") * size)
+            histories.keep(picture(run, k.to_bytes(1, "little") * size))
             last[run] = k
             newest = histories.get(run)
             assert newest is not None
-            assert newest.frame[0] == k
+            assert content_of(newest.picture)[0] == k
         held = [found for run in last if (found := histories.get(run)) is not None and found.run == run]
         assert len(held) <= 4
         total = 0
         for one in held:
             assert one.newest - one.oldest < 5
-            assert one.frame[0] == last[one.run]
+            assert content_of(one.picture)[0] == last[one.run]
             frames = [histories.get(one.run, k) for k in range(one.oldest, one.newest + 1)]
             assert [f.number for f in frames if f] == list(range(one.oldest, one.newest + 1))
-            total += sum(len(f.frame) for f in frames if f)
+            total += sum(f.picture.nbytes for f in frames if f)
         assert total <= 100
         assert histories._bytes == total
 
@@ -161,7 +173,7 @@ def test_one_of_several_runs_can_be_chosen_and_the_newest_is_shown_otherwise(sit
     address, publisher = site
     with sync_playwright() as player:
         browser = player.chromium.launch(executable_path=chromium, args=FLAGS, timeout=LIMIT_MS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page = browser.new_page(viewport={"width": 1280, "height": 800}, bypass_csp=True)  # what waits here is evaluated
         page.set_default_timeout(LIMIT_MS)
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -170,7 +182,7 @@ def test_one_of_several_runs_can_be_chosen_and_the_newest_is_shown_otherwise(sit
         def publish(number: int, run: str, state: str = "running") -> None:
             publisher.offer(snapshot(number, state, run))
             page.wait_for_function(
-                "([run, number]) => window.ptystream.runs.includes(run) && "
+                "([run, number]) => window.ptystream.runs.includes(run) && window.ptystream.header && "
                 "(window.ptystream.header.run !== run || window.ptystream.header.number === number)",
                 arg=[run, number],
             )
@@ -217,7 +229,7 @@ def test_one_of_several_runs_can_be_chosen_and_the_newest_is_shown_otherwise(sit
         page.eval_on_selector("#history", move)
         publisher.offer(snapshot(0, run="fourth"))
         page.wait_for_function("window.ptystream.runs.includes('fourth')")
-        assert page.evaluate("window.ptystream.header.run") == "<b>third</b>"
+        shows("<b>third</b>", 0)
         assert page.input_value("#runs") == "=<b>third</b>"
         page.click("#live")
         shows("fourth", 0)
@@ -235,7 +247,7 @@ def test_the_browser_draws_the_published_object_and_follows(site: tuple[str, Pub
     publisher.offer(snapshot(1))
     with sync_playwright() as player:
         browser = player.chromium.launch(executable_path=chromium, args=FLAGS, timeout=LIMIT_MS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page = browser.new_page(viewport={"width": 1280, "height": 800}, bypass_csp=True)  # what waits here is evaluated
         page.set_default_timeout(LIMIT_MS)
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))

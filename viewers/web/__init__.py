@@ -12,8 +12,8 @@ class WebViewer:
     def serve(endpoint: str, **options: Any) -> None:
         """Serve the viewer of the session that publishes on `endpoint` until the process is stopped.
 
-        Options as of `ptystream.viewers.web.server.serve`.
+        Options as of `ptystream.viewers.web.serving.serve`.
         """
-        from .server import serve
+        from .serving import serve
 
         serve(endpoint, **options)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, PlainSerializer
 
+from ptystream.params.attached import Attached, attached
 from ptystream.scan.parameters import load_array
 
 MOST_LISTED = 64
@@ -32,6 +33,10 @@ ArrayParameter = Annotated[
     np.ndarray | list[Any] | str | None, AfterValidator(load_array), PlainSerializer(noted, when_used="json")
 ]
 """An array, a nested list, or a file as of `ptystream.scan.parameters.load_array`."""
+DatasetInMemory = Annotated[
+    np.ndarray | Attached | list[Any] | str | None, AfterValidator(attached), PlainSerializer(str, when_used="json")
+]
+"""Measurements that a script hands over."""
 ArrayOrNumber = Annotated[
     float | np.ndarray | list[Any] | str | None, AfterValidator(_array_or_number), PlainSerializer(noted, when_used="json")
 ]

@@ -14,7 +14,7 @@ from pydantic import field_validator
 from ptystream.params.base import Branch, parameter
 from ptystream.params.course import Course, course
 
-from .arrays import ArrayParameter
+from .arrays import ArrayParameter, DatasetInMemory
 
 
 class DatasetParameters(Branch):
@@ -25,7 +25,7 @@ class DatasetParameters(Branch):
 
     A 4D array (scan y, scan x, y, x) is read row by row."""
 
-    dataset: ArrayParameter = parameter(None)
+    dataset: DatasetInMemory = parameter(None)
     """The measurements themselves, in place of a path
 
     Shape (measurement, y, x) or (scan y, scan x, y, x); compressed by `masks`: (measurement, mask) or (scan y, scan x, mask)."""
@@ -53,7 +53,7 @@ class DatasetParameters(Branch):
     """Whether ky is flipped, however the data are given."""
 
     data_shift_vector: list[int] = parameter([0, 0])
-    """Shift (y, x) of the patterns, pixels: what moves in from beyond the edge is 0."""
+    """Shift (y, x) of the patterns, pixels, before they are binned: what moves in from beyond the edge was not measured."""
 
     upsample_pattern: int = parameter(1, lower=1)
     """Upsampling factor of the model in reciprocal space: a probe may be so many times wider than patterns can show

@@ -50,6 +50,9 @@ class CalibrationParameters(Branch):
     scan_size: list[int] | None = parameter(None)
     """Points of the scan along (y, x), slow and fast; what constrains positions and tilts needs it."""
 
+    scan_step_A: float | None = parameter(None, lower=1e-6, ours=True)  # noqa: N815  (as PyPty's code has it)
+    """Distance of neighbours on a raster of `scan_size` points, Å, where there are no `positions`; None: not given."""
+
     num_slices: int = parameter(1, lower=1, upper=1000)
     """Slices of the object."""
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from beamline import BEAMLINE, FLY, lines, plan_of, run
 from rich.console import Console
+from steered import ask_when
 
 from ptystream.kept import FILES
 from ptystream.launch import launch
 from ptystream.params.load import load
 from ptystream.recording import Recorder, Recording
+from ptystream.session import Session
 from ptystream.storage import ptyr
 from ptystream.verify import verify
 
@@ -94,3 +96,32 @@ def test_a_recording_without_copies_says_so(tmp_path: Path, monkeypatch: Any, ca
         launch(configuration(tmp_path, "again"), Console(quiet=True), talkative=True, replay=str(tmp_path / "r.ptyrec"))
     assert "r.ptyrec has no copy of it: those are kept with io.recording.files" in caplog.text
     assert not (tmp_path / "again.ptyr").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("there", ["files", "copies", "nothing"])
+def test_frames_in_files_are_cut_again_from_the_files_or_their_copies(tmp_path: Path, there: str) -> None:
+    (tmp_path / "run.jsonl").write_text(lines(run(plan_of("fly", tmp_path))))
+    replies, status = [], []
+
+    def when(session: Session) -> bool:
+        if session.current is None or session.current.iterations < 4:
+            return False
+        for file in tmp_path.glob("**/*.h5") if there != "files" else ():
+            file.unlink()
+        return True
+
+    def on_session(session: Session) -> None:
+        replies.append(ask_when(session, when, ("set", {"path": "scans.s.data.center", "value": [15, 17]})))
+        conclude = session._conclude
+        session._conclude = lambda turn: (status.append(session.status()), conclude(turn))  # type: ignore[method-assign]
+
+    launch(configuration(tmp_path, files=there == "copies"), Console(quiet=True), on_session=on_session)
+    result = ptyr.read(tmp_path / "t.ptyr")
+    assert replies[0][0].fault is None and result.ledger["used"] == BEAMLINE.frames
+    if there == "nothing":
+        assert f"{BEAMLINE.frames} of {BEAMLINE.frames} frames cannot be cut again" in status[0]["recut"]
+        assert result.scans["s"]["center"] == [16.0, 16.0]
+        return
+    assert "recut" not in status[0] and result.scans["s"]["center"] == [15.0, 17.0]
+    assert verify(result, Recording(tmp_path / "r.ptyrec"), offline=False).same_bits

@@ -1,0 +1,73 @@
+"""What a reconstruction says that one frame should have been: the photons of |F(P·O)|², summed over its pods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptystream.model.propagate import Propagator, intensity
+from ptystream.model.subpixel import shift
+from ptystream.reconstruction import COLUMN, OBJECT, OBJECT_LAYER, PROBE, PROBE_LAYER, ROW, Reconstruction, Volume
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A copy of what one frame sees: its probes and its part of the objects, one of each for a pod."""
+
+    probes: NDArray[np.complexfloating[Any, Any]]
+    """Shape (pod, y, x)."""
+    objects: NDArray[np.complexfloating[Any, Any]]
+    """Shape (pod, y, x)."""
+    remainder: NDArray[np.float32]
+    """How far each probe is to be shifted, pixels. Shape (pod, 2)."""
+    weight: NDArray[np.float32]
+    """Factor on the amplitude of each. Shape (pod,)."""
+    ways: tuple[Propagator, ...]
+    """How each reaches the detector."""
+
+
+def sight_of(reconstruction: Reconstruction, row: int) -> Sight | None:
+    """What the frame of a row of the pod table sees now; None for one that was withdrawn, and for slices through a volume, where
+    a row is a whole rocking curve.
+
+    Copies as many pixels as the frame's views have, however large the objects are. Only in the thread that the reconstruction
+    belongs to.
+    """
+    pods, probes, objects = reconstruction.pods, list(reconstruction.probes.values()), list(reconstruction.objects.values())
+    address = pods.address[row]
+    chosen = np.flatnonzero(address[:, PROBE] >= 0)
+    if not len(chosen) or any(isinstance(objects[n], Volume) for n in address[chosen, OBJECT].tolist()):
+        return None
+    views, windows = [], []
+    for pod in address[chosen].tolist():
+        probe, seen = probes[pod[PROBE]], objects[pod[OBJECT]]
+        height, width = probe.shape
+        top, left = pod[ROW] - seen.offset[0], pod[COLUMN] - seen.offset[1]
+        views.append(_on_host(probe.data[pod[PROBE_LAYER]]))
+        windows.append(_on_host(seen.data[pod[OBJECT_LAYER], top : top + height, left : left + width]))
+    ways = reconstruction.propagators.get(int(pods.frame[row, 0]), ())
+    return Sight(
+        np.stack(views),
+        np.stack(windows),
+        pods.remainder[row, chosen].copy(),
+        pods.weight[row, chosen].copy(),
+        tuple(ways[k] if k < len(ways) else Propagator() for k in chosen.tolist()),
+    )
+
+
+def photons(sight: Sight, subpix: str | None = None) -> NDArray[np.float64]:
+    """Photons on the detector (y, x), zero frequency at [0, 0]. `subpix`: 'linear' or 'fourier', how a probe is shifted by a
+    fraction of a pixel; None: it is not. May be called from any thread."""
+    probes = sight.probes.astype(complex)
+    if subpix is not None:
+        probes = shift(probes, sight.remainder.astype(float), subpix)
+    waves = sight.weight.astype(float)[:, None, None] * probes * sight.objects
+    return np.asarray(sum(intensity(way, wave) for way, wave in zip(sight.ways, waves, strict=True)))
+
+
+def _on_host(array: Any) -> NDArray[Any]:
+    """A copy on the host of an array that may lie on a GPU."""
+    return np.array(array.get() if hasattr(array, "get") else array)

@@ -1,0 +1,250 @@
+"""Centre, mask, orientation and positions are put right while a run is under way: it ends as one that had them from the start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import BEAM, GEOMETRY
+from steered import Steered, after
+
+from ptystream.recording import Recording
+from ptystream.scan.memory import Budget
+from ptystream.session import Session
+from ptystream.storage import ptyr
+from ptystream.verify import FACTOR, distance, verify
+
+RIGHT = [float(BEAM.side // 2)] * 2
+WRONG = [RIGHT[0] + 2, RIGHT[1] - 3]
+NUMITER = 60
+
+
+def scans(**data: Any) -> dict[str, Any]:
+    found = {"name": "ZmqScan", "shape": BEAM.side, **GEOMETRY, "positions": {"name": "ZmqScan"}, **data}
+    return {"s": {"name": "Full", "data": found, "illumination": {"aperture": {"size": 4e-7}}}}
+
+
+class Kept:
+    """The prepared frames, mask and weights of the run of a session, as they were at its end."""
+
+    def __init__(self, session: Session) -> None:
+        (pending,) = session._router.pending
+        self.buffer = pending.run.scans["s"].buffer
+        frames = self.buffer.frames
+        slots = {int(i): self.buffer.slot_of(int(i)) for i in range(BEAM.frames)}
+        there = {i: s for i, s in slots.items() if s is not None}
+        self.frames = {i: frames.slab(s // frames.slab_frames)[s % frames.slab_frames].copy() for i, s in there.items()}
+        self.mask, self.decisions = frames.mask.copy(), self.buffer.decisions
+
+    def is_same(self, other: Kept) -> bool:
+        same = all(np.array_equal(self.frames[i], other.frames[i]) for i in other.frames)
+        return len(self.frames) == len(other.frames) and same and np.array_equal(self.mask, other.mask)
+
+
+class Run(Steered):
+    """One that is told `asked` after some iterations, and whose frames are kept."""
+
+    def __init__(
+        self, folder: Path, *asked: tuple[str, Any], when: Any = None, numiter: int = NUMITER, root: Any = None, **data: Any
+    ) -> None:
+        folder.mkdir(exist_ok=True)
+        self.kept: list[Kept] = []
+        wishes = [("set", {"path": f"scans.s.data.{name}", "value": value}) for name, value in asked]
+        engines = {"e": {"name": "DM", "numiter": numiter}}
+        super().__init__(folder, when or after(4), *wishes, **{"scans": scans(**data), "engines": engines, **(root or {})})
+        self.result = ptyr.read(self.results[-1])
+        self.recording = Recording(folder / "t.ptyrec")
+
+    def prepare(self, session: Session) -> None:
+        conclude = session._conclude
+
+        def concluding(turn: Any) -> None:
+            self.kept.append(Kept(session))
+            conclude(turn)
+
+        session._conclude = concluding  # type: ignore[method-assign]
+
+    @property
+    def recut(self) -> dict[str, Any]:
+        (entry,) = (entry for entry in self.result.schedule if entry["do"] == "recut")
+        return dict(entry)
+
+    def repeats(self) -> bool:
+        return verify(self.result, self.recording, offline=False).same_bits
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Run, float]]:
+    """A run that has the right values from the start, and how far another may be from it."""
+    made: dict[str, tuple[Run, float]] = {}
+
+    def make(**data: Any) -> tuple[Run, float]:
+        if (key := str(data)) not in made:
+            one, two = (Run(tmp_path_factory.mktemp("right"), numiter=k * NUMITER, **data) for k in (1, 2))
+            made[key] = one, FACTOR * distance(one.result.object, two.result.object, one.result.coverage)
+        return made[key]
+
+    return make
+
+
+def apart(one: Run, other: Run) -> float:
+    return distance(one.result.object, other.result.object, one.result.coverage)
+
+
+@pytest.mark.parametrize("when", [4, NUMITER - 1])
+def test_a_wrong_centre_is_put_right(tmp_path: Path, right: Any, when: int) -> None:
+    wanted, tolerance = right(center=RIGHT)
+    made = Run(tmp_path, ("center", RIGHT), when=after(when), center=WRONG)
+    (reply,) = made.replies
+    assert reply.value["happens"].startswith("92 frames are cut again from the recording, the newest first")
+    entry = made.recut
+    assert (entry["parameters"], entry["before"], entry["who"]) == ({"center": RIGHT}, {"center": WRONG}, "anna")
+    assert made.kept[0].is_same(wanted.kept[0])
+    assert apart(wanted, made) <= tolerance
+    assert made.repeats()
+
+
+def test_the_offline_run_is_cut_so_from_its_start(tmp_path: Path) -> None:
+    made = Run(tmp_path, ("center", RIGHT), center=WRONG)
+    report = verify(made.result, made.recording)
+    assert report.good, report.lines()
+
+
+def test_what_is_modelled_follows_the_centre_at_once(tmp_path: Path) -> None:
+    """Behind a long way with a wrong one, the misfit does not rise."""
+    made = Run(
+        tmp_path, ("center", [RIGHT[0] + 0.2, RIGHT[1]]), when=after(118), numiter=120, center=[RIGHT[0] + 2, RIGHT[1] - 2]
+    )
+    at = made.result.schedule.index(made.recut)
+    done = sum(e["iterations"] * e.get("times", 1) for e in made.result.schedule[:at] if e["do"] == "iterate")
+    before, behind = made.result.misfit[done - 1, 0], made.result.misfit[done : done + 3, 0]
+    assert behind.max() < 1.5 * before
+
+
+def test_a_mask_in_a_file_and_its_hot_pixels(tmp_path: Path, right: Any) -> None:
+    mask = np.ones((BEAM.side, BEAM.side), np.uint8)
+    mask[5:9, 20:24] = 0
+    np.save(tmp_path / "mask.npy", mask)
+    wanted, tolerance = right(mask=mask.tolist(), hot_pixels=1.0)
+    (tmp_path / "a").mkdir()
+    np.save(tmp_path / "a" / "mask.npy", mask)
+    made = Run(tmp_path / "a", ("mask", "mask.npy"), hot_pixels=1.0)
+    assert made.replies[0].value["value"] == "an array of 32 × 32"
+    assert made.kept[0].is_same(wanted.kept[0]) and wanted.kept[0].decisions["hot_pixels"]
+    assert made.recut["decisions"]["hot_pixels"] == wanted.kept[0].decisions["hot_pixels"]
+    assert apart(wanted, made) <= tolerance
+    assert made.repeats()
+
+
+def test_an_orientation_begins_anew(tmp_path: Path, right: Any) -> None:
+    wanted, tolerance = right(orientation=0)
+    made = Run(tmp_path, ("orientation", 0), orientation=6)
+    assert made.recut["anew"] and made.kept[0].is_same(wanted.kept[0])
+    assert apart(wanted, made) <= tolerance < 0.2
+    assert made.repeats()
+
+
+def test_positions_get_another_zero(tmp_path: Path, right: Any) -> None:
+    """What is reconstructed moves with them: no iteration is lost."""
+    pixel = BEAM.pixel_m
+    offset = [10.4 * pixel, -3.7 * pixel]
+    wanted, tolerance = right(offset=offset)
+    made = Run(tmp_path, ("offset", offset), when=after(NUMITER - 1))
+    assert made.replies[0].value["happens"] == "in force before the next pass"
+    assert np.allclose(made.result.positions_m, wanted.result.positions_m, atol=1e-3 * pixel)
+    assert made.result.object["SsG00"].offset == wanted.result.object["SsG00"].offset
+    assert made.result.object["SsG00"].shape == wanted.result.object["SsG00"].shape
+    assert apart(wanted, made) <= tolerance
+    assert made.repeats()
+
+
+def test_several_at_once_are_one_change(tmp_path: Path, right: Any) -> None:
+    """The second replaces the first, with what that one changed."""
+    wanted, tolerance = right(center=RIGHT)
+    asked = [("center", [1.0, 1.0]), ("orientation", 0), ("center", RIGHT), ("offset", [0.0, 0.0])]
+    made = Run(tmp_path, *asked, center=WRONG, orientation=1)
+    entry = made.recut
+    assert entry["parameters"] == {"center": RIGHT, "orientation": 0, "offset": [0.0, 0.0]}
+    assert entry["before"] == {"center": WRONG, "orientation": 1, "offset": [0.0, 0.0]}
+    assert made.kept[0].is_same(wanted.kept[0]) and apart(wanted, made) <= tolerance
+    assert made.repeats()
+
+
+def test_a_second_one_that_is_refused_leaves_the_first_under_way(tmp_path: Path) -> None:
+    made = Run(tmp_path, ("center", RIGHT), ("center", [99.0, 3.0]), center=WRONG)
+    assert made.replies[0].fault is None and made.replies[1].fault is not None
+    assert made.recut["parameters"] == {"center": RIGHT} and made.result.scans["s"]["center"] == RIGHT
+
+
+def test_it_is_so_for_every_run_that_is_there_and_for_those_to_come(tmp_path: Path) -> None:
+    def two(session: Session) -> bool:
+        return len(session._router.pending) > 1 and all(
+            p.run.ledger()["received"] == BEAM.frames for p in session._router.pending
+        )
+
+    root = {"live": {"runs": 3, "overlap": 2}, "engines": {"e": {"name": "DM", "numiter": 12}}}
+    asked = ("set", {"path": "scans.s.data.center", "value": RIGHT})
+    made = Steered(tmp_path, two, asked, scans=scans(center=WRONG), **root)
+    recording = Recording(tmp_path / "t.ptyrec")
+    for path in made.results:
+        result = ptyr.read(path)
+        assert result.scans["s"]["center"] == RIGHT and sum(e["do"] == "recut" for e in result.schedule) == 1
+        assert verify(result, recording, offline=False).same_bits
+    assert len(made.results) == 3
+
+
+@pytest.mark.parametrize("arrived", [0, 20, 50])
+def test_frames_that_come_meanwhile_are_cut_both_ways(tmp_path: Path, right: Any, arrived: int) -> None:
+    """And those that come behind the change."""
+    wanted, tolerance = right(center=RIGHT)
+    made = Run(
+        tmp_path,
+        ("center", RIGHT),
+        when=lambda session: received(session) >= arrived,
+        center=WRONG,
+        root={"min_frames_for_recon": 16},
+    )
+    assert made.kept[0].is_same(wanted.kept[0])
+    assert apart(wanted, made) <= 1.5 * tolerance  # it began with 16 frames, the other with all of them
+    assert made.repeats()
+
+
+def received(session: Session) -> int:
+    return -1 if session.current is None else session.current.ledger()["received"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("center", [99.0, 3.0], "center: lies outside the frames of (32, 32) pixels"),
+        ("center", None, "scans.s.data.center: is found from the first frames"),
+        ("center", "middle", "scans.s.data.center: middle: "),
+        ("mask", [[1, 2, 3]], ""),
+        ("mask", "no.npy", "scans.s.data.mask: "),
+        ("orientation", 9, "must be 0 to 7"),
+        ("offset", [1.0], "scans.s.data.offset: "),
+        ("shape", 16, "may not change while the session runs"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_changes_nothing(tmp_path: Path, name: str, value: Any, why: str) -> None:
+    made = Run(tmp_path, (name, value), numiter=12)
+    if why:
+        assert why in made.refused()
+        assert not any(entry["do"] == "recut" for entry in made.result.schedule)
+        assert made.session.plan.configuration is not None
+        assert made.session.plan.configuration.scans[0].data.parameters.center == "fftshift"
+
+
+def test_without_a_recording_it_is_refused(tmp_path: Path) -> None:
+    made = Run(tmp_path, ("center", RIGHT), center=WRONG, root={"records": False})
+    assert "io.recording.active is off" in made.refused()
+
+
+def test_without_memory_for_both_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptystream.plan.FRAMES", Budget(17 << 20))
+    made = Run(tmp_path, ("center", RIGHT), center=WRONG)
+    assert "92 frames once more take" in made.refused() and "GiB are free" in made.refused()
+    assert not any(entry["do"] == "recut" for entry in made.result.schedule)
