@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from .raster import Raster, turned
 
 Field = NDArray[np.float64]
+SECOND, SIXTH = (1 / 2,), (3 / 4, -3 / 20, 1 / 60)
+"""Central differences: weights of the points 1, 2, … steps away."""
+WHOLE = 0.5
+"""Share of a blurring Gaussian that must lie on points that are known."""
+SMOOTH = 1.0
+"""Steps by which a field is blurred before its curl is taken: derivatives are mostly noise at the finest scale."""
 
 
 def integrated(field: Field, raster: Raster, highpass: float = 0.0, lowpass: float = 0.0) -> NDArray[np.float64]:
@@ -57,21 +64,39 @@ def refined(
     return np.asarray(phase + ramp - (phase + ramp).mean())
 
 
+def smoothed(field: Field, width: float) -> Field:
+    """A field (y, x, 2) with gaps, blurred by a Gaussian of so many steps, which leaves it as free of curl as it is."""
+    if width <= 0:
+        return field
+    there = np.isfinite(field).all(axis=2)
+    share = gaussian_filter(there.astype(float), width, mode="constant")
+    parts = [gaussian_filter(np.where(there, field[..., k], 0.0), width, mode="constant") for k in (0, 1)]
+    known = (share > WHOLE) & there
+    return np.stack([np.where(known, part / np.maximum(share, 1e-9), np.nan) for part in parts], axis=-1)
+
+
 def _curl_and_divergence(field: Field, raster: Raster) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """∂Q_x/∂y - ∂Q_y/∂x, and ∂Q_y/∂y + ∂Q_x/∂x; by central differences, of inner points."""
-    (sy, sx), q = raster.step_m, field
-    along_y = (q[2:, 1:-1] - q[:-2, 1:-1]) / (2 * sy)
-    along_x = (q[1:-1, 2:] - q[1:-1, :-2]) / (2 * sx)
+    """∂Q_x/∂y - ∂Q_y/∂x, and ∂Q_y/∂y + ∂Q_x/∂x, of inner points."""
+    # Differences of sixth order where there is room: those of second order see a fine lattice more gently along the raster's
+    # axes than across, and the angle follows the lattice.
+    stencil = SIXTH if min(field.shape[:2]) >= 4 * len(SIXTH) else SECOND
+    reach, (sy, sx) = len(stencil), raster.step_m
+    inner = [slice(reach, n - reach) for n in field.shape[:2]]
+    along_y, along_x = np.zeros((2, *field[inner[0], inner[1]].shape))
+    for k, share in enumerate(stencil, 1):
+        ahead, behind = ([slice(s.start + d, s.stop + d) for s in inner] for d in (k, -k))
+        along_y += share * (field[ahead[0], inner[1]] - field[behind[0], inner[1]]) / sy
+        along_x += share * (field[inner[0], ahead[1]] - field[inner[0], behind[1]]) / sx
     return along_y[..., 1] - along_x[..., 0], along_y[..., 0] + along_x[..., 1]
 
 
-def rotation(field: Field, raster: Raster) -> tuple[float, float]:
+def rotation(field: Field, raster: Raster, smooth: float = SMOOTH) -> tuple[float, float]:
     """(angle, rest): the angle in (-π/2, π/2] by which `raster.turned` makes a field (y, x, 2) free of curl, and what is left.
 
     The rest is Σcurl² / Σ(curl² + divergence²): 0 for a gradient, 1/2 for noise. Raises `ValueError` for an even field.
     Turned by π more it is as free of curl, with the opposite phase: `upright` decides. Mirrored patterns leave a large rest.
     """
-    curl, divergence = _curl_and_divergence(field, raster)
+    curl, divergence = _curl_and_divergence(smoothed(field, smooth), raster)
     good = np.isfinite(curl) & np.isfinite(divergence)
     c, d = curl[good], divergence[good]
     if not c.size or not (c @ c + d @ d) > 0:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scans import parameters, sent
+from scans import parameters, reconstruct, sent
 
 from ptystream.detectors.simulated.microscope import Microscope, atoms_of, places_of, projected
 from ptystream.detectors.simulated.simulator import run
@@ -161,3 +162,13 @@ def test_a_stem_scan_goes_over_the_native_wire() -> None:
     np.testing.assert_array_equal(np.concatenate(frames.seen), [beamline.microscope.frame(k) for k in range(7)])
     np.testing.assert_allclose(np.concatenate(places.seen), beamline.microscope.positions_m)
     assert (frames.count, frames.reason) == (7, "completed")
+
+
+def test_a_session_reconstructs_it(tmp_path: Path) -> None:
+    """One thin layer, by the difference map: its pixel is the microscope's, and the misfit falls."""
+    data = {"name": "StemScan", **SMALL, "steps": 12, "slices": 1, "aberrations": [-150e-10]}
+    found = reconstruct(tmp_path, {"s": {"data": data}}, numiter=30, data_type="double")
+    (storage,) = found.object.values()
+    assert storage.pixel_size_m == pytest.approx((0.25e-10, 0.25e-10), rel=1e-6)
+    assert found.ledger["used"] == 144
+    assert found.misfit[-1, 0] < 0.5 * found.misfit[0, 0]
