@@ -11,6 +11,7 @@ from problems import BEAM, PLACES, end, feed, make_run
 from ptystream.checkpoint import checkpoint_of
 from ptystream.engines.multislice.pypty import PyPty
 from ptystream.loop import Loop, LoopSettings, Step
+from ptystream.model.geometry import Geometry
 from ptystream.model.scan_model import Full
 from ptystream.quality import align
 from ptystream.reconstruction import Stack
@@ -33,10 +34,15 @@ def run(
     threads: int = 1,
     minimum: int = 32,
     modes: tuple[int, int] = (1, 1),
+    scan_knows: bool = True,
     **parameters: Any,
 ) -> Run:
-    """A run of the small beamline whose frames come in blocks up to these numbers; `modes`: of probe and object."""
+    """A run of the small beamline whose frames come in blocks up to these numbers;
+    `modes`: of probe and object; `scan_knows`: lengths."""
     made = make_run(engine=PyPty, engines=[SETUP | {"epoch_max": 12} | parameters], threads=threads)
+    if not scan_knows:
+        hill = np.exp(-(np.hypot(*np.mgrid[-16:16, -16:16]) ** 2) / 50) + 0j
+        made.scans["s"].model = Full("s", 0, Full.Parameters(illumination={"model": hill}), Geometry((BEAM.side,) * 2))
     if modes != (1, 1):
         scan = made.scans["s"]
         coherence = {"num_probe_modes": modes[0], "num_object_modes": modes[1]}
