@@ -14,9 +14,11 @@ import pytest
 from memory import Memory, messages
 from problems import BEAM, GEOMETRY
 
+from ptystream.engines.multislice.pypty import PyPty
 from ptystream.metrics import Metrics
 from ptystream.params.load import load
 from ptystream.plan import make_plan
+from ptystream.pypty_output import PyPtyOutput
 from ptystream.session import Session
 from ptystream.storage import ptyr
 from ptystream.storage.pypty import MEMORY, PLAIN, TERMS, Arrays, files_of, read
@@ -133,6 +135,15 @@ def test_patterns_are_simulated_where_nothing_is_to_be_compared(tmp_path: Path) 
     assert data.shape == (BEAM.frames, BEAM.side, BEAM.side)
     wanted = np.fft.fftshift(np.abs(np.fft.fft2(probe.data[0], norm="ortho")) ** 2)
     np.testing.assert_allclose(data[7], wanted, rtol=1e-3, atol=1e-3 * wanted.max())
+
+
+@pytest.mark.parametrize("strip", [True, False])
+def test_the_dataset_is_left_out_of_the_parameters_or_not(strip: bool, tmp_path: Path) -> None:
+    p = PyPty.Parameters(dataset=np.ones((2, 4, 4)), strip_dataset_from_params=strip, output_folder="out")
+    output = PyPtyOutput(tmp_path, {"e": p})
+    output._begin(("s", "e"), p)
+    output.close()
+    assert ("dataset" in json.loads((tmp_path / "out" / "params.json").read_text())) != strip
 
 
 def test_no_pickle_is_read(tmp_path: Path) -> None:

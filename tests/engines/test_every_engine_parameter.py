@@ -202,7 +202,7 @@ def outcome(engine: str, text: str) -> str:
 
 
 def test_every_engine_has_its_lines_here() -> None:
-    assert set(plugins("engines")) == set(ENGINES)
+    assert set(plugins("engines")) == set(ENGINES) | {"PyPty"}  # which has tests of its own
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -15,6 +16,8 @@ import pytest
 from every import Cases, digest
 from problems import BEAM
 from test_pypty import run
+
+from ptystream.engines.multislice.pypty import PyPty
 
 SIDE = BEAM.side
 RNG = np.random.default_rng(4)
@@ -130,6 +133,23 @@ CASES: Cases = {
 }
 
 
+PAGE, OUTPUT, MEMORY = (
+    "engines/multislice/test_page_scan.py",
+    "test_pypty_output.py",
+    "engines/multislice/test_memory_parameters.py",
+)
+ELSEWHERE = {
+    **dict.fromkeys(("data_path", "dataset", "masks", "data_pad", "data_bin", "flip_ky", "data_shift_vector"), PAGE),
+    **dict.fromkeys(("upsample_pattern", "use_full_FOV", "positions", "puzzle_positions", "scan_step_A"), PAGE),
+    **dict.fromkeys(("extra_space_on_side_px", "skip_preprocessing"), PAGE),
+    **dict.fromkeys(("output_folder", "save_loss_log", "save_checkpoints_every_epoch", "save_inter_checkpoints"), OUTPUT),
+    **dict.fromkeys(("strip_dataset_from_params", "data_simulation_flag"), OUTPUT),
+    **dict.fromkeys(("load_one_by_one", "smart_memory", "remove_fft_cache", "preload_to_cpu", "force_pad"), MEMORY),
+    **dict.fromkeys(("memory_saturation", "backend", "pad_zeros", "print_flag"), MEMORY),
+}
+"""Parameter → file of the tests that would fail if it did nothing."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def plates(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("plates")
@@ -154,6 +174,19 @@ def outcome(text: str) -> str:
     infos = [{k: v for k, v in info.items() if k not in ("duration", "numiter")} for info in found.iter_info]
     done = [e for e in found.schedule if e["do"] != "engine"]
     return digest(held, found.history(), infos, done, found.positions())
+
+
+def test_every_parameter_has_its_tests() -> None:
+    tests = Path(__file__).parents[2]
+    assert set(PyPty.Parameters.model_fields) == set(CASES) | set(ELSEWHERE) | {"name", "propmethod"}
+    assert not set(CASES) & set(ELSEWHERE)
+    for name, file in ELSEWHERE.items():
+        assert name in (tests / file).read_text(encoding="utf-8"), name
+
+
+def test_there_is_one_way_through_a_specimen() -> None:
+    with pytest.raises(ValueError, match="propmethod"):
+        PyPty.Parameters(propmethod="paraxial")
 
 
 def test_the_same_parameters_come_to_the_same() -> None:

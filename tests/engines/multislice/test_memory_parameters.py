@@ -50,6 +50,35 @@ def test_patterns_are_prepared_once_where_they_are_kept(given: dict[str, Any], p
     np.testing.assert_array_equal(pixels(kept), pixels(plain))
 
 
+def test_patterns_are_padded_once_or_whenever_they_are_compared(prepared: Counter[str]) -> None:
+    given = {"epoch_max": 5, "pad": 4, "pad_zeros": True}
+    always = run(**given)
+    count = prepared["padded"]
+    prepared.clear()
+    once = run(force_pad=True, **given)
+    assert count > 3 * prepared["padded"] > 0
+    np.testing.assert_array_equal(pixels(once), pixels(always))
+    prepared.clear()
+    other = run(epoch_max=5, pad=4)  # what the detector did not see is not compared
+    assert not prepared["padded"] and not np.array_equal(pixels(other), pixels(always))
+
+
+def test_a_small_share_of_the_memory_makes_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: dict[float, list[int]] = {}
+    real = Patterns.batches
+    for share in (0.02, 1.0):
+
+        def batches(self: Patterns, *given: Any, share: float = share) -> Any:
+            self.on = replace(self.on, free=lambda: 64 * 32**2 * 8 * WAVES)
+            found = real(self, *given)
+            sizes.setdefault(share, []).extend(len(batch.rows) for batch in found)
+            return found
+
+        monkeypatch.setattr(Patterns, "batches", batches)
+        run(epoch_max=1, memory_saturation=share)
+    assert max(sizes[0.02]) == 1 and max(sizes[1.0]) == 64
+
+
 def test_a_whole_set_of_slices_or_one_at_a_time_are_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
     common = {"epoch_max": 4, "num_slices": 3, "slice_distances": [20.0], "damping_cutoff_multislice": 0.66}
     seen: dict[bool, set[int]] = {}

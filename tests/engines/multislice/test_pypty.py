@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,16 @@ def run(
     minimum: int = 32,
     modes: tuple[int, int] = (1, 1),
     scan_knows: bool = True,
+    pad: int = 0,
     **parameters: Any,
 ) -> Run:
     """A run of the small beamline whose frames come in blocks up to these numbers;
-    `modes`: of probe and object; `scan_knows`: lengths."""
+    `modes`: of probe and object; `scan_knows`: lengths; `pad`: pixels that
+    the detector does not see."""
     made = make_run(engine=PyPty, engines=[SETUP | {"epoch_max": 12} | parameters], threads=threads)
+    if pad:
+        model = made.scans["s"].model
+        made.scans["s"].model = Full("s", 0, model.p, replace(model.geometry, pad=pad))
     if not scan_knows:
         hill = np.exp(-(np.hypot(*np.mgrid[-16:16, -16:16]) ** 2) / 50) + 0j
         made.scans["s"].model = Full("s", 0, Full.Parameters(illumination={"model": hill}), Geometry((BEAM.side,) * 2))
