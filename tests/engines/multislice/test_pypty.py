@@ -28,6 +28,14 @@ SETUP: dict[str, Any] = {
 }
 
 
+class Alone(PyPty):
+    """Without the scan's geometry, which is that of the small beamline's light: what the page says counts."""
+
+    def start(self, reconstruction: Any, *rest: Any, **more: Any) -> None:
+        reconstruction.geometries.clear()
+        super().start(reconstruction, *rest, **more)
+
+
 def run(
     blocks: tuple[int, ...] = (92,),
     threads: int = 1,
@@ -36,7 +44,7 @@ def run(
     **parameters: Any,
 ) -> Run:
     """A run of the small beamline whose frames come in blocks up to these numbers; `modes`: of probe and object."""
-    made = make_run(engine=PyPty, engines=[SETUP | {"epoch_max": 12} | parameters], threads=threads)
+    made = make_run(engine=Alone, engines=[SETUP | {"epoch_max": 12} | parameters], threads=threads)
     if modes != (1, 1):
         scan = made.scans["s"]
         coherence = {"num_probe_modes": modes[0], "num_object_modes": modes[1]}
