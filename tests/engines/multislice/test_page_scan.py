@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ptystream.engines.multislice.page.scan import UNDOCUMENTED, to_metres, to_pixels
+from ptystream.engines.multislice.standing import standing
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import check, load
 from ptystream.plan import geometry_of, make_plan, models_of
@@ -285,3 +286,13 @@ def test_what_is_noted_of_a_dictionary_can_be_read_again() -> None:
     assert again.scans[0].data.parameters.array.shape == DATA.shape and len(text) < 40_000
     np.testing.assert_allclose(again.engines[0].parameters.probe, made.engines[0].parameters.probe)
     np.testing.assert_allclose(again.scans[0].data.parameters.positions_theory, made.scans[0].data.parameters.positions_theory)
+
+
+def test_the_engine_takes_lengths_from_the_scan() -> None:
+    p = read(pixel_size_x_A=9.0, data_pad=2).engines[0].parameters
+    geometry = geometry_of(scan_of(data_pad=8, upsample_pattern=2, acc_voltage=300))
+    found = standing(p, geometry)
+    assert (found.pixel_size_y_A, found.pixel_size_x_A) == pytest.approx((0.3, 0.4))
+    assert (found.data_pad, found.upsample_pattern, found.acc_voltage) == (8, 2, 300)
+    assert found.recon_type == "far_field" and p.data_pad == 2
+    assert standing(p, None) is p
