@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ptystream.engine import Context
 from ptystream.model.fft import Transform, transforms
 from ptystream.parallel import ALONE
+from ptystream.scan.memory import allowed_bytes
 
 from .kernels import Kernels
 from .tiles import PARTIAL_SUMS, TILE_BYTES, Sweeper
@@ -40,6 +41,12 @@ class Backend:
     """The sum of a device array over all ranks, perhaps in place."""
     resident: bool
     """Whether counts are copied to the device; otherwise tiles look into the slabs."""
+    free: Callable[[], int] = lambda: 1 << 62
+    """Bytes of the device's memory that nobody has."""
+    give_back: Callable[[], None] = lambda: None
+    """Return memory that is held for later to the device."""
+    forget_plans: Callable[[], None] = lambda: None
+    """Forget what transforms have planned."""
 
 
 def cpu(context: Context) -> Backend:
@@ -48,17 +55,20 @@ def cpu(context: Context) -> Backend:
 
     from .kernels import cpu as kernels
 
+    forth, back = transforms(context.fft)
     return Backend(
         xp=np,
         ndimage=ndimage,
         kernels=kernels,
-        **_pair(transforms(context.fft)),
+        fft2=forth,
+        ifft2=back,
         sweeper=Sweeper(context.threads, partial_sums=PARTIAL_SUMS),
         tile_bytes=TILE_BYTES,
         put=np.asarray,
         get=np.asarray,
         total=context.ranks.total,
         resident=False,
+        free=allowed_bytes,  # not what is free at the moment: batches, and with them bits, are the same in every run
     )
 
 
@@ -69,23 +79,24 @@ def gpu(context: Context) -> Backend:
 
     from .kernels.gpu import GpuKernels
 
+    forth, back = transforms("cupy")
     return Backend(
         xp=cupy,
         ndimage=ndimage,
         kernels=GpuKernels(),
-        **_pair(transforms("cupy")),
+        fft2=forth,
+        ifft2=back,
         sweeper=Sweeper(threads=1, partial_sums=1),
         tile_bytes=1 << 28,
         put=cupy.asarray,
         get=cupy.asnumpy,
         total=(lambda array: cupy.asarray(context.ranks.total(cupy.asnumpy(array)))) if context.ranks.size > 1 else ALONE.total,
         resident=True,
+        free=lambda: int(cupy.cuda.runtime.memGetInfo()[0]) + int(cupy.get_default_memory_pool().free_bytes()),
+        give_back=cupy.get_default_memory_pool().free_all_blocks,
+        forget_plans=cupy.fft.config.get_plan_cache().clear,
     )
 
 
 BACKENDS = {"cpu": cpu, "gpu": gpu}
 """By `Context.device`."""
-
-
-def _pair(both: tuple[Transform, Transform]) -> dict[str, Transform]:
-    return {"fft2": both[0], "ifft2": both[1]}

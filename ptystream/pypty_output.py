@@ -14,7 +14,7 @@ import numpy as np
 
 from ptystream.reconstruction import COLUMN, ROW, Stack
 from ptystream.run import Run
-from ptystream.storage.pypty import Arrays, Folder
+from ptystream.storage.pypty import Arrays, Folder, simulated
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,9 @@ class PyPtyOutput:
         self._seen[key] = done
         try:
             folder = self._folders.get(key) or self._begin(key, p)
+            patterns = getattr(run.engine, "simulated", None)
+            if p.data_simulation_flag and patterns is not None and not seen:
+                simulated(folder.path / "simulated.h5", patterns())
             told = info["pypty"][-(done - seen) :]
             for k, each in enumerate(told):
                 folder.epoch(p.epoch_prev + done - len(told) + k, each)

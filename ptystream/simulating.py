@@ -83,6 +83,17 @@ class Simulation:
             what = ("propagation", "nearfield") if geometry.near else ("name", scan.model.__name__)
             self._faults.append(Fault(f"{path}.{what[0]}", what[1], "is not simulated: far field and two dimensions are"))
             return
+        raster = scan.data.parameters.raster
+        lacking = {
+            "pad": geometry.pad,
+            "data.signals": geometry.signals,
+            "data.raster.flyback": 0 if raster is None else raster.flyback,
+        }
+        if any(lacking.values()):
+            for name, value in lacking.items():
+                if value:
+                    self._faults.append(Fault(f"{path}.{name}", value, "is not simulated: leave it out of a rehearsal"))
+            return
         pixel = geometry.pixel_size_m
         if pixel is not None and abs(pixel[0] - pixel[1]) > 1e-3 * pixel[0]:
             self._faults.append(Fault(f"{path}.data.psize", scan.data.parameters.psize, "square pixels are simulated"))

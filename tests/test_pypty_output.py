@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from memory import Memory, messages
@@ -121,6 +122,17 @@ def test_a_folder_that_cannot_be_written_ends_nothing(tmp_path: Path, caplog: py
     result = run(tmp_path)
     assert result.ledger["used"] == BEAM.frames
     assert [r for r in caplog.records if "output_folder: no further file" in r.message]
+
+
+def test_patterns_are_simulated_where_nothing_is_to_be_compared(tmp_path: Path) -> None:
+    result = run(tmp_path, data_simulation_flag=True)
+    probe, stack = next(iter(result.probe.values())), next(iter(result.object.values()))
+    np.testing.assert_array_equal(stack.data, np.ones_like(stack.data))  # nothing was refined
+    with h5py.File(tmp_path / "out" / "simulated.h5") as file:
+        data = file["data"][()]
+    assert data.shape == (BEAM.frames, BEAM.side, BEAM.side)
+    wanted = np.fft.fftshift(np.abs(np.fft.fft2(probe.data[0], norm="ortho")) ** 2)
+    np.testing.assert_allclose(data[7], wanted, rtol=1e-3, atol=1e-3 * wanted.max())
 
 
 def test_no_pickle_is_read(tmp_path: Path) -> None:

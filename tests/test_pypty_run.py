@@ -98,6 +98,20 @@ def test_a_dictionary_in_a_script_gives_the_object(made: dict[str, Any], tmp_pat
     assert done.positions.shape == (42, 2)
 
 
+def test_signals_of_virtual_detectors_give_it_too(made: dict[str, Any], tmp_path: Path) -> None:
+    """A quarter of the numbers: squares of 2 × 2 pixels, and one detector that tells up from down, which may be negative."""
+    half = SIDE // 2
+    masks = np.zeros((half * half, SIDE, SIDE))
+    for k, (y, x) in enumerate(np.ndindex(half, half)):
+        masks[k, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2] = 1.0
+    masks[0] = ((np.arange(SIDE) - half) / half)[:, None]
+    signals = np.einsum("skyx,myx->skm", made["dataset"], masks)
+    assert (signals < 0).any()
+    given = page(made, dataset=signals, masks=masks, algorithm="lsq_compressed", epoch_max=150)
+    done = ptystream.pypty_run(given, io={"home": str(tmp_path), **QUIET}, threads=1)
+    assert wrong(next(iter(ptyr.read(done.results[0]).object.values())), made) < 0.06
+
+
 @pytest.mark.parametrize("suffix", ["json", "yaml"])
 def test_a_file_of_it_runs_from_the_command_line_and_can_be_verified(suffix: str, made: dict[str, Any], tmp_path: Path) -> None:
     import yaml

@@ -174,6 +174,8 @@ def test_readings_join_to_the_frames_that_they_were_made_for(given: dict[str, An
         ({"name": "ZmqScan", "positions_theory": [[0, 0]]}, "scans.s.data.positions_theory", "no more frames"),
         ({"name": "ZmqScan", "positions_theory": [[0, 0], [1, 1]]}, "scans.s.data.shape", "object pixels"),
         ({"name": "ZmqScan", "psize": [1e-4, 2e-4]}, "scans.s.data.psize", "square pixels"),
+        ({"name": "ZmqScan", "raster": {"flyback": 2}}, "scans.s.data.raster.flyback", "leave it out of a rehearsal"),
+        ({"name": "ZmqScan", "signals": 4}, "scans.s.data.signals", "leave it out of a rehearsal"),
     ],
 )
 def test_what_cannot_be_simulated_is_named_with_what_to_do(data: dict[str, Any], path: str, said: str) -> None:

@@ -137,6 +137,8 @@ class StemParameters(SimulatedParameters):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.acc_voltage is None:
+            raise ValueError("acc_voltage: None: electrons are simulated: give their voltage (kV)")
         pixel = self.pixel_m()
         if pixel is not None and max(abs(p / self.pixel - 1) for p in pixel) > 1e-3:
             raise ValueError(

@@ -31,9 +31,13 @@ class Pair:
 
 
 class History:
-    """The newest pairs, at most `length` (0: none, but their scale; infinity: all)."""
+    """The newest pairs, at most `length` (0: none, but their scale; infinity: all).
 
-    def __init__(self) -> None:
+    Their arrays lie where `keep` brings them, and come back by `fetch`: on the device, or on the host to spare its memory.
+    """
+
+    def __init__(self, keep: Callable[[Any], Any] = lambda a: a, fetch: Callable[[Any], Any] = lambda a: a) -> None:
+        self._keep, self._fetch = keep, fetch
         self.pairs: deque[Pair] = deque()
         self.scale: dict[str, float] = {}
         """γ of each array."""
@@ -42,14 +46,17 @@ class History:
         """The step -H g. `first`: scale of the arrays of which no pair has told one yet."""
         step, alphas = dict(gradient), []
         for pair in reversed(self.pairs):
-            alpha = pair.rho * product(pair.s, step)
+            alpha = pair.rho * product(self._fetched(pair.s), step)
             alphas.append(alpha)
-            step = combined(step, -alpha, pair.y)
+            step = combined(step, -alpha, self._fetched(pair.y))
         step = scaled(step, {name: self._scale(name, first) for name in step})
         for pair, alpha in zip(self.pairs, reversed(alphas), strict=True):
-            beta = pair.rho * product(pair.y, step)
-            step = combined(step, alpha - beta, pair.s)
+            beta = pair.rho * product(self._fetched(pair.y), step)
+            step = combined(step, alpha - beta, self._fetched(pair.s))
         return {name: -array for name, array in step.items() if name in gradient}
+
+    def _fetched(self, part: Vector) -> dict[str, Any]:
+        return {name: self._fetch(array) for name, array in part.items()}
 
     def _scale(self, name: str, first: Mapping[str, float]) -> float:
         """γ, as far as it is believable: where arrays are coupled, a small step of one sees what a large one of another did."""
@@ -67,7 +74,8 @@ class History:
             if along > 0 and square > 0:
                 self.scale[name] = along / square
         if length > 0:
-            self.pairs.append(Pair(dict(s), dict(y), 1 / curvature))
+            kept_s, kept_y = ({name: self._keep(array) for name, array in part.items()} for part in (s, y))
+            self.pairs.append(Pair(kept_s, kept_y, 1 / curvature))
         while len(self.pairs) > length:
             self.pairs.popleft()
         return True

@@ -83,7 +83,7 @@ class Objective:
         `at`: 'object' (mode, slice, y, x), 'probe' (scenario, mode, y, x), and 'positions', 'tilts', 'current', 'aberrations',
         'background' as of `Sums`, where there is anything of the kind. `rows`: how many rows there are.
         """
-        source = self._source(at, wanted)
+        source = self._source(at)
         shared = {name: self.on.xp.zeros_like(at[name]) for name in FRAMES_OWN if name in at and getattr(wanted, name)}
 
         bends = {name: self.on.xp.zeros_like(held) for name, held in shared.items()} if curvature else {}
@@ -115,7 +115,13 @@ class Objective:
             bends["aberrations"] = sum(part[1].aberrations for part in parts)
         return Found(float(losses.sum()), sum(part[2] for part in parts), gradient, losses, fits, curvature=bends)
 
-    def _source(self, at: Mapping[str, Any], wanted: Wanted) -> Source:
+    def patterns(self, at: Mapping[str, Any], batch: Batch) -> Any:
+        """Modelled photons of a batch (frame, y, x), on the device."""
+        view = batch.view(at)
+        waves = Journey(self.on, self.optics, view, self._source(at), Wanted(), self.functions).forward()
+        return self.detector.photons(waves, view.defocus, at.get("background"))
+
+    def _source(self, at: Mapping[str, Any]) -> Source:
         xp = self.on.xp
         lenses = None
         if "aberrations" in at:

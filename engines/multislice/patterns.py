@@ -20,6 +20,9 @@ from .journey import View
 from .objective import Batch
 from .optics import ANGSTROM, Optics
 
+WAVES = 6
+"""Waves of a measurement that are held in one pass: incident, slices, spectra, gradients and what transforms make."""
+
 
 @dataclass(slots=True)
 class Patterns:
@@ -51,38 +54,41 @@ class Patterns:
         size = self.p.compute_batch
         if size == "auto":
             wave = math.prod(self.optics.shape) * 2 * self.real.itemsize
-            size = max(1, self.on.tile_bytes // (wave * self.pods.pods * stack.depth))
+            size = automatic(wave * self.pods.pods * stack.depth, self.on.tile_bytes, self.on.free(), self.p.memory_saturation)
         return [self._batch(key[0], key[1], chosen, stack) for key, chosen in runs(self.pods, present, self.frames, int(size))]
 
     def _batch(self, scan: int, number: int, rows: NDArray[np.int64], stack: Stack) -> Batch:
         store, device = self.frames[scan], self.on.put(rows)
         slab, places = store.slab(number), self.pods.frame[rows, 1] % store.slab_frames
-        kept: list[Any] = []
-        keeps = not self.p.load_one_by_one or (self.p.force_pad and self.zeros_around > 0)
+        ready: list[Any] = []
+        here: list[Any] = []
+        keeps = self.p.preload_to_cpu or (self.p.force_pad and self.zeros_around > 0)
 
         def measured() -> tuple[Any, Any]:
-            if kept:
-                return kept[0], kept[1]
-            found = self._measured(store, slab[places])
-            if keeps:
-                kept.extend(found)
-            return found
+            if here:
+                return here[0], here[1]
+            prepared = ready or self._prepared(store, slab[places])
+            found = tuple(self.on.put(part).astype(self.real) for part in prepared)
+            if not self.p.load_one_by_one:
+                here.extend(found)
+            elif keeps and not ready:
+                ready.extend(prepared)
+            return found[0], found[1]
 
         return Batch(rows, lambda at: self._view(rows, device, at, stack), measured)
 
-    def _measured(self, store: FrameStore, raw: NDArray[Any]) -> tuple[Any, Any]:
-        """(photons, validity), both real: (frame, y, x), or (frame, signal) where data are compressed."""
-        xp, put = self.on.xp, self.on.put
-        counts = put(raw)
-        valid = put(store.mask)[None] * (counts < store.limit)
+    def _prepared(self, store: FrameStore, counts: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """(photons, validity) on the host: (frame, y, x), or (frame, signal) where data are compressed."""
+        valid: NDArray[Any] = store.mask[None] * (counts < store.limit)
         if store.weights is not None:
-            valid = valid * put(store.weights)[None]
-        photons = xp.where(valid > 0, counts, 0).astype(self.real) * self.real.type(self.p.data_multiplier)
-        valid = valid.astype(self.real)
+            valid = valid * store.weights[None]
+        photons = np.where(valid > 0, counts, 0).astype(self.real) * self.real.type(self.p.data_multiplier)
+        if self.p.force_dataset_dtype is not None:
+            photons = photons.astype(self.p.force_dataset_dtype)
         if self.p.masks is not None:
             return photons.reshape(len(photons), -1), valid.reshape(len(valid), -1)
         pad = self.zeros_around
-        return (photons, valid) if not pad else (widened(xp, photons, pad, 0.0), widened(xp, valid, pad, 1.0))
+        return (photons, valid) if not pad else (widened(photons, pad, 0), widened(valid, pad, 1))
 
     def _view(self, rows: NDArray[np.int64], device: Any, at: Mapping[str, Any], stack: Stack) -> View:
         p, pods, put = self.p, self.pods, self.on.put
@@ -125,11 +131,19 @@ class Patterns:
         )
 
 
-def widened(xp: Any, frames: Any, pad: int, value: float) -> Any:
+def automatic(frame_bytes: int, tile_bytes: int, free_bytes: int, saturation: float) -> int:
+    """Measurements that are worked on together: what a tile is to hold, as far as that share of the free memory allows.
+
+    A measurement has about `WAVES` arrays of the size of its waves in all slices, `frame_bytes`, under way at a time.
+    """
+    return max(1, min(tile_bytes // frame_bytes, int(saturation * free_bytes) // (WAVES * frame_bytes)))
+
+
+def widened(frames: NDArray[Any], pad: int, value: int) -> NDArray[Any]:
     """Frames (frame, y, x) with so many pixels of a value around them, zero frequency at [0, 0]."""
-    centred = xp.fft.fftshift(frames, axes=(1, 2))
-    wide = xp.pad(centred, ((0, 0), (pad, pad), (pad, pad)), constant_values=value)
-    return xp.fft.ifftshift(wide, axes=(1, 2))
+    centred = np.fft.fftshift(frames, axes=(1, 2))
+    wide = np.pad(centred, ((0, 0), (pad, pad), (pad, pad)), constant_values=value)
+    return np.fft.ifftshift(wide, axes=(1, 2))
 
 
 class PhasePlates:

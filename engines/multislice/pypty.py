@@ -6,7 +6,7 @@ The mathematics stands in docs/explanation/multislice.md. An epoch is one step o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from .beginning import grown, objective_of, optics_of, quantities, slices_of, st
 from .constraints import Constraints
 from .descent import Descent
 from .loss import Loss, Point
-from .memory import Pair
+from .memory import History, Pair
 from .objective import Batch
 from .optics import band
 from .page.scan import UNDOCUMENTED, described
@@ -86,7 +86,8 @@ class PyPty:
         self.at |= {name: self.on.put(np.asarray(given, self.real)) for name, given in held.items()}
         self._constraints = Constraints(self.on, self.p, self.optics, self.real)
         self._first_probe = self.at["probe"].copy()
-        self.descent = Descent()
+        on_host = self.p.backend == "cpu"
+        self.descent = Descent(History(self.on.get, self.on.put) if on_host else History())
         self._remember(state or {})
         self._batches: list[Batch] = []
         self._point: Point | None = None
@@ -193,6 +194,12 @@ class PyPty:
         """What there is beside probe and object, on the host: positions (row, 2) as corrections in pixels, tilts, current, …"""
         return {name: self.on.get(held).copy() for name, held in self.at.items() if name not in ("object", "probe")}
 
+    def simulated(self) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+        """(numbers of measurements, their modelled photons (frame, y, x), centred), some at a time, on the host."""
+        for batch in self._batches:
+            photons = self.on.get(self.objective.patterns(self.at, batch))
+            yield self.reconstruction.pods.index[batch.rows], np.fft.fftshift(photons, axes=(1, 2))
+
     def finish(self) -> None:
         """See `ptystream.engine.Engine.finish`."""
         if self._mean is not None and self._mean[0]:
@@ -244,7 +251,8 @@ class PyPty:
         history = self.descent.history
         history.scale = {str(name): float(scale) for name, scale in state.get("scale", {}).items()}
         for _, held in sorted(state.get("pairs", {}).items(), key=lambda item: int(item[0])):
-            s, y = ({name: self.on.put(np.asarray(v)) for name, v in held[part].items()} for part in ("s", "y"))
+            bring = np.asarray if self.p.backend == "cpu" else self.on.put
+            s, y = ({name: bring(np.asarray(v)) for name, v in held[part].items()} for part in ("s", "y"))
             history.pairs.append(Pair(s, y, float(held["rho"])))
         self.descent.rejected = int(state.get("rejected", 0))
         self.descent.held = {str(name): int(left) for name, left in state.get("held", {}).items()}
@@ -293,7 +301,7 @@ class PyPty:
         if setting["reset_history_flag"]:
             self.descent.forget("reset_history_flag", scale=True)
         visited = self._chosen(setting, visited)
-        if not visited or not setting.moving:
+        if not visited or not setting.moving or self.p.data_simulation_flag:
             return None
         loss = Loss(self.objective, visited, self.reconstruction.pods.length, setting, self._terms(setting), self._clean)
         if self._point is None:
@@ -316,6 +324,10 @@ class PyPty:
             for name, change, why in self._constraints.after(setting, self._stack.distances_m):
                 self._change(name, change, why)
             self._resize(setting)
+        if setting["smart_memory"]:
+            self.on.give_back()
+        if self.p.remove_fft_cache:
+            self.on.forget_plans()
         weight = loss.weight(before.frames)
         self._told.append(
             {
@@ -330,7 +342,20 @@ class PyPty:
                 "taken": taken.point is not None,
             }
         )
+        self._tell(number, self._told[-1])
         return before
+
+    def _tell(self, number: int, told: Mapping[str, Any]) -> None:
+        """Lines for the log, as many as `print_flag` wants."""
+        flag = self.p.print_flag
+        if flag >= 2:
+            self.descent.notes.append(f"epoch {number}: loss {told['loss']:.8g}, sse {told['sse']:.6g}")
+        if flag >= 3:
+            line = f"{told['trials']} trials from step {told['first_step']:.4g} to {told['step']:.4g}"
+            self.descent.notes.append(f"epoch {number}: {line}, slope {told['slope']:.4g} to {told['new_slope']:.4g}")
+        if flag >= 4 and told["loss"]:
+            shares = (f"{name} {100 * part / told['loss']:.3g} %" for name, part in told["terms"].items())
+            self.descent.notes.append(f"epoch {number}: {', '.join(shares) or 'no terms beside the data'}")
 
     def _chosen(self, setting: Setting, visited: Sequence[Batch]) -> Sequence[Batch]:
         """The batches of the frames that `sequence` names."""
@@ -400,10 +425,12 @@ class PyPty:
         if shape not in self._bands:
             cutoff = self.p.damping_cutoff_multislice - self.p.update_extra_cut
             self._bands[shape] = self.on.put(band(shape, self.optics.pixel_m, cutoff, self.p.smooth_rolloff).astype(self.real))
-        spectrum = self.on.fft2(held.copy())
-        spectrum *= self._bands[shape]
-        held = self.on.ifft2(spectrum)
         assert self._setting is not None
+        parts = held.reshape(-1, *shape) if self._setting["smart_memory"] else held.reshape(1, -1, *shape)
+        for part in parts:  # a slice at a time, or all at once
+            spectrum = self.on.fft2(part.copy())
+            spectrum *= self._bands[shape]
+            part[...] = self.on.ifft2(spectrum)
         return self._constraints.confined(self._setting, held) if name == "probe" else held
 
     def _change(self, name: str, change: Callable[[Any], Any], why: str) -> None:

@@ -201,7 +201,7 @@ class PtyScanParameters(SavingParameters):
     """Where the beam was, for a scan that tells no positions: a raster of points, row by row; None: not given. If provided,
     measured positions are ignored."""
 
-    only: list[int] | None = parameter(None, ours=True)
+    selection: list[int] | None = parameter(None, ours=True)
     """Numbers of the frames that are used; all others are excluded as 'not_selected'. None: all are used."""
 
     offset: tuple[float, float] = parameter((0.0, 0.0), steerable=True, ours=True)
@@ -363,8 +363,8 @@ class PtyScanParameters(SavingParameters):
             raise ValueError(f"signals: {self.signals}: frames are no pictures: leave out {', '.join(wrong)}")
         if self.signals is not None and self.shape is None:
             raise ValueError("shape: must be that of the patterns, and of the masks, from which the `signals` were summed up")
-        if self.only is not None and (not self.only or min(self.only) < 0):
-            raise ValueError("only: must be numbers of frames, 0 or more, at least one")
+        if self.selection is not None and (not self.selection or min(self.selection) < 0):
+            raise ValueError("selection: must be numbers of frames, 0 or more, at least one")
         if sides and self.rebin and min(sides) % self.rebin:
             raise ValueError(
                 f"rebin: {self.rebin} does not divide shape {min(sides)}; shape {min(sides) - min(sides) % self.rebin} would"

@@ -141,7 +141,7 @@ class PtyScan:
         """Records that become one frame of a block."""
         self._num_frames = self._pairing.num_theory or parameters.num_frames
         self._beyond = "beyond_num_frames" if parameters.raster is None else "beyond_raster"
-        self._only = None if parameters.only is None else np.array(parameters.only, np.int64)
+        self._selection = None if parameters.selection is None else np.array(parameters.selection, np.int64)
         self.ledger.expected = self._num_frames or 0
 
     # ------------------------------------------------------------------ sources
@@ -640,8 +640,8 @@ class PtyScan:
             ledger.exclude(records[ledger.index[records] < self.parameters.dark_frames], "dark_frame")
         if self._pairing.raster is not None and self._pairing.raster.flyback:
             ledger.exclude(records[~self._pairing.has_position(records)], "flyback")
-        if self._only is not None:
-            ledger.exclude(records[~np.isin(ledger.index[records], self._only)], "not_selected")
+        if self._selection is not None:
+            ledger.exclude(records[~np.isin(ledger.index[records], self._selection)], "not_selected")
 
     def _identify(
         self, indices: NDArray[np.int64], payloads: Sequence[Payload | FileRows]

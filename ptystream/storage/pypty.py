@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -200,6 +200,27 @@ class Folder:
             for name, array in files_of(held).items():
                 file = f"{name}.npy" if number is None else f"checkpoint_{NAMES[name]}_epoch_{number}.npy"
                 written(self.path / file, npy(array))
+
+
+def simulated(path: Path, parts: Iterable[tuple[NDArray[np.int64], NDArray[Any]]]) -> None:
+    """Write patterns, (numbers, (frame, y, x)) some at a time, as PyPty reads them: dataset 'data' (measurement, y, x)."""
+    import h5py
+
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with h5py.File(partial, "w", libver="v110") as file:
+            data = None
+            for numbers, patterns in parts:
+                if data is None:
+                    shape = patterns.shape[1:]
+                    data = file.create_dataset("data", (0, *shape), "f4", maxshape=(None, *shape), chunks=(1, *shape))
+                if int(numbers.max()) >= len(data):
+                    data.resize(int(numbers.max()) + 1, 0)
+                for number, pattern in zip(numbers.tolist(), patterns, strict=True):
+                    data[number] = pattern
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _row(values: Sequence[str]) -> bytes:

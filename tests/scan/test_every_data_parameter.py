@@ -52,7 +52,7 @@ PREPARED: Cases = {
     "raster.step": ([PIXEL, (PIXEL, -PIXEL)], {"raster": {"points": (4, 5), "step": 2 * PIXEL}}),
     "raster.rotation": ([20.0], {"raster": {"points": (4, 5), "step": PIXEL}}),
     "raster.snake": ([True], {"raster": {"points": (4, 5), "step": PIXEL}}),
-    "only": ([[0, 2, 3]], {}),
+    "selection": ([[0, 2, 3]], {}),
     "shift": ([(2, 0), (0, -3)], {}),
     "shape": ([16, (12, 16)], {}),
     "center": (["geometric", "fft", (3.0, 5.0), None], {}),

@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from ptystream.params.base import Branch
+from ptystream.params.load import plugins
 from ptystream.scan.parameters import ChannelsParameters, PositionsParameters, PtyScanParameters, load_array
 
 SEEDS = Path(__file__).parents[3] / "shared/seeds/ptypy-parameters.json"
@@ -93,3 +94,9 @@ def test_unreadable_files_are_named_with_their_parameter(tmp_path: Path, value: 
     np.save(tmp_path / "p.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"data\.dark: '.*"):
         load_array(str(tmp_path / value), "data.dark")
+
+
+def test_no_source_hides_a_parameter_that_all_have() -> None:
+    for name, plugin in plugins("detectors").items():
+        both = set(plugin.Parameters.model_fields) & set(PtyScanParameters.model_fields)
+        assert issubclass(plugin.Parameters, PtyScanParameters) or both <= {"name"}, f"{name}: {sorted(both)}"

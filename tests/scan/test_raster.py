@@ -106,7 +106,7 @@ def test_the_raster_begins_behind_dark_frames() -> None:
 
 
 def test_frames_that_are_not_selected_are_left_out() -> None:
-    scan = scanned(positions_theory=np.zeros((5, 2)), only=[1, 3])
+    scan = scanned(positions_theory=np.zeros((5, 2)), selection=[1, 3])
     scan.feed("data", frames(0, 1, 2, 3, 4), 1)
     assert taken(scan) == [1, 3] and scan.ledger.reason_counts()["not_selected"] == 3
 

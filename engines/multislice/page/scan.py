@@ -64,7 +64,7 @@ def described(p: Any, given: set[str], scan: Mapping[str, Any], *, alone: bool) 
     if p.masks is not None:
         made += _of_masks(p)
     if not p.use_full_FOV and p.sequence is not None:
-        made.append(Entry("use_full_FOV", ("data", "only"), _ever(p)))
+        made.append(Entry("use_full_FOV", ("data", "selection"), _ever(p)))
     sizes = [name for name in ("pixel_size_x_A", "pixel_size_y_A") if name in names]
     if sizes:
         made += _lengths(p, sizes[0], frames.side or setup.side, setup)

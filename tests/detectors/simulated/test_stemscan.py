@@ -129,6 +129,8 @@ def test_a_scan_on_its_way_has_noise_of_the_dose() -> None:
         ({"aberrations": []}, "aberrations"),
         ({"steps": (1 << 12, 1 << 12)}, "steps"),
         ({"pixel": -1.0}, "pixel"),
+        ({"acc_voltage": None}, "acc_voltage"),
+        ({"energy": 7.2}, "acc_voltage"),
         ({"steps": 2000, "step": 1e-8}, "steps"),
     ],
 )

@@ -31,6 +31,22 @@ HALF = np.zeros((SIDE, SIDE))
 HALF[8:24, 8:24] = 1
 CASES: Cases = {
     "data_multiplier": ([2.0], {}),
+    "force_dataset_dtype": (["uint8"], {}),
+    "obj": ([np.exp(1j * RNG.normal(size=(40, 40, 2, 1))) * 0.9], {}),
+    "probe": (
+        [np.exp(-(np.hypot(*np.mgrid[-16:16, -16:16]) ** 2) / 50)[..., None] * (1 + 0.2j), "aperture"],
+        {"aperture_mask": HALF},
+    ),
+    "mean_pattern": ([np.exp(-(np.hypot(*np.mgrid[-16:16, -16:16]) ** 2) / 50)], {"extra_probe_defocus": 1e7}),
+    "extra_probe_defocus": ([1e7], {}),
+    "aberrations": ([[1e7, 1e6]], {}),
+    "beam_ctf": ([RNG.normal(size=(SIDE, SIDE))], {}),
+    "defocus_spread_modes": ([[0.0, 1e7]], {"extra_probe_defocus": 1e7}),
+    "n_hermite_probe_modes": ([[1, 0], [1, 2]], {"extra_probe_defocus": 1e7}),
+    "estimate_aperture_based_on_binary": ([1.5], {}),
+    "aberration_marker": ([MARKS], {"aberrations_array": [[1e7], [-1e7]]}),
+    "aberrations_array": ([[[1e7, 0.0], [-1e7, 3e6]]], {"aberration_marker": MARKS}),
+    "update_aberrations_array": ([1], {"aberrations_array": [[1e7], [-1e7]], "aberration_marker": MARKS}),
     "sequence": ([[1, 5, 9, 33, 50], "lambda x: [1, 2, 3, 4] if x < 3 else None"], {}),
     "recon_type": (["near_field"], {}),
     "alpha_near_field": ([1e-4], NEAR),

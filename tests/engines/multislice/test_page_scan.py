@@ -106,10 +106,10 @@ def test_skip_preprocessing_leaves_positions_where_they_are() -> None:
 def test_a_part_of_the_field_of_view_is_counted_from_its_own_smallest() -> None:
     for sequence in ([2, 5, 7], "lambda x: [2, 5] if x < 3 else [7]"):
         scan = scan_of(sequence=sequence, use_full_FOV=False)
-        assert scan.data.parameters.only == [2, 5, 7]
+        assert scan.data.parameters.selection == [2, 5, 7]
         theory = scan.data.parameters.positions_theory / [0.3e-10, 0.4e-10] - 8
         np.testing.assert_allclose(theory, PLACES - PLACES[[2, 5, 7]].min(axis=0), atol=1e-9)
-    assert scan_of(sequence=[2, 5, 7]).data.parameters.only is None
+    assert scan_of(sequence=[2, 5, 7]).data.parameters.selection is None
 
 
 def prepared(**page: Any) -> np.ndarray:
@@ -214,8 +214,8 @@ def test_the_page_tells_a_live_scan_what_it_does_not_say_itself() -> None:
         ({"masks": np.ones((2, 16, 16)), "algorithm": "lsq_compressed"}, {"data": {"signals": 2}}, ("masks", "data.signals")),
         (
             {"sequence": [1], "use_full_FOV": False},
-            {"data": {"only": [1]}},
-            ("use_full_FOV", "data.only"),
+            {"data": {"selection": [1]}},
+            ("use_full_FOV", "data.selection"),
         ),
     ],
 )
