@@ -42,8 +42,8 @@ def places_of(p: Any) -> NDArray[np.float64]:
         places = grid.reshape(-1, 2)
     y, x = (places - (np.array([rows, columns]) - 1) / 2 * step).T
     turn = math.radians(p.rotation)
-    # a raster that is turned by `rotation` against the patterns (`ptystream.direct.raster.turned` brings theirs to its axes)
-    turned = np.stack([np.cos(turn) * y - np.sin(turn) * x, np.cos(turn) * x + np.sin(turn) * y], axis=1)
+    # as `ptystream.scan.raster` has it: 90° takes a step to the right into one downwards
+    turned = np.stack([np.cos(turn) * y + np.sin(turn) * x, np.cos(turn) * x - np.sin(turn) * y], axis=1)
     return np.asarray(turned[: p.num_frames])
 
 
@@ -82,7 +82,7 @@ class Microscope:
         side = p.side()
         self.shape, self.dtype = (side, side), COUNTS
         self.pixel_m = (p.pixel, p.pixel)
-        self.wavelength_m = electron_wavelength(p.voltage)
+        self.wavelength_m = electron_wavelength(p.acc_voltage)
         self.positions_m = places_of(p)
         self.places = self.positions_m / p.pixel
         self.offset, size = canvas(self.places, self.shape)
@@ -103,7 +103,7 @@ class Microscope:
         """Transmission of the slices, (slice, y, x)."""
         p, axes = self.p, [(np.arange(n) + first) * self.p.pixel for n, first in zip(size, self.offset, strict=True)]
         low, high = (np.array([axis[k] for axis in axes]) for k in (0, -1))
-        per_volt = interaction_constant(p.voltage)
+        per_volt = interaction_constant(p.acc_voltage)
         y, x = (np.fft.fftfreq(n, p.pixel) for n in size)
         reach = (LIMIT * float(np.fft.fftfreq(self.shape[1], p.pixel).max())) ** 2
         band, made = y[:, None] ** 2 + x**2 <= reach, []

@@ -26,14 +26,14 @@ BYTES_A_PIXEL = 64
 class StemParameters(SimulatedParameters):
     """Microscope, raster and sample; lengths in metres.
 
-    `acc_voltage`, `distance` and `psize` follow from `voltage`, `pixel` and `shape` where they are not given: the voltage, one
-    metre, and the detector's pixel that gives `pixel` on the sample.
+    `distance` and `psize` follow from `acc_voltage`, `pixel` and `shape` where they are not given: one metre, and the detector's
+    pixel that gives `pixel` on the sample.
     """
 
     shape: int | tuple[int, int] | None = parameter(64)
     """Side of the patterns, pixels."""
 
-    voltage: float = parameter(60.0, lower=0.1, upper=3000.0, ours=True)
+    acc_voltage: float | None = parameter(60.0, lower=0.1, upper=3000.0, ours=True)
     """Acceleration voltage, kV."""
 
     pixel: float = parameter(0.2e-10, ours=True)
@@ -58,7 +58,8 @@ class StemParameters(SimulatedParameters):
     """From one point to the next, metres, one number or (y, x)."""
 
     rotation: float = parameter(0.0, ours=True)
-    """By how much the raster is turned against the patterns, degrees. Positions are told along the patterns' axes."""
+    """By how much the raster is turned against the patterns, degrees, as `raster.rotation` is. Positions are told along the
+    patterns' axes."""
 
     snake: bool = parameter(False, ours=True)
     """Whether every second row is scanned backwards."""
@@ -93,17 +94,18 @@ class StemParameters(SimulatedParameters):
         """What is not given of the set-up follows from the pixel."""
         if not isinstance(given, dict):
             return given
-        told = {name: given.get(name, cls.model_fields[name].default) for name in ("voltage", "pixel", "shape")}
+        told = {name: given.get(name, cls.model_fields[name].default) for name in ("acc_voltage", "pixel", "shape")}
         try:
             side = int(min(np.ravel(told["shape"])))
-            wavelength = electron_wavelength(float(told["voltage"]))
+            wavelength = electron_wavelength(float(told["acc_voltage"]))
             psize = wavelength / (side * float(told["pixel"]))
         except (TypeError, ValueError, ZeroDivisionError, OverflowError):
             return given  # the fields themselves say what is wrong
-        if not (math.isfinite(psize) and psize > 0 and wavelength > 0):
+        if not (math.isfinite(psize) and psize > 0):
             return given
-        made = {"acc_voltage": told["voltage"], "distance": 1.0, "psize": psize}
-        return made | given if not any(name in given for name in ("energy", *made)) else given
+        made = {"distance": 1.0, "psize": psize}
+        kept = {"acc_voltage": told["acc_voltage"]} | given
+        return kept if any(name in given for name in made) else made | kept
 
     @field_validator("pixel", "semiangle", "electrons", "slice_distance", "lattice", "width")
     @classmethod
@@ -135,6 +137,8 @@ class StemParameters(SimulatedParameters):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.acc_voltage is None:
+            raise ValueError("acc_voltage: None: electrons are simulated: give their voltage (kV)")
         pixel = self.pixel_m()
         if pixel is not None and max(abs(p / self.pixel - 1) for p in pixel) > 1e-3:
             raise ValueError(
@@ -157,7 +161,8 @@ class StemParameters(SimulatedParameters):
 
     def metadata(self) -> dict[str, Any]:
         """See `SimulatedParameters`."""
-        return super().metadata() | {"voltage": self.voltage}
+        told = {name: value for name, value in super().metadata().items() if value is not None}
+        return told | {"acc_voltage": self.acc_voltage}
 
 
 class StemBeamline:
@@ -197,7 +202,7 @@ class StemBeamline:
         """What a reconstruction needs to know of microscope and raster."""
         p, names = (
             self.parameters,
-            ("voltage", "semiangle", "aberrations", "steps", "step", "slices", "slice_distance", "electrons"),
+            ("semiangle", "aberrations", "steps", "step", "slices", "slice_distance", "electrons"),
         )
         return {name: getattr(p, name) for name in names}
 

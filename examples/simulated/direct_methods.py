@@ -24,7 +24,7 @@ SCAN: dict[str, Any] = {
     "pixel": 0.3e-10,
     "steps": 40,
     "step": 0.4e-10,
-    "rotation": 25.0,
+    "rotation": -25.0,
     "slices": 1,
     "potential": 120e-30,
     "electrons": 2e4,
@@ -119,7 +119,7 @@ def turned_scan(one: Microscope, frames: np.ndarray) -> np.ndarray:
 
     n = frames.shape[1]
     at = np.indices((n, n)).transpose(1, 2, 0) - n // 2
-    y, x = (turned(at, -np.deg2rad(SCAN["rotation"])) + n // 2).transpose(2, 0, 1)
+    y, x = (turned(at, np.deg2rad(SCAN["rotation"])) + n // 2).transpose(2, 0, 1)
     centred = np.fft.fftshift(frames, axes=(1, 2)).astype(float)
     return np.fft.ifftshift([map_coordinates(each, [y, x], order=1) for each in centred], axes=(1, 2))
 

@@ -13,6 +13,7 @@ from ptystream.detectors.simulated.microscope import Microscope, atoms_of, place
 from ptystream.detectors.simulated.simulator import run
 from ptystream.detectors.simulated.stemscan import StemBeamline
 from ptystream.model.electrons import electron_wavelength, interaction_constant
+from ptystream.scan.raster import RasterParameters
 
 SMALL: dict[str, Any] = {"shape": 32, "steps": (4, 3), "step": 0.7e-10, "pixel": 0.25e-10, "slices": 3, "electrons": 1e5}
 
@@ -32,9 +33,10 @@ def test_electrons_have_their_wavelength_and_their_interaction() -> None:
 def test_the_geometry_follows_from_the_microscope() -> None:
     p = parameters("StemScan", **SMALL)
     assert p.pixel_m() == pytest.approx((0.25e-10, 0.25e-10))
-    assert p.acc_voltage == 60 and p.energy is None
+    assert p.acc_voltage == 60.0 and p.energy is None
+    assert p.psize == pytest.approx(electron_wavelength(60) / (32 * 0.25e-10))
     with pytest.raises(ValueError, match="pixel"):
-        parameters("StemScan", **SMALL, energy=7.2, distance=1.0, psize=1e-5)
+        parameters("StemScan", **SMALL, distance=1.0, psize=1e-5)
 
 
 def test_patterns_are_those_of_a_plain_multislice_sum() -> None:
@@ -70,8 +72,8 @@ def test_slices_turn_phases_by_the_potential_of_their_atoms() -> None:
     potential = projected(np.array([[0.3e-10, -0.2e-10, 0.5]]), 280e-30, 0.35e-10, (y, x))
     assert potential.sum() * (0.1e-10) ** 2 == pytest.approx(0.5 * 280e-30, rel=1e-6)
     assert np.unravel_index(potential.argmax(), (64, 64)) == (35, 30)
-    phase = np.angle(made(voltage=200.0).object)
-    weaker, more = np.angle(made(potential=140e-30, voltage=200.0).object), np.angle(made().object)
+    phase = np.angle(made(acc_voltage=200.0).object)
+    weaker, more = np.angle(made(potential=140e-30, acc_voltage=200.0).object), np.angle(made().object)
     assert weaker.mean() / phase.mean() == pytest.approx(0.5, rel=1e-3)
     assert more.mean() / phase.mean() == pytest.approx(interaction_constant(60) / interaction_constant(200), rel=1e-3)
     assert 0.2 < phase.max() < 1.0
@@ -100,7 +102,10 @@ def test_the_raster_snakes_flies_back_and_turns() -> None:
     np.testing.assert_allclose(np.delete(back, [3, 4, 8, 9, 13, 14], axis=0), plain)
     np.testing.assert_allclose(back[3], plain[2] + (plain[3] - plain[2]) / 3)
     turned = places_of(parameters("StemScan", **SMALL, rotation=90.0))
-    np.testing.assert_allclose(turned, np.stack([-plain[:, 1], plain[:, 0]], axis=1), atol=1e-16)
+    np.testing.assert_allclose(turned, np.stack([plain[:, 1], -plain[:, 0]], axis=1), atol=1e-16)
+    rules = RasterParameters(points=(4, 3), step=0.7e-10, rotation=33.0, snake=True, flyback=2).positions()
+    everything = places_of(parameters("StemScan", **SMALL, rotation=33.0, snake=True, flyback=2))
+    np.testing.assert_allclose(everything[rules[0]], rules[1], atol=1e-16)
 
 
 def test_a_scan_on_its_way_has_noise_of_the_dose() -> None:
@@ -124,6 +129,8 @@ def test_a_scan_on_its_way_has_noise_of_the_dose() -> None:
         ({"aberrations": []}, "aberrations"),
         ({"steps": (1 << 12, 1 << 12)}, "steps"),
         ({"pixel": -1.0}, "pixel"),
+        ({"acc_voltage": None}, "acc_voltage"),
+        ({"energy": 7.2}, "acc_voltage"),
         ({"steps": 2000, "step": 1e-8}, "steps"),
     ],
 )
