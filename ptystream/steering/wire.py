@@ -16,6 +16,8 @@ VERSION = 1
 MAX_REQUEST_BYTES = 1 << 20
 MAX_REPLY_BYTES = 1 << 28
 MAX_NAME = 100
+MAX_DEPTH = 32
+"""Lists and maps within each other: what is nested deeper could not even be shown in a refusal."""
 
 
 class WireError(ValueError):
@@ -120,11 +122,24 @@ def _unpacked(raw: Buffer, limit: int) -> dict[str, Any]:
         said = msgpack.unpackb(view, raw=False, strict_map_key=True)
     except Exception as error:  # msgpack raises many kinds
         raise WireError(f"is no msgpack: {type(error).__name__}: {error}"[:200]) from error
+    if _is_deep(said):
+        raise WireError(f"lists and maps are nested more than {MAX_DEPTH} deep")
     if not isinstance(said, dict):
         raise WireError(f"a map is needed, {said!r:.60} came")
     if said.get("version") != VERSION:
         raise WireError(f"version {said.get('version')!r:.60} is not understood, {VERSION} is")
     return said
+
+
+def _is_deep(said: Any) -> bool:
+    """Whether it is nested deeper than `MAX_DEPTH`; told without recursion."""
+    level = [said]
+    for _ in range(MAX_DEPTH + 1):
+        level = [held for held in level if isinstance(held, (list, dict))]
+        if not level:
+            return False
+        level = [inner for held in level for inner in (held.values() if isinstance(held, dict) else held)]
+    return True
 
 
 def _plain(value: Any) -> Any:
