@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from problems import BEAM, GEOMETRY
-from steered import Steered, after
+from steered import Steered, after, ask_when
 
 from ptystream.recording import Recording
 from ptystream.scan.memory import Budget
@@ -248,3 +248,23 @@ def test_without_memory_for_both_it_is_refused(tmp_path: Path, monkeypatch: pyte
     made = Run(tmp_path, ("center", RIGHT), center=WRONG)
     assert "92 frames once more take" in made.refused() and "GiB are free" in made.refused()
     assert not any(entry["do"] == "recut" for entry in made.result.schedule)
+
+
+def test_frames_that_are_turned_between_two_engines_begin_with_the_first(tmp_path: Path) -> None:
+    """The switch is asked for in the same moment in which the frames are ready."""
+
+    def ready(session: Session) -> bool:
+        return bool(session._recutting._wishes) and all(wish.ready for wish in session._recutting._wishes)
+
+    class Switched(Run):
+        def prepare(self, session: Session) -> None:
+            super().prepare(session)
+            self.more = ask_when(session, ready, ("switch", {}))
+
+    engines = {"e": {"name": "DM", "numiter": 12}, "f": {"name": "ML", "numiter": 3}}
+    made = Switched(tmp_path, ("orientation", 0), orientation=6, root={"engines": engines})
+    assert made.more[0].value == "f"
+    does = [(e["do"], e.get("label")) for e in made.result.schedule if e["do"] in ("engine", "recut", "finish")]
+    begins = [("engine", "e"), ("finish", None), ("recut", None), ("engine", "e"), ("finish", None), ("engine", "f")]
+    assert does[:6] == begins
+    assert made.repeats()
