@@ -208,6 +208,7 @@ class Run(RunState):
             working.finish()
             self.engine = None
         decided = scan.buffer.switch(entry["parameters"], entry.get("decisions"))
+        self.cuts += 1
         self._stand_otherwise(scan, entry, decided)
         if scan.frames and entry["anew"]:
             self._begin_anew()
