@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from problems import BEAM, GEOMETRY
+from problems import BEAM, GEOMETRY, feed, make_run
 from steered import Steered, after, ask_when
 
+from ptystream.raw import RawFrames
 from ptystream.recording import Recording
+from ptystream.scan.intake import Intake
 from ptystream.scan.memory import Budget
 from ptystream.session import Session
 from ptystream.storage import ptyr
@@ -268,3 +272,51 @@ def test_frames_that_are_turned_between_two_engines_begin_with_the_first(tmp_pat
     begins = [("engine", "e"), ("finish", None), ("recut", None), ("engine", "e"), ("finish", None), ("engine", "f")]
     assert does[:6] == begins
     assert made.repeats()
+
+
+def test_what_came_to_nothing_and_cannot_be_set_back_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file of the mask that was in force is gone."""
+    for name in ("before.npy", "other.npy"):
+        np.save(tmp_path / name, np.ones((BEAM.side, BEAM.side)) * (np.arange(BEAM.side) > (name == "other.npy")))
+
+    def none(self: RawFrames, *asked: Any) -> Any:
+        (tmp_path / "before.npy").unlink()
+        return iter(())
+
+    monkeypatch.setattr(RawFrames, "frames", none)
+    made = Run(tmp_path, ("mask", "other.npy"), mask=str(tmp_path / "before.npy"), numiter=12)
+    assert made.replies[0].fault is None and made.result.ledger["used"] == BEAM.frames
+    assert not any(entry["do"] == "recut" for entry in made.result.schedule)
+    assert "frames stay as they were: 92 of 92 frames cannot be cut again" in caplog.text
+    assert "cannot be set back" in caplog.text
+
+
+def test_a_cut_that_is_given_up_while_it_makes_room_is_never_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(center=WRONG)
+    feed(run, 0, 92)
+    buffer, raw = run.scans["s"].buffer, SimpleNamespace(there=True, lost=0, frames=lambda *asked: iter(()))
+    buffer._raw = raw  # type: ignore[assignment]
+    at_it, room = threading.Event(), threading.Event()
+    make_room = Intake.make_room
+
+    def slowly(self: Intake, cut: Any) -> bool:
+        at_it.set()
+        return make_room(self, cut) and room.is_set()
+
+    monkeypatch.setattr(Intake, "make_room", slowly)
+    cut = buffer.recut({"center": RIGHT})
+    assert cut is not None and at_it.wait(30)
+    assert buffer.recut({"center": WRONG}) is None
+    room.set()
+    assert buffer._cutting is not None
+    buffer._cutting[1].join(30)
+    assert cut.failure == "given up" and cut.total == 0 and len(buffer._intake.cuts) == 1
+
+
+def test_what_was_asked_for_is_told_in_lines_of_bounded_length(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mask = np.ones((BEAM.side, BEAM.side), int)
+    mask[3] = 0
+    Run(tmp_path, ("mask", mask.tolist()), numiter=12)
+    assert max(len(record.getMessage()) for record in caplog.records) < 3000
