@@ -144,9 +144,9 @@ def _is_deep(said: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
-        return value.item()
+        return _plain(value.item()) if isinstance(value, np.complexfloating) else value.item()
     if isinstance(value, np.ndarray):
         return value.tolist()
-    if isinstance(value, Path):
+    if isinstance(value, (Path, complex)):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no form on the wire")
