@@ -110,6 +110,8 @@ class Loop:
         parameters = self.run.engines[self._engine_number].parameters
         self._numiter = int(held.get("numiter", parameters.numiter))  # it may have been steered since `left` was counted
         self._rotation, self._absorbing = int(held["rotation"]), bool(held["absorbing"])
+        if changes:
+            self._count_anew(begins_anew=any(change["anew"] for change in changes))
 
     def switch(self, to: str, asked: Mapping[str, Any]) -> None:
         """End the engine now and go on with the one of this label at the next step. `asked`: who and when, for the schedule."""
@@ -120,13 +122,16 @@ class Loop:
 
     def renew(self, entry: Entry) -> None:
         """Have the frames of a scan cut another way, which is ready, or begin anew; iterations are guaranteed from here on."""
-        run = self.run
-        run.apply(entry)
+        self.run.apply(entry)
+        self._count_anew(begins_anew=entry["anew"])
+
+    def _count_anew(self, *, begins_anew: bool) -> None:
+        """The engine at work gets all of its iterations; the first one where the run `begins_anew`, at work or next."""
         self._unchanged = 0
-        if run.engine is not None:
-            if entry["anew"]:
-                self._engine_number = 0
-            self._left = self._numiter = int(run.engines[self._engine_number].parameters.numiter)
+        if begins_anew and self._engine_number >= 0:
+            self._engine_number = 0 if self.run.engine is not None else -1
+        if self.run.engine is not None:
+            self._left = self._numiter = int(self.run.engines[self._engine_number].parameters.numiter)
 
     def cut(self) -> None:
         """Finish at the next step with what is there: no further iteration, no further engine."""

@@ -207,6 +207,7 @@ class Run(RunState):
             state = self._set_aside(working)
             self.engine = None
         decided = scan.buffer.switch(entry["parameters"], entry.get("decisions"))
+        self.cuts += 1
         self._stand_otherwise(scan, entry, decided)
         if scan.frames and entry["anew"]:
             self._begin_anew()
@@ -251,7 +252,8 @@ class Run(RunState):
             kept = [select(b, ~np.isin(r, sorted(self._withdrawn))) for b, r in zip(scan.taken, own, strict=True)]
             taken[scan.label] = [block for block in kept if len(block)]
             scan.model = scan.model.again()
-            scan.taken, scan.rows = [], []
+            times_ns = [at for r, at in zip(own, scan.times_ns, strict=True) if not np.isin(r, sorted(self._withdrawn)).all()]
+            scan.taken, scan.rows, scan.times_ns = [], [], times_ns
         self.reconstruction = Reconstruction({}, {}, PodTable(max(s.model.pods for s in self.scans.values())))
         self._withdrawn.clear()
         self.local = self.intensities = None

@@ -141,6 +141,8 @@ class RunState:
         """Context of the engine at work."""
         self.restarts = 0
         """How often the starting probe was taken again."""
+        self.cuts = 0
+        """How often frames were cut another way, or moved, on request."""
         self.revisions: list[tuple[NDArray[np.int64], str]] | None = None
         """Rows that changed, and what of them, since somebody who follows the run has looked; None: nobody does."""
         self.quality: dict[str, dict[str, Any]] = {}

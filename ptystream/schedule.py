@@ -54,6 +54,21 @@ def from_runs(runs: Sequence[Sequence[int]]) -> NDArray[np.int64]:
     return np.concatenate([np.arange(first, first + count, dtype=np.int64) for first, count in runs])
 
 
+def steered(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Every parameter that was changed on request, those of how frames are cut and where they lie too: who, path, before, value,
+    time_ns."""
+    found: list[dict[str, Any]] = []
+    for entry in entries:
+        told = {"who": entry.get("who"), "time_ns": entry.get("time_ns", 0)}
+        if entry["do"] == "steer":
+            found.append({"path": entry.get("path"), "before": entry.get("before"), "value": entry.get("value"), **told})
+        elif entry["do"] == "recut":
+            for name, value in entry["parameters"].items():
+                path = f"scans.{entry['scan']}.data.{name}"
+                found.append({"path": path, "before": entry["before"].get(name), "value": value, **told})
+    return found
+
+
 class Schedule:
     """Entries in order. Equal neighbouring 'iterate' entries are merged by a count of repetitions."""
 

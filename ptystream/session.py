@@ -502,7 +502,7 @@ class Session:
                 else:
                     self._recutting.done(wish)
                     told = run.name, wish.entry["scan"], wish.entry["parameters"]
-                    log.warning("%s: %s: frames are as was asked for from here on: %s", *told)
+                    log.warning("%s: %s: frames are as was asked for from here on: %.1000s", *told)
         if turn is not None:
             turn.loop.held = bool(self._recutting.of(run))
 
@@ -512,7 +512,11 @@ class Session:
         log.error("%s: %s", wish.run.name, told)
         for steered in reversed(wish.steered):
             back = {**steered, "value": steered["before"], "before": steered["value"], "time_ns": time.time_ns()}
-            self._set(back)
+            try:
+                self._set(back)
+            except Refused as error:  # the file of a mask is gone, say: runs to come are cut as was asked for
+                log.error("%s: cannot be set back: %s", self.plan.name, error)
+                continue
             self._standing.write({"steered": back})
             self._put_in_force(back)
         return told
@@ -630,7 +634,7 @@ class Session:
             return
         if match := PATH.fullmatch(entry["path"]):
             self._router.recut.add(match.group(1))
-        log.warning("%s: %s: %s, as it was steered before the interruption", self.plan.name, entry["path"], entry["value"])
+        log.warning("%s: %s: %.1000s, as it was steered before the interruption", self.plan.name, entry["path"], entry["value"])
         self._put_in_force(entry)
 
     def end_scan(self, run: Run, reason: str, who: str = "") -> None:

@@ -174,9 +174,9 @@ def _offline(result: ptyr.Result, recording: Recording, configuration: Configura
             changes = {name: value for entry in recut for name, value in entry["parameters"].items()}
             before = {name: value for entry in reversed(recut) for name, value in entry["before"].items()}
             run.apply({**recut[-1], "parameters": changes, "before": before})
-    worked = [entry["label"] for entry in result.schedule if entry["do"] == "engine"]
     engines = {entry.label: entry for entry in run.engines}
-    run.engines = [_longer(engines[label], factor) for label in worked]
+    labels = worked(result, next(iter(engines)))
+    run.engines = [_longer(engines[label], factor) for label in labels]
     total = sum(int(entry.parameters.numiter) for entry in run.engines)
     what = "offline run" if factor == 1 else f"offline run of {factor} numiter"
     loop = Loop(run, LoopSettings(frames_per_block=1 << 40, min_frames_for_recon=1 << 40))
@@ -188,6 +188,20 @@ def _offline(result: ptyr.Result, recording: Recording, configuration: Configura
     if run.reconstruction is None or run.state == "failed":
         raise SessionError("no frame of the recording can be used")
     return run.reconstruction
+
+
+def worked(result: ptyr.Result, first: str) -> list[str]:
+    """Labels of the engines that the picture is of: where the run began anew, those from there on."""
+    found: list[str] = []
+    at_work = False
+    for entry in result.schedule:
+        if entry["do"] == "engine":
+            found.append(entry["label"])
+        elif entry["do"] in ("recut", "restart") and entry.get("anew"):
+            found = [first] if at_work else []
+        if entry["do"] in ("engine", "finish"):
+            at_work = entry["do"] == "engine"
+    return found
 
 
 def _longer(entry: EngineEntry, factor: int) -> EngineEntry:

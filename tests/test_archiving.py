@@ -24,6 +24,7 @@ from ptystream.params.errors import ConfigurationError
 from ptystream.params.plain import Param
 from ptystream.reconstruction import Storage
 from ptystream.storage import ptyr
+from ptystream.storage.tiled_entry import metadata
 
 KEV_J = 1.602176634e-16
 
@@ -120,9 +121,32 @@ def test_what_was_steered_is_told_with_who_and_when(tmp_path: Path) -> None:
         "who": "anna",
         "time_ns": 1_700_000_000 * 10**9,
     }
-    write_cxi(tmp_path / "r.cxi", result(schedule=[steered]))
+    recut = {
+        "do": "recut",
+        "scan": "MF",
+        "parameters": {"center": [64.0, 63.0], "offset": [1e-7, 0.0]},
+        "before": {"center": [60.0, 60.0], "offset": [0.0, 0.0]},
+        "decisions": {},
+        "anew": False,
+        "who": "bert",
+        "time_ns": 1_700_000_001 * 10**9,
+    }
+    write_cxi(tmp_path / "r.cxi", result(schedule=[steered, recut]))
     with h5py.File(tmp_path / "r.cxi") as file:
-        (told,) = json.loads(text(file["entry_1/provenance/steering/data"]))
+        told, center, offset = json.loads(text(file["entry_1/provenance/steering/data"]))
+    assert center == {
+        "who": "bert",
+        "path": "scans.MF.data.center",
+        "before": [60.0, 60.0],
+        "value": [64.0, 63.0],
+        "time": "2023-11-14T22:13:21.000+00:00",
+    }
+    assert (offset["path"], offset["value"]) == ("scans.MF.data.offset", [1e-7, 0.0])
+    assert [change["path"] for change in metadata(result(schedule=[steered, recut]), tmp_path)["steering"]] == [
+        "live.latency",
+        "scans.MF.data.center",
+        "scans.MF.data.offset",
+    ]
     assert told == {
         "who": "anna",
         "path": "live.latency",

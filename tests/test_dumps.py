@@ -430,3 +430,26 @@ def test_the_next_run_of_a_name_removes_what_a_killed_one_was_writing(tmp_path: 
         (tmp_path / name).write_bytes(b"half")
     make_plan(given)
     assert {str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()} == set(kept)
+
+
+def test_frames_that_are_turned_behind_a_dump_get_all_iterations_of_all_engines(tmp_path: Path) -> None:
+    """The dump was made shortly before the end of the second engine; what begins anew begins with the first."""
+    engines = [{"numiter": 6}, {"numiter": 4}]
+    run = make_run(engines=engines, decide_after=40)
+    loop = Loop(run, LoopSettings(min_frames_for_recon=40))
+    feed(run, 0, BEAM.frames)
+    end(run)
+    while run.iterations < 9:
+        loop.step()
+    checkpoint = checkpoint_of(ptyr.read(dump(run, loop, tmp_path)))
+    assert checkpoint.engine == "e1"
+    again = make_run(engines=engines, decide_after=40, decisions=checkpoint.buffer_decisions["s"], orientation=4)
+    after = Loop(again, LoopSettings(min_frames_for_recon=40))
+    feed(again, 0, BEAM.frames)
+    end(again)
+    turned = {"do": "recut", "scan": "s", "parameters": {"orientation": 4}, "before": {"orientation": None}, "anew": True}
+    after.resume(checkpoint, [turned | {"who": "anna", "time_ns": 1}])
+    while after.step() is not Step.DONE:
+        assert again.iterations < 30
+    assert [info["iterations"] for info in again.iter_info[9:]] == list(range(10, 20))
+    assert [entry["label"] for entry in again.schedule if entry["do"] == "engine"] == ["e0", "e1", "e1"]

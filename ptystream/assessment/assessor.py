@@ -62,6 +62,8 @@ class Assessor:
         self._interval_s = INTERVAL_S
         self._of = (-1, -1)
         """Iterations of the run, and those of its halves, at the last measurement."""
+        self._begun = 0
+        """`Halves.begun` at their last turn."""
         self._dearest = self._took = 0.0
 
     # ------------------------------------------------------------------ between two turns
@@ -71,6 +73,7 @@ class Assessor:
         run, now = self.run, time.monotonic()
         passed, self._looked = now - self._looked, now
         self.purse.earn(passed / among, self._dearest)
+        self._forget_outdated()
         self._collect(0.0)
         if run.engine is not None and now - self._measured > self._interval_s and self._of[0] != run.iterations:
             self._measure()
@@ -85,8 +88,9 @@ class Assessor:
 
     def finish(self) -> None:
         """The run is over: bring everything up to date that is worth the little while."""
+        outdated = self._forget_outdated()
         self._measure()
-        if self.halves is not None and self._pending is None and self.halves.iterations > self._of[1]:
+        if self.halves is not None and not outdated and self._pending is None and self.halves.iterations > self._of[1]:
             self._guard("split halves", self._compare)
         self._collect(LAST_S)
         self.close()
@@ -118,6 +122,7 @@ class Assessor:
                 with contextlib.suppress(Exception):  # an engine that has failed may fail again
                     part.close()
         self.halves = self.convention = None
+        self._begun = 0
 
     # ------------------------------------------------------------------ what costs next to nothing
 
@@ -207,9 +212,19 @@ class Assessor:
             return
         self._took = self.halves.step(latency_s)
         self._spend(self._took)
+        if self.halves.begun != self._begun:
+            self._begun, self._of = self.halves.begun, (self._of[0], -1)
         ready = self.halves.iterations >= FIRST and self.halves.iterations > self._of[1]
         if ready and self._pending is None and time.monotonic() - self._compared > INTERVAL_S:
             self._compare()
+
+    def _forget_outdated(self) -> bool:
+        """Whether the run has begun anew, or its frames are cut another way: the correlation is then not of what there is now."""
+        if self.halves is None or not self.halves.is_outdated:
+            return False
+        self._pending = None
+        self.run.quality = {name: figure for name, figure in self.run.quality.items() if name != "frc"}
+        return True
 
     def _expected(self, frames: float) -> float:
         """Seconds that an iteration of so many frames takes, as those of the run did."""

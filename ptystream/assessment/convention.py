@@ -92,6 +92,7 @@ class Convention:
     tried: list[Tried] = field(default_factory=list)
     done: bool = False
     _source: Reconstruction | None = None
+    _cuts: int = 0
     _engine: Engine | None = None
     _made: Reconstruction | None = None
     _iterated: int = 0
@@ -122,8 +123,9 @@ class Convention:
 
     @property
     def stale(self) -> bool:
-        """Whether the run has begun anew since: its frames are others."""
-        return self._source is not None and self._source is not self.run.reconstruction
+        """Whether the run has begun anew since, or its frames are cut another way."""
+        begun = self._source is not None
+        return begun and (self._source is not self.run.reconstruction or self._cuts != self.run.cuts)
 
     def step(self) -> float:
         """One iteration of one class, with beginning and ending it; returns the seconds that it took."""
@@ -159,7 +161,7 @@ class Convention:
         sample that are not, those without a transposition."""
         source = self.run.reconstruction
         assert source is not None
-        self._source = source
+        self._source, self._cuts = source, self.run.cuts
         rows = self.run.rows()
         scan = source.pods.frame[rows[0], 0]
         self._rows = rows[source.pods.frame[rows, 0] == scan][: self.wanted]

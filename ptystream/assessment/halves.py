@@ -75,6 +75,9 @@ class Halves:
         self._label = ""
         self._source: Reconstruction | None = None
         self._begun: dict[str, int] = {}
+        self._cuts = run.cuts
+        self.begun = 0
+        """How often they have begun with nothing."""
         self._budget, self._claim = budget, Claim(budget, 1)
         self._full = False
         run.revisions = []
@@ -93,6 +96,16 @@ class Halves:
     def due(self) -> bool:
         """Whether there is anything for them to iterate on."""
         return self.run.engine_entry is not None and self.run.engine is not None and self.run.frames >= FEWEST
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the run has begun anew since their last turn, or goes on with frames that are cut, or lie, otherwise."""
+        run, source = self.run, self.run.reconstruction
+        if not self.halves or source is None or run.engine_entry is None:
+            return False
+        elsewhere = any(name not in source.objects or source.objects[name].begun != n for name, n in self._begun.items())
+        again = run.engine is not None and run.engine is not self._engine and run.engine_entry.label == self._label
+        return source is not self._source or run.cuts != self._cuts or elsewhere or again
 
     def step(self, latency_s: float | None = None) -> float:
         """Bring the half that is behind up to the run, and iterate it once; returns the seconds that it took.
@@ -134,18 +147,17 @@ class Halves:
         run = self.run
         source = run.reconstruction
         assert source is not None and run.engine_entry is not None
-        begun = {name: storage.begun for name, storage in source.objects.items()}
-        elsewhere = any(begun.get(name) != count for name, count in self._begun.items())  # on the sample
-        switched, again = run.engine_entry.label != self._label, run.engine is not self._engine
-        if source is not self._source or elsewhere or (again and not switched):  # frames may have been cut another way
+        if self.is_outdated or not self.halves:
             self._stop_engines()
             self._claim.shrink(0)
             self.halves = ()
-        elif switched:
+        elif run.engine_entry.label != self._label:
             self._stop_engines()
-        self._begun, self._source, self._engine, self._label = begun, source, run.engine, run.engine_entry.label
+        self._begun = {name: storage.begun for name, storage in source.objects.items()}
+        self._source, self._engine, self._label, self._cuts = source, run.engine, run.engine_entry.label, run.cuts
         if not self.halves:
             self.halves = tuple(Half(number, source.pods.pods) for number in range(2))
+            self.begun += 1
             run.revisions = []
         for half in self.halves:
             half.revisions += run.revisions or []

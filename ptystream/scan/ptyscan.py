@@ -413,7 +413,7 @@ class PtyScan:
             parameters = self._intake.changed(changes)
             if not self._intake.decided or self._intake.is_cut_by(parameters):
                 self._intake.parameters = parameters
-                self._intake.give_up()
+                self._give_up()
                 return None
             if self._raw is None or not self._raw.there:
                 raise CutError("frames are not kept as they came: io.recording.active is off, and nothing can be cut again")
@@ -461,7 +461,13 @@ class PtyScan:
     def give_up(self) -> None:
         """Frames are not to be cut another way after all."""
         with self._condition:
-            self._intake.give_up()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Also what is still making room, and not followed yet."""
+        if self._cutting is not None:
+            self._cutting[0].stopped.set()
+        self._intake.give_up()
 
     def _cut_again(self, cut: Cut) -> None:
         """Thread body."""
@@ -500,7 +506,7 @@ class PtyScan:
         """Have it followed from here on; number → arrival of the frames that were prepared before. None where it is given up."""
         while not self._released and not cut.stopped.is_set():
             with self._condition:  # for no longer than a slab's memory takes
-                if self._intake.make_room(cut) and self._intake.decided:
+                if not cut.stopped.is_set() and self._intake.make_room(cut) and self._intake.decided:
                     self._intake.follow(cut)
                     ledger = self.ledger
                     records = np.flatnonzero(ledger.flags[: ledger.length] & PREPARED)

@@ -122,7 +122,7 @@ class Desk:
             return
         if asked.kind.role == "operator" and role != "operator":
             remedy = "only operators may: ask with the keys of one (io.steering.operators)"
-            audit.warning("%s: %s refused: not an operator", who or "somebody", request.action)
+            audit.warning("%s", one_line(f"{who or 'somebody'}: {request.action} refused: not an operator"))
             answer(Reply(request.id, fault=Fault(request.action, "", remedy)))
             return
         if asked.kind.at_once:
@@ -212,7 +212,12 @@ class Desk:
         finally:
             ASKING.reset(token)
         if asked.kind.changes:
-            told = ", ".join(f"{key}={value!r:.200}" for key, value in request.arguments.items())
+            told = ", ".join(f"{key:.100}={value!r:.200}" for key, value in request.arguments.items())
             outcome = "done" if reply.fault is None else f"refused: {reply.fault}"
-            audit.warning("%s: %s(%s): %s", who or "somebody", request.action, told, outcome)
+            audit.warning("%s", one_line(f"{who or 'somebody'}: {request.action}({told:.2000}): {outcome:.2000}"))
         return reply
+
+
+def one_line(text: str) -> str:
+    """Without what would end the line: whoever asks must not write lines of the audit."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -16,6 +16,8 @@ VERSION = 1
 MAX_REQUEST_BYTES = 1 << 20
 MAX_REPLY_BYTES = 1 << 28
 MAX_NAME = 100
+MAX_DEPTH = 32
+"""Lists and maps within each other: what is nested deeper could not even be shown in a refusal."""
 
 
 class WireError(ValueError):
@@ -120,6 +122,8 @@ def _unpacked(raw: Buffer, limit: int) -> dict[str, Any]:
         said = msgpack.unpackb(view, raw=False, strict_map_key=True)
     except Exception as error:  # msgpack raises many kinds
         raise WireError(f"is no msgpack: {type(error).__name__}: {error}"[:200]) from error
+    if _is_deep(said):
+        raise WireError(f"lists and maps are nested more than {MAX_DEPTH} deep")
     if not isinstance(said, dict):
         raise WireError(f"a map is needed, {said!r:.60} came")
     if said.get("version") != VERSION:
@@ -127,11 +131,22 @@ def _unpacked(raw: Buffer, limit: int) -> dict[str, Any]:
     return said
 
 
+def _is_deep(said: Any) -> bool:
+    """Whether it is nested deeper than `MAX_DEPTH`; told without recursion."""
+    level = [said]
+    for _ in range(MAX_DEPTH + 1):
+        level = [held for held in level if isinstance(held, (list, dict))]
+        if not level:
+            return False
+        level = [inner for held in level for inner in (held.values() if isinstance(held, dict) else held)]
+    return True
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
-        return value.item()
+        return _plain(value.item()) if isinstance(value, np.complexfloating) else value.item()
     if isinstance(value, np.ndarray):
         return value.tolist()
-    if isinstance(value, Path):
+    if isinstance(value, (Path, complex)):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no form on the wire")

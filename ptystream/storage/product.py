@@ -17,6 +17,7 @@ from ptystream import __version__
 from ptystream.publish.snapshot import LEDGER_CODES
 from ptystream.quality import fit_ramp, remove_ramp
 from ptystream.reconstruction import Storage, Volume
+from ptystream.schedule import steered
 
 from .nexus import group, moment, note, number, values
 from .ptyr import Result
@@ -208,11 +209,10 @@ def _provenance(entry: h5py.Group, result: Result) -> None:
     note(told, "schedule", "everything that was done between iterations, in order", list(result.schedule))
     note(told, "decisions", "what was decided from the data once", result.decisions)
     note(told, "iterations", "duration and error of each pass", list(result.iter_info))
-    audit = [
-        {**{key: step.get(key) for key in ("who", "path", "before", "value")}, "time": moment(step.get("time_ns", 0) / 1e9)}
-        for step in result.schedule
-        if step["do"] == "steer"
-    ]
+    audit = []
+    for change in steered(result.schedule):
+        at = change.pop("time_ns")
+        audit.append({**change, "time": moment(at / 1e9)})
     note(told, "steering", "parameters that were changed while it ran", audit)
 
 

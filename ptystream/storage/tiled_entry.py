@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ptystream.publish.snapshot import LEDGER_CODES
 from ptystream.quality import fit_ramp, remove_ramp
 from ptystream.reconstruction import Storage
+from ptystream.schedule import steered
 
 from . import ptyr
 from .nexus import moment
@@ -124,7 +125,7 @@ def metadata(result: ptyr.Result, path: Path) -> dict[str, Any]:
         "frames": int(result.ledger.get("used", 0)),
         "ledger": dict(result.ledger),
         "decisions": result.decisions,
-        "steering": [entry for entry in result.schedule if entry["do"] == "steer"],
+        "steering": steered(result.schedule),
         "versions": dict(result.versions),
         "made_by": dict(result.made_by),
         "configuration": result.parameters,

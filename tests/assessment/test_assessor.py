@@ -302,3 +302,31 @@ def test_a_status_tells_the_main_figures_and_ctl_prints_them() -> None:
     assert "frames per beam, 0 s ago" in status["quality"]["overlap"]
     printed = told("status", status)
     assert "quality: \n  " in printed and f"\n  convergence: {status['quality']['convergence']}" in printed
+
+
+@pytest.mark.usefixtures("quickly")
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_a_run_that_begins_anew_is_told_no_resolution_of_before(share: float) -> None:
+    """And the halves' first comparison is told again, however long those before had worked."""
+    run = whole(numiter=60)
+    loop, assessor = Loop(run, LoopSettings(min_frames_for_recon=16)), Assessor(run, share=0.5)
+    for _ in range(40):
+        loop.step()
+        assessor.purse.earn(100.0)
+        assessor.work()
+    assert run.quality["frc"]["iterations"] > 10
+    loop.renew({"do": "restart", "anew": True, "who": "anna", "time_ns": 1})
+    assessor.purse.share = share
+    loop.step()
+    assessor.work()
+    assert share == 0.0 or "frc" not in run.quality
+    assessor.purse.share = 0.5
+    for _ in range(12):
+        loop.step()
+        assessor.purse.earn(100.0)
+        assessor.work()
+        time.sleep(0.01)
+    assert 2 < run.quality["frc"]["iterations"] < 10
+    loop.renew({"do": "restart", "anew": True, "who": "anna", "time_ns": 2})
+    assessor.finish()
+    assert "frc" not in run.quality and "coverage" in run.quality

@@ -356,3 +356,24 @@ def test_rows_of_the_other_half_see_nothing() -> None:
         others = np.setdiff1d(np.arange(table.length), half.rows())
         assert (table.address[others, :, PROBE] == -1).all()
     halves.close()
+
+
+def test_they_begin_anew_where_frames_were_cut_another_way_between_two_engines() -> None:
+    run = make_run(engines=[DM_FEW, DM_FEW])
+    loop = Loop(run, LoopSettings(min_frames_for_recon=16))
+    halves = Halves(run)
+    feed(run, 0, 92)
+    loop.step()
+    halves.step(), halves.step()
+    first, moved = (
+        halves.halves,
+        {"do": "recut", "scan": "s", "parameters": {"offset": [0.0, 0.0]}, "before": {"offset": [0.0, 0.0]}},
+    )
+    assert first and not halves.is_outdated
+    loop.switch("e1", {"who": "anna", "time_ns": 1})
+    loop.renew({**moved, "anew": False, "who": "anna", "time_ns": 2})
+    loop.step()
+    assert run.engine_entry is run.engines[1] and halves.is_outdated
+    halves.step(), halves.step()
+    assert halves.halves is not first and halves.iterations == 1 and halves.begun == 2 and not halves.is_outdated
+    halves.close()

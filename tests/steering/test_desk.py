@@ -140,3 +140,21 @@ def test_closing_answers_what_waits_and_what_comes(desk: Desk) -> None:
     assert replies[0].fault is not None and replies[0].fault.remedy == "over"
     assert asked(desk, "add", number=1)[0].fault is not None
     assert asked(desk, "look")[0].value == 0
+
+
+def test_who_asks_cannot_write_lines_of_the_audit(actor: Actor, caplog: pytest.LogCaptureFixture) -> None:
+    desk, forged = Desk(actor), "x\n2026-01-01 WARNING boss: add(number=1): done"
+    for role, arguments in (("viewer", {"number": 1}), ("operator", {forged: 1}), ("operator", {"number": -1})):
+        desk.ask(Request(1, "add", arguments), lambda reply: None, who=forged, role=role)  # type: ignore[arg-type]
+    desk.serve()
+    lines = [record.getMessage() for record in caplog.records if record.name == "ptystream.audit"]
+    assert len(lines) == 3 and not any("\n" in line for line in lines)
+    assert all(line.startswith("x\\n2026") for line in lines)
+
+
+def test_a_line_of_the_audit_is_of_bounded_length(actor: Actor, caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk(actor)
+    desk.ask(Request(1, "add", {f"{k}{'a' * 10_000}": "b" * 10_000 for k in range(100)}), lambda reply: None, who="me")
+    desk.serve()
+    (line,) = (record.getMessage() for record in caplog.records if record.name == "ptystream.audit")
+    assert len(line) < 5000

@@ -16,7 +16,7 @@ from ptystream.recording import Recorder, Recording
 from ptystream.session import Session
 from ptystream.storage import ptyr
 from ptystream.transport import Message
-from ptystream.verify import verify
+from ptystream.verify import verify, worked
 
 CHANNELS = ("s/data", "s/positions")
 
@@ -167,3 +167,15 @@ def test_the_end_of_a_scan_is_noted(tmp_path: Path) -> None:
     tap.close()
     (note,) = (json.loads(bytes(m.parts[0])) for m in Recording(tmp_path / "n.ptyrec") if m.channel == "session")
     assert note["asked"]["reason"] == "sample fell off" and note["acquisitions"] == [["s", "a", 0]]
+
+
+def test_the_offline_run_has_the_engines_behind_a_new_beginning(tmp_path: Path) -> None:
+    """The picture is of those alone."""
+    engines = {"e": {"name": "DM", "numiter": 6}, "f": {"name": "ML", "numiter": 4}}
+    made = Steered(tmp_path, after(8), ("restart", {"anew": True}), engines=engines)
+    result = ptyr.read(made.results[-1])
+    done = [(entry["do"], entry.get("label")) for entry in result.schedule if entry["do"] in ("engine", "restart")]
+    assert done == [("engine", "e"), ("engine", "f"), ("restart", None), ("engine", "f")]
+    assert worked(result, "e") == ["e", "f"]
+    report = verify(result, Recording(tmp_path / "t.ptyrec"))
+    assert report.same_bits and report.offline is not None and report.offline < 1e-5

@@ -20,7 +20,7 @@ from ptystream.session import Session
 from ptystream.steering.actions import Actions
 from ptystream.steering.desk import Refused
 from ptystream.steering.tree import Tree
-from ptystream.steering.wire import Reply, Request
+from ptystream.steering.wire import Reply, Request, decode_reply, encode_reply
 from ptystream.storage import ptyr
 from ptystream.verify import verify
 
@@ -173,3 +173,13 @@ def test_a_session_that_was_killed_goes_on_as_it_was_steered(tmp_path: Path) -> 
     assert again.plan.loop.latency_s == 100.0
     assert Actions(again).get("engines.e.numiter") == 3
     assert verify(result, Recording(tmp_path / "k.ptyrec"), offline=False).same_bits
+
+
+def test_everything_that_is_in_force_can_be_sent(tmp_path: Path) -> None:
+    """A complex fill of the object too, which no form on the wire is for."""
+    sample = {"model": None, "fill": 0.5 + 0.25j}
+    data = configuration(tmp_path).given["scans"]["s"]["data"]
+    scans = {"s": {"name": "Full", "data": data, "illumination": {"aperture": {"size": 4e-7}}, "sample": sample}}
+    (reply,) = Steered(tmp_path, after(2), ("get", {}), scans=scans).replies
+    value = decode_reply(encode_reply(reply)).value
+    assert value["scans"]["s"]["sample"]["fill"] == "(0.5+0.25j)" and value["engines"]["e"]["name"] == "DM"

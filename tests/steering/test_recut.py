@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from problems import BEAM, GEOMETRY
-from steered import Steered, after
+from problems import BEAM, GEOMETRY, feed, make_run
+from steered import Steered, after, ask_when
 
+from ptystream.raw import RawFrames
 from ptystream.recording import Recording
+from ptystream.scan.intake import Intake
 from ptystream.scan.memory import Budget
 from ptystream.session import Session
 from ptystream.storage import ptyr
@@ -248,3 +252,71 @@ def test_without_memory_for_both_it_is_refused(tmp_path: Path, monkeypatch: pyte
     made = Run(tmp_path, ("center", RIGHT), center=WRONG)
     assert "92 frames once more take" in made.refused() and "GiB are free" in made.refused()
     assert not any(entry["do"] == "recut" for entry in made.result.schedule)
+
+
+def test_frames_that_are_turned_between_two_engines_begin_with_the_first(tmp_path: Path) -> None:
+    """The switch is asked for in the same moment in which the frames are ready."""
+
+    def ready(session: Session) -> bool:
+        return bool(session._recutting._wishes) and all(wish.ready for wish in session._recutting._wishes)
+
+    class Switched(Run):
+        def prepare(self, session: Session) -> None:
+            super().prepare(session)
+            self.more = ask_when(session, ready, ("switch", {}))
+
+    engines = {"e": {"name": "DM", "numiter": 12}, "f": {"name": "ML", "numiter": 3}}
+    made = Switched(tmp_path, ("orientation", 0), orientation=6, root={"engines": engines})
+    assert made.more[0].value == "f"
+    does = [(e["do"], e.get("label")) for e in made.result.schedule if e["do"] in ("engine", "recut", "finish")]
+    begins = [("engine", "e"), ("finish", None), ("recut", None), ("engine", "e"), ("finish", None), ("engine", "f")]
+    assert does[:6] == begins
+    assert made.repeats()
+
+
+def test_what_came_to_nothing_and_cannot_be_set_back_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file of the mask that was in force is gone."""
+    for name in ("before.npy", "other.npy"):
+        np.save(tmp_path / name, np.ones((BEAM.side, BEAM.side)) * (np.arange(BEAM.side) > (name == "other.npy")))
+
+    def none(self: RawFrames, *asked: Any) -> Any:
+        (tmp_path / "before.npy").unlink()
+        return iter(())
+
+    monkeypatch.setattr(RawFrames, "frames", none)
+    made = Run(tmp_path, ("mask", "other.npy"), mask=str(tmp_path / "before.npy"), numiter=12)
+    assert made.replies[0].fault is None and made.result.ledger["used"] == BEAM.frames
+    assert not any(entry["do"] == "recut" for entry in made.result.schedule)
+    assert "frames stay as they were: 92 of 92 frames cannot be cut again" in caplog.text
+    assert "cannot be set back" in caplog.text
+
+
+def test_a_cut_that_is_given_up_while_it_makes_room_is_never_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(center=WRONG)
+    feed(run, 0, 92)
+    buffer, raw = run.scans["s"].buffer, SimpleNamespace(there=True, lost=0, frames=lambda *asked: iter(()))
+    buffer._raw = raw  # type: ignore[assignment]
+    at_it, room = threading.Event(), threading.Event()
+    make_room = Intake.make_room
+
+    def slowly(self: Intake, cut: Any) -> bool:
+        at_it.set()
+        return make_room(self, cut) and room.is_set()
+
+    monkeypatch.setattr(Intake, "make_room", slowly)
+    cut = buffer.recut({"center": RIGHT})
+    assert cut is not None and at_it.wait(30)
+    assert buffer.recut({"center": WRONG}) is None
+    room.set()
+    assert buffer._cutting is not None
+    buffer._cutting[1].join(30)
+    assert cut.failure == "given up" and cut.total == 0 and len(buffer._intake.cuts) == 1
+
+
+def test_what_was_asked_for_is_told_in_lines_of_bounded_length(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mask = np.ones((BEAM.side, BEAM.side), int)
+    mask[3] = 0
+    Run(tmp_path, ("mask", mask.tolist()), numiter=12)
+    assert max(len(record.getMessage()) for record in caplog.records) < 3000

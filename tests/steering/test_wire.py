@@ -74,6 +74,23 @@ def test_what_is_no_request_is_refused_with_what_is_wrong(said: Any, why: str) -
         decode_request(msgpack.packb(said))
 
 
+@pytest.mark.parametrize("depth", [33, 500, 1000, 1020, 100_000])
+@pytest.mark.parametrize(
+    "before", [b"", b"\x81\xa7version", b"\x84\xa7version\x01\xa2id\x01\xa6action\xa3get\xa4with\x81\xa4path"]
+)
+def test_what_is_nested_too_deep_is_refused(depth: int, before: bytes) -> None:
+    for decode in (decode_request, decode_reply):
+        with pytest.raises(WireError, match=r"nested|is no msgpack"):
+            decode(before + b"\x91" * depth + b"\x01")
+
+
+def test_what_is_nested_as_parameters_are_is_taken() -> None:
+    value: object = 1
+    for _ in range(20):
+        value = {"a": [value]} if _ % 2 else [value]
+    assert decode_request(encode_request(Request(1, "set", {"value": value}))).arguments == {"value": value}
+
+
 def test_what_is_too_large_is_refused_before_it_is_read() -> None:
     with pytest.raises(WireError, match="are allowed"):
         decode_request(bytes(MAX_REQUEST_BYTES + 1))

@@ -274,6 +274,7 @@ def test_through_a_tunnel_it_answers(here: Site, host: str) -> None:
 ELSEWHERE: list[Mapping[str, str]] = [
     {"Origin": "http://evil.example"},
     {"Origin": "null"},
+    {"Origin": "http://["},
     {"Origin": "http://127.0.0.1:1"},
     {"Sec_Fetch_Site": "cross-site"},
     {"Sec_Fetch_Site": "same-site"},

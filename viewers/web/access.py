@@ -77,7 +77,10 @@ def same_origin(asking: HTTPConnection) -> bool:
     if asking.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         return False
     origin = asking.headers.get("origin")
-    return origin is None or (origin != "null" and urlsplit(origin).netloc == asking.headers.get("host"))
+    try:
+        return origin is None or (origin != "null" and urlsplit(origin).netloc == asking.headers.get("host"))
+    except ValueError:
+        return False
 
 
 def is_local(host: str) -> bool:
