@@ -64,6 +64,8 @@ class Assessor:
         """Iterations of the run, and those of its halves, at the last measurement."""
         self._begun = 0
         """`Halves.begun` at their last turn."""
+        self._cut = run.cuts
+        """`Run.cuts` when the convention check began."""
         self._dearest = self._took = 0.0
 
     # ------------------------------------------------------------------ between two turns
@@ -169,6 +171,8 @@ class Assessor:
     def _wanted(self) -> bool:
         """Whether halves and convention can be asked of this run at all; they begin with its first engine."""
         if self.halves is not None:
+            if self._cut != self.run.cuts and self.convention is None:  # what was found was said of frames that lay otherwise
+                self._begin_convention()
             return True
         why = "the run is spread over several ranks" if not self._alone else ""
         source = self.run.reconstruction
@@ -183,6 +187,7 @@ class Assessor:
         return True
 
     def _begin_convention(self) -> None:
+        self._cut = self.run.cuts
         if self._convention_frames:
             present = next(iter(self.run.scans.values())).buffer.parameters.operations()
             self.convention = Convention(self.run, code_of(present), self._convention_frames)

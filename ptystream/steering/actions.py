@@ -199,7 +199,8 @@ class Actions:
         run = self._session.current
         if run is None or run.complete:
             raise Refused("end", None, "no scan is under way")
-        self._session.end_scan(run, reason[:200], ASKING.get())
+        told = reason[:200] if "request" in reason else f"{reason[:200]} (ended on request)"
+        self._session.end_scan(run, told, ASKING.get())
         return run.name
 
     @action()

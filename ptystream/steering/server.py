@@ -116,7 +116,12 @@ class Server:
         except WireError as error:
             self._replies.append((identity, Reply(0, fault=Fault("request", "", str(error)))))
             return
-        self._desk.ask(request, partial(self._answer, identity), who=f"{request.who} ({who})" if request.who else who, role=role)
+        asking = f"{request.who} ({who})" if request.who else who
+        try:
+            self._desk.ask(request, partial(self._answer, identity), who=asking, role=role)
+        except Exception as error:  # one request costs its own answer, and not everybody else's
+            log.exception("%s: %s could not be asked", self.endpoint, request.action)
+            self._replies.append((identity, Reply(request.id, fault=Fault("request", "", f"failed: {type(error).__name__}"))))
 
     def _answer(self, identity: bytes, reply: Reply) -> None:
         """Called from any thread."""
