@@ -364,6 +364,10 @@ def test_two_snapshots_are_compared_pixel_by_pixel_of_the_lattice(site: Site, op
     wide = np.pad(wave(1)[:55, :73], ((5, 0), (7, 0)), constant_values=1)
     site.publish(page, replace(grown, object={"o": Image(wide[None].astype("c8"), (PIXEL, PIXEL), (-25, 23))}))
     page.click("[data-panel=compare]")
+    page.fill("#pin-number", "99")
+    page.click("#pin-form button")
+    page.wait_for_function("window.ptystream.state.pinned && window.ptystream.state.pinned.header.number === 1")
+    assert page.inner_text("#pin-fault") == "snapshot 99 is not kept, 0 to 1 are: 1 is pinned"
     page.fill("#pin-number", "0")
     page.click("#pin-form button")
     page.wait_for_function("window.ptystream.state.pinned && window.ptystream.state.pinned.header.number === 0")
