@@ -53,10 +53,10 @@ function draw() {
 }
 
 // A page without its server stays so whatever is pressed; of a run that is over nothing more is to come.
-let lost = false;
+let lost = false, open = false;
 const over = ({ state: now }) => ["finished", "failed"].includes(now);
 function standing() {
-  const { picture } = state, alone = lost && !(picture && over(picture.header)), now = picture ? picture.header.state : "connecting";
+  const { picture } = state, alone = lost && !(picture && over(picture.header)), now = picture ? picture.header.state : open ? "waiting for a picture" : "connecting";
   $("state").textContent = alone ? "connection lost" : now; $("state").className = `pill ${alone ? "lost" : now}`;
 }
 
@@ -91,7 +91,7 @@ const wire = connect({
     Object.assign(ptystream, { header: picture.header, arrays: picture.arrays });
   },
   state(now) {
-    lost = now !== "open";
+    open = now === "open"; lost = !open;
     standing();
     if (!lost) wish();
   },
