@@ -163,10 +163,12 @@ def _snapshots(client: Client, silent: float = 1.0) -> Iterator[Display | None]:
 
 def _live(client: Client, console: Console) -> None:
     with Live(Text(f"waiting for {client.endpoint}"), console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        last: Display | None = None
         for shown in _snapshots(client):
-            if shown is not None:
+            last = shown or last  # the same again: its ages go on where nothing comes any more
+            if last is not None:
                 colour = console.color_system is not None
-                live.update(screen(shown, console.width, console.height, colour=colour), refresh=True)
+                live.update(screen(last, console.width, console.height, colour=colour), refresh=True)
 
 
 def _lines(client: Client, console: Console) -> None:

@@ -53,7 +53,7 @@ class Assessor:
         self.halves: Halves | None = None
         self.convention: Convention | None = None
         self._convention_frames, self._alone = convention_frames, alone
-        self._refused = False
+        self._refused = self._blank = False
         self._pool: ThreadPoolExecutor | None = None
         self._pending: tuple[Future[tuple[Figure, float]], int, Figure] | None = None
         """A comparison under way, the iteration of the run that it is of, and what is to be told with it."""
@@ -270,6 +270,9 @@ class Assessor:
             return
         self.purse.spend(took)
         self._compared = time.monotonic() + RARELY * took - INTERVAL_S if RARELY * took > INTERVAL_S else time.monotonic()
+        if not figure and not self._blank:
+            self._blank = True
+            log.info("%s: no resolution yet: the halves have no square in common that both cover without a gap", self.run.name)
         self._tell("frc", figure | told if figure else {}, iteration)
 
 

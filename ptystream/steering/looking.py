@@ -23,7 +23,7 @@ MOST_PIXELS = 1024
 def scan_of(run: Run | None, label: str) -> tuple[Run, Scan]:
     """A scan of a run by its label; none: its first. Raises `Refused`."""
     if run is None:
-        raise Refused("run", None, "there is no such run under way, and no other")
+        raise Refused("run", None, "no run of this name is under way: of one that is over nothing can be asked any more")
     if not label:
         return run, next(iter(run.scans.values()))
     if label not in run.scans:

@@ -188,6 +188,18 @@ def test_a_comparison_that_fails_costs_one_figure(monkeypatch: pytest.MonkeyPatc
     assert "comparing the halves: ValueError: no picture" in caplog.text
 
 
+@pytest.mark.usefixtures("quickly")
+def test_halves_with_gaps_give_no_resolution_and_the_log_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ptystream")
+    monkeypatch.setattr(module, "correlate", lambda first, second: {})
+    run = whole()
+    assessed(run, Assessor(run, share=0.5))
+    assert "frc" not in run.quality
+    assert caplog.text.count("no resolution yet: the halves have no square in common") == 1
+
+
 def test_over_several_ranks_and_for_volumes_there_are_none_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "ptystream")
     run = whole()

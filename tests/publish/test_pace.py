@@ -42,6 +42,12 @@ def test_one_that_was_held_up_stops_nothing() -> None:
     assert made_in(10.0, [0.001, 2.0, 0.001], 0.1, 0.02)[0] > 10
 
 
+def test_a_slow_first_one_does_not_hold_up_the_second_and_the_share_is_kept() -> None:
+    assert made_in(2.0, [0.4] + 1000 * [0.002], 0.1, 0.02)[0] >= 10
+    count, spent = made_in(100.0, [0.4], 0.0, 0.02)  # where all of them are as slow
+    assert count == 5 and spent == pytest.approx(2.0)
+
+
 @pytest.mark.parametrize(("share", "fewest", "most"), [(0.5, 8, 26), (0.05, 2, 3)])
 def test_a_run_that_is_expensive_to_copy_is_told_less_often(share: float, fewest: int, most: int) -> None:
     offered: list[Any] = []

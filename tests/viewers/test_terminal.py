@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -133,6 +134,27 @@ def test_a_run_is_watched_to_its_end(publisher: Publisher, tty: bool, monkeypatc
     assert not thread.is_alive()
     said = to.file.getvalue()  # type: ignore[attr-defined]
     assert "test: finished" in said and "amplitude of o" in said and ("▀" in said) == tty
+
+
+def test_ages_go_on_where_nothing_comes_any_more(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    ages: list[str] = []
+    twice = threading.Event()
+
+    def headline(about: Any) -> str:
+        ages.append(before(about))
+        if len(set(ages)) > 1:
+            twice.set()
+        return ages[-1]
+
+    before = terminal.headline
+    monkeypatch.setattr(terminal, "headline", headline)
+    thread = threading.Thread(target=terminal.watch, args=(publisher.endpoint, console(tty=True)), daemon=True)
+    thread.start()
+    publisher.offer(replace(snapshot(1), newest_frame_ns=time.time_ns()))
+    assert twice.wait(60), ages
+    publisher.offer(snapshot(2, state="finished"))
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_the_main_figures_of_quality_have_a_line_with_their_age() -> None:

@@ -814,6 +814,7 @@ def test_the_page_mends_its_connection_and_begins_with_a_whole_picture(chromium:
                 port = port_of(server)
                 if number == 1:
                     page.goto(f"http://127.0.0.1:{port}/")
+                    page.wait_for_function("document.getElementById('state').textContent === 'waiting for a picture'")
                 publisher.offer(snapshot(10 * number))
                 page.wait_for_function("n => window.ptystream?.header?.number === n", arg=40 + 10 * number)
                 bases.append(page.evaluate("window.ptystream.header.wire.base"))
@@ -821,6 +822,8 @@ def test_the_page_mends_its_connection_and_begins_with_a_whole_picture(chromium:
                 page.wait_for_function("n => window.ptystream?.header?.number === n", arg=41 + 10 * number)
                 bases.append(page.evaluate("window.ptystream.header.wire.base"))
             page.wait_for_function("document.body.innerText.includes('connection lost')")
+            page.keyboard.press("o")  # what is drawn again says so still
+            assert page.inner_text("#state") == "connection lost"
         assert bases[0] is None
         assert bases[1] is not None
         assert bases[3] is not None

@@ -120,12 +120,14 @@ class Asked:
 
     @action("viewer", changes=False, at_once=True)
     def steerable(self, described: bool = False) -> list[dict[str, Any]]:
-        """Two parameters."""
+        """Four parameters."""
         plain = {"lower": None, "upper": None, "choices": None, "doc": "What it does\n\nMore."}
         return [
             {"path": "engines.e.alpha", "value": 0.5, **plain, "types": ["float"], "lower": 0.0, "upper": 1.0},
             {"path": "live.latency", "value": None, **plain, "types": ["float", "NoneType"]},
             {"path": "engines.e.subpix", "value": "linear", **plain, "types": ["str"], "choices": ["linear", "fourier"]},
+            {"path": "scans.s.data.center", "value": "fftshift", **plain, "doc": "Where the\nbeam is.\n\nMore."}
+            | {"types": ["str", "tuple", "NoneType"], "choices": ["fftshift", "fft"]},
         ]
 
     @action(at_once=True)
@@ -362,6 +364,10 @@ def test_two_snapshots_are_compared_pixel_by_pixel_of_the_lattice(site: Site, op
     wide = np.pad(wave(1)[:55, :73], ((5, 0), (7, 0)), constant_values=1)
     site.publish(page, replace(grown, object={"o": Image(wide[None].astype("c8"), (PIXEL, PIXEL), (-25, 23))}))
     page.click("[data-panel=compare]")
+    page.fill("#pin-number", "99")
+    page.click("#pin-form button")
+    page.wait_for_function("window.ptystream.state.pinned && window.ptystream.state.pinned.header.number === 1")
+    assert page.inner_text("#pin-fault") == "snapshot 99 is not kept, 0 to 1 are: 1 is pinned"
     page.fill("#pin-number", "0")
     page.click("#pin-form button")
     page.wait_for_function("window.ptystream.state.pinned && window.ptystream.state.pinned.header.number === 0")
@@ -515,6 +521,7 @@ def test_what_was_measured_of_the_quality_is_shown_with_its_age_and_nothing_else
     figures = page.eval_on_selector_all("#quality-figures section", "a => a.map(e => [e.dataset.figure, e.innerText])")
     told = dict(figures)
     assert set(told) == {"drift", "convergence", "convention"}  # no coverage was measured
+    page.wait_for_function("/, [\\d.]+ s ago · iteration 20$/.test(document.getElementById('when').textContent)")  # nothing came
     assert "5 nm (y 3 nm, x 4 nm)" in told["drift"] and "rms" not in told["drift"] and "falling" in told["convergence"]
     assert all(text in told["convention"] for text in ("none: a tie", "a = b", "1. as it is", "misfit 0.19", "2.1 ×"))
     assert all("iteration 12" in text for text in told.values())
@@ -550,11 +557,20 @@ def test_operators_steer_and_others_do_not_see_how(site: Site, opened: Callable[
     page.select_option("[data-path='engines.e.subpix'] select", label="fourier")
     page.click("[data-path='engines.e.subpix'] button")
     page.wait_for_function("document.querySelectorAll('.parameter output')[2].textContent.endsWith('is fourier')")
+    centre = "[data-path='scans.s.data.center']"  # words are proposed; numbers may be typed
+    assert "Where the beam is. str or tuple or None" in page.inner_text(centre)
+    assert page.eval_on_selector_all(f"{centre} datalist option", "a => a.map(e => e.value)") == ["fftshift", "fft"]
+    for text, told in (("[66, 61]", "is [66,61]"), ("fft", "is fft")):
+        page.fill(f"{centre} input", text)
+        page.click(f"{centre} button")
+        page.wait_for_function("t => document.querySelectorAll('.parameter output')[3].textContent.endsWith(t)", arg=told)
     assert site.session.done == [
         ("set", "engines.e.alpha", 0.75),
         ("set", "live.latency", 2),
         ("set", "live.latency", None),
         ("set", "engines.e.subpix", "fourier"),
+        ("set", "scans.s.data.center", [66, 61]),
+        ("set", "scans.s.data.center", "fft"),
     ]
     site.session.done.clear()
     page.click("[data-action=pause]")

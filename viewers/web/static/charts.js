@@ -58,8 +58,8 @@ export function curves(canvas, series, { log = false, xLabel = "", yLabel = "", 
     }
   });
   context.textAlign = "center";
-  const across = marks(first, last, false).filter(([at], k, all) => all.length < 2 || (width - left - edge) / all.length > 34 || k % 2 === 0);
-  for (const [at, text] of across) context.fillText(text, px(at), height - bottom + 13);
+  const across = marks(first, last, false).filter(([at]) => xLabel !== "iteration" || Number.isInteger(at)).filter((_, k, all) => all.length < 2 || (width - left - edge) / all.length > 34 || k % 2 === 0);
+  for (const [at, text] of across) context.fillText(text, Math.min(px(at), width - context.measureText(text).width / 2 - 1), height - bottom + 13);
   if (vertical !== null && vertical >= first && vertical <= last) {
     context.strokeStyle = colourOf("--dim"); context.setLineDash([2, 3]); context.beginPath(); context.moveTo(px(vertical), top); context.lineTo(px(vertical), height - bottom); context.stroke(); context.setLineDash([]);
   }

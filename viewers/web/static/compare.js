@@ -44,7 +44,12 @@ export function listen() {
   $("pin-form").addEventListener("submit", async (event) => {
     event.preventDefault();
     $("pin-fault").textContent = "";
-    try { pin(await fetchPicture($("pin-run").value, Number($("pin-number").value))); } catch (error) { $("pin-fault").textContent = error.message; }
+    const number = Number($("pin-number").value);
+    try {
+      const picture = await fetchPicture($("pin-run").value, number), { about } = picture;
+      pin(picture);
+      if (about.number !== number) $("pin-fault").textContent = `snapshot ${number} is not kept, ${about.oldest} to ${about.newest} are: ${about.number} is pinned`;
+    } catch (error) { $("pin-fault").textContent = error.message; }
   });
 }
 

@@ -20,9 +20,9 @@ const size = (v) => (unit === "m" ? length(v) : `${short(v)} px`);
 
 // [value, label, text of it]: a value that was not measured has no row.
 const FIGURES = {
-  coverage: [["overlap", "overlap of neighbours", percent], ["holes", "too little light", (v) => `${percent(v)} of the scanned area`], ["frames_per_beam", "frames a beam’s width", short]],
+  coverage: [["overlap", "overlap of neighbours", percent], ["holes", "too little light", (v) => `${percent(v)} of the scanned area`], ["frames_per_beam", "frames per beam", short]],
   drift: [["probe_m", "probe has moved", towards], ["positions_m", "positions have moved", towards], ["rms_m", "positions, rms", (v) => size(v)], ["trend_m", "their trend over the scan", towards]],
-  convergence: [["state", "misfit is", String], ["per_iteration", "change an iteration", (v) => `${v > 0 ? "+" : ""}${(100 * v).toPrecision(2)} %`]],
+  convergence: [["state", "misfit is", String], ["per_iteration", "change per iteration", (v) => `${v > 0 ? "+" : ""}${(100 * v).toPrecision(2)} %`]],
   convention: [["chosen", "chosen", (v) => (v === null ? "none: a tie" : v)], ["lead", "leads by", (v) => `${short(v)} ×`], ["why", "why", String], ["ties", "fit equally well", (v) => v.map((names) => names.join(" = ")).join("; ") || null]],
 };
 function factsOf(name, q) {
@@ -40,8 +40,8 @@ export function draw() {
   const age = (q) => `measured ${ago(q.measured_ns)}, iteration ${q.iteration}`;
   $("frc").hidden = !quality.frc;
   if (quality.frc) {
-    const q = quality.frc, scale = unit === "m" ? 1e-6 : 1, x = (q.frequency_per_m || []).map((f) => f * scale), facts = [];
-    const lines = [{ name: "correlation", x, y: q.correlation || [], colour: colourOf("--first") }, { name: "half-bit threshold", x, y: q.threshold || [], colour: colourOf("--second"), dash: [5, 4] }];
+    const q = quality.frc, scale = unit === "m" ? 1e-6 : 1, all = (q.frequency_per_m || []).map((f) => f * scale), first = all[0] === 0 ? 1 : 0, x = all.slice(first), facts = []; // means are subtracted: at zero nothing is left to correlate
+    const lines = [{ name: "correlation", x, y: (q.correlation || []).slice(first), colour: colourOf("--first") }, { name: "half-bit threshold", x, y: (q.threshold || []).slice(first), colour: colourOf("--second"), dash: [5, 4] }];
     curves($("frc-chart"), lines, { xLabel: unit === "m" ? "per µm" : "per pixel", low: Math.min(0, ...lines[0].y), high: 1.02, vertical: q.resolution_m ? scale / (2 * q.resolution_m) : null });
     if (q.resolution_m !== undefined) facts.push(["resolution", q.resolution_m === null ? "finer than these pixels can show" : `${size(q.resolution_m)} (half the period)`]);
     if (q.frames !== undefined) facts.push(["from", `${q.frames} frames${q.iterations === undefined ? "" : `, ${q.iterations} iterations of each half`}${q.share === undefined ? "" : `, ${percent(q.share)} of the time`}`]);

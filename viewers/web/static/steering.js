@@ -53,8 +53,9 @@ const told = (value) => (value === null ? "None" : typeof value === "object" ? J
 
 function field(entry) {
   const id = `p-${entry.path}`, types = entry.types.filter((t) => t !== "NoneType"), optional = entry.types.includes("NoneType"), limits = [entry.lower === null ? "" : `≥ ${entry.lower}`, entry.upper === null ? "" : `≤ ${entry.upper}`].filter(Boolean).join(", ");
-  const says = `${types.join(" or ")}${optional ? " or None" : ""}${limits ? `, ${limits}` : ""}`, about = element("small", {}, entry.doc.split("\n")[0], element("i", {}, ` ${says}`)), fault = element("output", { class: "fault", for: id });
-  const choices = entry.choices || (types.length === 1 && types[0] === "bool" ? [true, false] : null);
+  const says = `${types.join(" or ")}${optional ? " or None" : ""}${limits ? `, ${limits}` : ""}`, about = element("small", {}, entry.doc.split(/\n\s*\n/)[0].replace(/\s+/g, " ").trim(), element("i", {}, ` ${says}`)), fault = element("output", { class: "fault", for: id });
+  const words = entry.choices || (types.length === 1 && types[0] === "bool" ? [true, false] : null);
+  const choices = words && types.length === 1 ? words : null, proposed = words && !choices ? `${id}-words` : null; // words among others are proposed, not all there is
   let input;
   if (choices) {
     const all = optional ? [...choices, null] : choices;
@@ -63,7 +64,7 @@ function field(entry) {
     input.read = () => all[Number(input.value)];
     input.put = (value) => { input.value = String(all.indexOf(value)); };
   } else {
-    input = element("input", { id, type: "text", autocomplete: "off", spellcheck: "false", inputmode: types.every((t) => t === "int" || t === "float") ? "decimal" : null });
+    input = element("input", { id, type: "text", autocomplete: "off", spellcheck: "false", list: proposed, inputmode: types.every((t) => t === "int" || t === "float") ? "decimal" : null });
     input.put = (value) => { input.value = told(value); };
     input.put(entry.value);
     input.read = () => {
@@ -74,7 +75,7 @@ function field(entry) {
       try { return JSON.parse(text); } catch { return text; }
     };
   }
-  const button = element("button", { type: "submit" }, "Set"), form = element("form", { class: "parameter", "data-path": entry.path }, element("label", { for: id }, entry.path), element("span", { class: "pair" }, input, button), about, fault);
+  const button = element("button", { type: "submit" }, "Set"), form = element("form", { class: "parameter", "data-path": entry.path }, element("label", { for: id }, entry.path), element("span", { class: "pair" }, input, button), about, fault, ...(proposed ? [element("datalist", { id: proposed }, ...words.map((word) => new Option(word, word)))] : []));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     fault.className = "fault"; fault.textContent = "";

@@ -13,12 +13,13 @@ import * as probes from "./probes.js";
 import * as quality from "./quality.js";
 import { $, change, onChange, state } from "./state.js";
 import * as steering from "./steering.js";
-import { length, seconds } from "./units.js";
+import { ago, clock, length, seconds } from "./units.js";
 import { connect } from "./wire.js";
 
 // What a test, or a curious user, may look at.
 const ptystream = (window.ptystream = { number: -1, runs: [], header: null, arrays: {}, drawn: 0, errors: [], cyclic: CYCLIC, state, measured: measure.measured, objects: objects.shown, viewport: objects.viewport, map: maps.map, api });
 
+const SILENT_MS = 5000;
 const fixed = new URLSearchParams(location.hash.slice(1)); // #run=…&number=…: a link to one snapshot
 if (fixed.has("run")) Object.assign(state, { following: !fixed.has("number"), run: fixed.get("run") });
 
@@ -26,7 +27,7 @@ function draw() {
   const { picture } = state;
   if (!picture) return;
   const { header } = picture, { ledger } = header, expected = ledger.expected ? ` / ${ledger.expected}` : "";
-  $("state").textContent = header.state; $("state").className = `pill ${header.state}`;
+  standing();
   $("iteration").textContent = header.iteration;
   $("frames").textContent = `${ledger.used || 0}${expected}`;
   $("rate").textContent = (header.rates.frames_per_second || 0).toFixed(0);
@@ -51,6 +52,14 @@ function draw() {
   ptystream.drawn++;
 }
 
+// A page without its server stays so whatever is pressed; of a run that is over nothing more is to come.
+let lost = false, open = false;
+const over = ({ state: now }) => ["finished", "failed"].includes(now);
+function standing() {
+  const { picture } = state, alone = lost && !(picture && over(picture.header)), now = picture ? picture.header.state : open ? "waiting for a picture" : "connecting";
+  $("state").textContent = alone ? "connection lost" : now; $("state").className = `pill ${alone ? "lost" : now}`;
+}
+
 function list(select, names, chosen) {
   select.hidden = names.length < 2;
   if ([...select.options].map((o) => o.text).join("\n") !== names.join("\n")) select.replaceChildren(...names.map((name) => new Option(name, name)));
@@ -60,6 +69,10 @@ function list(select, names, chosen) {
 function age() {
   const { picture } = state;
   if (picture && picture.header.newest_frame_ns) $("age").textContent = `${seconds(Math.max(0, Date.now() / 1000 - picture.header.newest_frame_ns / 1e9))} old`;
+  if (!picture) return;
+  // How old a picture is that nothing followed: a session may be paused, wait, or be gone.
+  const { created_ns: made, iteration } = picture.header, waits = state.following && !over(picture.header) && Date.now() - made / 1e6 > SILENT_MS;
+  $("when").textContent = `${clock(made)}${waits ? `, ${ago(made)}` : ""} · iteration ${iteration}`;
 }
 
 const wire = connect({
@@ -74,13 +87,13 @@ const wire = connect({
   picture(picture) {
     state.picture = picture;
     $("history").value = picture.about.number;
-    $("when").textContent = `${new Date(picture.header.created_ns / 1e6).toLocaleTimeString()} · iteration ${picture.header.iteration}`;
     draw();
     Object.assign(ptystream, { header: picture.header, arrays: picture.arrays });
   },
   state(now) {
-    if (now === "open") { wish(); return; }
-    if (!state.picture || !["finished", "failed"].includes(state.picture.header.state)) { $("state").textContent = "connection lost"; $("state").className = "pill lost"; }
+    open = now === "open"; lost = !open;
+    standing();
+    if (!lost) wish();
   },
   error(error) { ptystream.errors.push(String(error)); },
 });
