@@ -19,7 +19,7 @@ def curve(values: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("rate", "state"), [(-0.05, "falling"), (-0.005, "falling"), (-0.001, "converged"), (0.005, "converged"), (0.03, "rising")]
+    ("rate", "state"), [(-0.05, "falling"), (-0.005, "falling"), (-0.001, "converged"), (0.014, "converged"), (0.03, "rising")]
 )
 def test_the_misfit_says_whether_a_run_converges(rate: float, state: str) -> None:
     noise = np.random.default_rng(1).normal(size=60) * 0.002
