@@ -27,6 +27,7 @@ from ptystream.kernel import start_kernel
 from ptystream.metrics import Metrics
 from ptystream.notebook import display_in_notebook
 from ptystream.notifying import Notifier
+from ptystream.parallel import team
 from ptystream.params.branches import IoParameters, PublishParameters, SteeringParameters
 from ptystream.params.home import home, located
 from ptystream.params.load import Configuration, plugins
@@ -67,6 +68,7 @@ def launch(
     same. `replay`: a recording, or one with pace and faults, instead of the sources; `transports` in the place of some of
     them. `on_session` is given the session before it runs; `on_document(name, document)` Bluesky's documents of its runs.
     """
+    team()  # other ranks work for the first one in there, and open no file and no socket of their own
     root = configuration.root
     wanted = level(root.verbose_level)
     if talkative and "verbose_level" not in root.model_fields_set:

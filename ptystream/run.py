@@ -444,7 +444,7 @@ class Run(RunState):
         """Whether a frame has another position or dose; an offset that is added to positions twice is rounded twice."""
         if what != "position":
             return bool((now != before).any())
-        return bool((np.abs(scan.model.to_pixels(now - before)) > ROUNDED_PX).any())
+        return bool((np.abs(scan.model.to_pixels((now - before)[None])) > ROUNDED_PX).any())
 
 
 def engine_entry(label: str, name: str, parameters: Mapping[str, Any]) -> EngineEntry:
