@@ -33,6 +33,10 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
         DIFFERENCE_MAP,
         "S. O. Hruszkewycz et al., High-resolution three-dimensional structural microscopy by single-angle Bragg ptychography, Nat. Mater. 16, 244 (2017), doi:10.1038/nmat4798",  # noqa: E501
     ),
+    "PyPty": (
+        "A. M. Maiden et al., Ptychographic transmission microscopy in three dimensions using a multi-slice approach, J. Opt. Soc. Am. A 29, 1606 (2012), doi:10.1364/JOSAA.29.001606",  # noqa: E501
+        "D. C. Liu, J. Nocedal, On the limited memory BFGS method for large scale optimization, Math. Program. 45, 503 (1989), doi:10.1007/BF01589116",  # noqa: E501
+    ),
 }
 """Of the engines that the parameter tree names; one of another distribution names its own in its class's `cites`."""
 
