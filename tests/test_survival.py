@@ -207,8 +207,19 @@ PUT_RIGHT = {"center": [16, 16], "offset": [2.4e-7, -1.1e-7]}
 
 @pytest.fixture(scope="module")
 def put_right(tmp_path_factory: pytest.TempPathFactory) -> tuple[ptyr.Result, float]:
-    """A run that had the right values from the start, and what another may differ by."""
-    return wanted(tmp_path_factory.mktemp("right"), cut={**WRONG, **PUT_RIGHT})
+    """A run that had the right values from the start, and what another may differ by: as one that nobody kills and that is put
+    right on its way, which keeps something of its wrong beginning."""
+    right, tolerance = wanted(tmp_path_factory.mktemp("right"), cut={**WRONG, **PUT_RIGHT})
+    with Beamline(folder := tmp_path_factory.mktemp("late"), cut=WRONG) as beamline:
+        ask(folder, 12)
+        assert beamline.session() == 0, (folder / "log").read_text()
+    return right, max(tolerance, FACTOR * difference(right, ptyr.read(folder / "k.ptyr")))
+
+
+def ask(folder: Path, iterations: int) -> None:
+    """Have the right values set after so many iterations."""
+    asked = [["set", {"path": f"scans.s.data.{name}", "value": value}] for name, value in PUT_RIGHT.items()]
+    (folder / "k.asked").write_text(json.dumps([iterations, *asked]))
 
 
 @pytest.mark.slow
@@ -221,9 +232,8 @@ def test_what_was_set_of_frames_is_so_in_the_session_behind_a_kill(
     tmp_path: Path, put_right: tuple[ptyr.Result, float], moment: str, count: int, iterations: int
 ) -> None:
     """Whether it was under way, just done or long since."""
-    asked = [["set", {"path": f"scans.s.data.{name}", "value": value}] for name, value in PUT_RIGHT.items()]
     with Beamline(tmp_path, cut=WRONG) as beamline:
-        (tmp_path / "k.asked").write_text(json.dumps([iterations, *asked]))
+        ask(tmp_path, iterations)
         assert beamline.session(moment, count) == -signal.SIGKILL, (tmp_path / "log").read_text()
         assert beamline.session() == 0, (tmp_path / "log").read_text()
     result = ptyr.read(tmp_path / "k.ptyr")
