@@ -91,5 +91,5 @@ class Detector:
         kind = self.optics.limit.dtype
         width = (np.pi * self.optics.spread * defocus[:, None, None]) ** 2
         wave = self.on.fft2(fine.astype(np.result_type(kind, np.complex64)))
-        wave *= self.on.xp.exp(-self.optics.quarter * width)
+        wave *= self.on.xp.exp(-self.optics.squared * width)
         return self.on.ifft2(wave).real

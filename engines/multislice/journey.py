@@ -85,8 +85,6 @@ class Sums:
     """Shape (set, coefficient)."""
     background: Any = None
     """Shape (y, x) of a pattern."""
-    light: Any = None
-    """Σ|ψ|² on the object's first slice, where it is asked for. Shape (y, x), real."""
 
 
 @dataclass(slots=True)
@@ -197,7 +195,7 @@ class Journey:
         """From the exit wave to an image plane. Shape (frame, 1, 1, y, x)."""
         if "transfer" not in self._held:
             o, view, xp = self.optics, self.view, self.on.xp
-            q2 = o.quarter
+            q2 = o.squared
             phase = o.wavelength_m * q2 * view.defocus[:, None, None] + 0.5 * o.spherical_m * o.wavelength_m**3 * q2**2
             if view.inside is not None:
                 angle = view.inside[:, :, None, None]

@@ -84,8 +84,8 @@ class Objective:
         'background' as of `Sums`, where there is anything of the kind. `rows`: how many rows there are.
         """
         source = self._source(at)
-        shared = {name: self.on.xp.zeros_like(at[name]) for name in FRAMES_OWN if name in at and getattr(wanted, name)}
-
+        asked = [name for name in FRAMES_OWN if name in at and getattr(wanted, name)]
+        shared = {name: self.on.xp.zeros((rows, *at[name].shape[1:]), at[name].dtype) for name in asked}
         bends = {name: self.on.xp.zeros_like(held) for name, held in shared.items()} if curvature else {}
         losses, fits = np.zeros(rows), np.full((rows, 2), np.nan)
 
@@ -101,7 +101,7 @@ class Objective:
             return sums, bent, squares
 
         parts = self.on.sweeper.sweep(batches, work)
-        gradient = dict(shared)
+        gradient = {name: _like(at[name], held) for name, held in shared.items()}
         for name in ("object", "probe", "aberrations", "background"):
             held = [getattr(part[0], name) for part in parts if getattr(part[0], name) is not None]
             if held:
@@ -111,6 +111,7 @@ class Objective:
                 gradient[name] = total
         if "probe" in gradient and source.spectra is not None:
             gradient["probe"] = self.on.ifft2(gradient["probe"])
+        bends = {name: _like(at[name], held) for name, held in bends.items()}
         if curvature and wanted.aberrations:
             bends["aberrations"] = sum(part[1].aberrations for part in parts)
         return Found(float(losses.sum()), sum(part[2] for part in parts), gradient, losses, fits, curvature=bends)
@@ -158,3 +159,8 @@ class Objective:
             journey.curvature(bent)
         journey.backward(self.detector.back(found.slope, waves, view.defocus), sums)
         return found
+
+
+def _like(held: Any, each: Any) -> Any:
+    """What rows have found, for a quantity that each has or that all have in common."""
+    return each if len(held) == len(each) else each.sum(axis=0, keepdims=True)

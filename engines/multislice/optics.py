@@ -51,7 +51,7 @@ class Optics:
     """Cs of the lens between."""
     spread: float = 0.0
     """Half-width of the illumination angles that blur an image plane, radians."""
-    quarter: Any = field(default=None)
+    squared: Any = field(default=None)
     """q², 1/metres². Shape (y, x), real."""
 
     @classmethod

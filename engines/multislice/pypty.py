@@ -93,7 +93,8 @@ class PyPty:
         self._point: Point | None = None
         self._setting: Setting | None = None
         self._mean: tuple[int, dict[str, Any]] | None = None
-        self._sequence: tuple[Any, list[Batch]] | None = None
+        self._sequence: list[Batch] | None = None
+        """The batches of `sequence`, until frames or loss are others."""
         self._told: list[dict[str, Any]] = []
         self.extend(np.arange(reconstruction.pods.length))
 
@@ -361,12 +362,11 @@ class PyPty:
         """The batches of the frames that `sequence` names."""
         if setting["sequence"] is None:
             return visited
-        wanted = np.isin(self.reconstruction.pods.index, np.asarray(setting["sequence"], np.int64))
-        rows = np.concatenate([batch.rows for batch in visited]) if visited else np.zeros(0, np.int64)
-        key = setting.key, len(rows), len(visited)
-        if self._sequence is None or self._sequence[0] != key:
-            self._sequence = key, self.patterns.batches(rows[wanted[rows]], self._stack)
-        return self._sequence[1]
+        if self._sequence is None:
+            wanted = np.isin(self.reconstruction.pods.index, np.asarray(setting["sequence"], np.int64))
+            rows = np.concatenate([batch.rows for batch in visited]) if visited else np.zeros(0, np.int64)
+            self._sequence = self.patterns.batches(rows[wanted[rows]], self._stack)
+        return self._sequence
 
     def _resize(self, setting: Setting) -> None:
         """Where refined positions lead so far away that frames must see another part of the object, let them."""
@@ -439,7 +439,7 @@ class PyPty:
 
     def _forget(self, why: str) -> None:
         self.descent.forget(why)
-        self._point = None
+        self._point = self._sequence = None
 
     def _keep_mean(self) -> None:
         if self._mean is None:

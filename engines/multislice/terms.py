@@ -13,21 +13,6 @@ from ..backend import Backend
 from . import regularisers
 from .regularisers import Term
 
-COLUMNS = (
-    ("fast_axis_reg_weight_positions", "F-axis postions reg."),
-    ("deformation_reg_weight_positions", "Deformation positons reg."),
-    ("deformation_reg_weight_tilts", "Deformation tilts reg."),
-    ("fast_axis_reg_weight_tilts", "F-axis tilts reg."),
-    ("phase_norm_weight", "l1 object reg. (phase)"),
-    ("abs_norm_weight", "l1 object reg. (abs)"),
-    ("probe_reg_constraint_weight", "Q-space probe reg."),
-    ("window_weight", "R-space probe reg."),
-    ("atv_weight", "TV object reg."),
-    ("mixed_variance_weight", "V-object reg."),
-    ("slow_axis_reg_weight_positions", "S-axis postions reg"),
-    ("slow_axis_reg_weight_tilts", "S-axis tilts reg"),
-)
-"""Parameter → column of a detailed loss.csv, spelled as PyPty's readers know it."""
 SCANNED: Mapping[str, tuple[Callable[..., Term], str]] = {
     f"{name}_reg_weight_{what}": (term, what)
     for name, term in (

@@ -179,3 +179,10 @@ def test_beam_currents_are_found() -> None:
     wrong = np.random.default_rng(0).uniform(0.7, 1.3, 92)
     _, found = refined_from("current", wrong, epoch_max=80, update_beam_current=1)
     assert found.std() / found.mean() < 0.04
+
+
+def test_one_tilt_for_all_is_refined_by_all() -> None:
+    found = run(epoch_max=4, tilts=[[0, 0, 1e-8, 0, 0, 0]], update_tilts=1, num_slices=2, slice_distances=[2e6])
+    assert found.state == "finished"
+    losses = [info["pypty"][-1]["loss"] for info in found.iter_info]
+    assert losses[-1] < losses[0]
