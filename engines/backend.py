@@ -26,6 +26,8 @@ class Backend:
     """numpy or cupy."""
     ndimage: Any
     """scipy.ndimage or its form for the device."""
+    fft: Any
+    """scipy.fft or its form for the device: transforms of whole arrays, over other axes or without a factor."""
     kernels: Kernels
     fft2: Transform
     """Orthonormal, exp(-2πi…), over the last two axes; may overwrite its input."""
@@ -51,7 +53,7 @@ class Backend:
 
 def cpu(context: Context) -> Backend:
     """Tiles that fit a core's cache, on the context's threads. Their number changes the time and not the bits."""
-    from scipy import ndimage
+    from scipy import fft, ndimage
 
     from .kernels import cpu as kernels
 
@@ -59,6 +61,7 @@ def cpu(context: Context) -> Backend:
     return Backend(
         xp=np,
         ndimage=ndimage,
+        fft=fft,
         kernels=kernels,
         fft2=forth,
         ifft2=back,
@@ -75,7 +78,7 @@ def cpu(context: Context) -> Backend:
 def gpu(context: Context) -> Backend:
     """A few large tiles on the current CUDA device; sums by atomic additions, so results agree within rounding."""
     import cupy
-    from cupyx.scipy import ndimage
+    from cupyx.scipy import fft, ndimage
 
     from .kernels.gpu import GpuKernels
 
@@ -83,6 +86,7 @@ def gpu(context: Context) -> Backend:
     return Backend(
         xp=cupy,
         ndimage=ndimage,
+        fft=fft,
         kernels=GpuKernels(),
         fft2=forth,
         ifft2=back,

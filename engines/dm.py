@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ptystream.params.base import parameter
 
-from .parameters import ProjectionParameters
+from .parameters import MOST_STEP, ProjectionParameters
 from .projection import ProjectionEngine
 
 
@@ -14,7 +14,7 @@ class DMParameters(ProjectionParameters):
     name: str = parameter("DM")
     """Name of the engine."""
 
-    alpha: float = parameter(1.0, lower=0.0, steerable=True)
+    alpha: float = parameter(1.0, lower=0.0, steerable=True, most=MOST_STEP)
     """Mix parameter between Difference Map (alpha=1) and Alternating Projections (alpha=0)"""
 
 

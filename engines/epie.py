@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ptystream.params.base import parameter
 
-from .parameters import StochasticParameters
+from .parameters import MOST_STEP, StochasticParameters
 from .stochastic import StochasticEngine, Updates
 
 
@@ -14,13 +14,13 @@ class EPIEParameters(StochasticParameters):
     name: str = parameter("EPIE")
     """Name of the engine."""
 
-    alpha: float = parameter(1.0, lower=0.0, steerable=True)
+    alpha: float = parameter(1.0, lower=0.0, steerable=True, most=MOST_STEP)
     """Parameter for adjusting the step size of the object update
 
     (ptypy's code exchanges `alpha` and `beta`: there this one is the step of the probe. Exchange the two values of a ptypy
     configuration where they differ.)"""
 
-    beta: float = parameter(1.0, lower=0.0, steerable=True)
+    beta: float = parameter(1.0, lower=0.0, steerable=True, most=MOST_STEP)
     """Parameter for adjusting the step size of the probe update
 
     (In ptypy's code the step of the object; see `alpha`.)"""

@@ -13,15 +13,23 @@ FROM_COMPLETE = "after_last_frame"
 """Key of a number of iterations that is counted from the last frame on."""
 
 
+MOST_ITERATIONS = 1_000_000
+"""That may be asked for while a session runs: more would keep the next runs waiting for good."""
+MOST_CONTIGUOUS = 100
+"""Without interruption, likewise: nothing is answered meanwhile, also not what would put it right."""
+MOST_STEP = 10.0
+"""A step or relaxation, likewise: with a larger one no number is left of the picture."""
+
+
 class EngineParameters(Branch):
     """Every engine."""
 
-    numiter: int = parameter(20, lower=1, steerable=True)
+    numiter: int = parameter(20, lower=1, steerable=True, most=MOST_ITERATIONS)
     """Total number of iterations
 
     Guaranteed after the last frame has arrived; iterations during the acquisition come on top."""
 
-    numiter_contiguous: int = parameter(1, lower=1, steerable=True)
+    numiter_contiguous: int = parameter(1, lower=1, steerable=True, most=MOST_CONTIGUOUS)
     """Number of iterations without interruption
 
     The engine looks at new data, requests and saving only between such groups of iterations."""

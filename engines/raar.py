@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ptystream.params.base import parameter
 
-from .parameters import ProjectionParameters
+from .parameters import MOST_STEP, ProjectionParameters
 from .projection import ProjectionEngine
 
 
@@ -14,7 +14,7 @@ class RAARParameters(ProjectionParameters):
     name: str = parameter("RAAR")
     """Name of the engine."""
 
-    beta: float = parameter(0.75, lower=0.0, steerable=True)
+    beta: float = parameter(0.75, lower=0.0, steerable=True, most=MOST_STEP)
     """Beta parameter for RAAR algorithm
 
     1 is the difference map with alpha = 1. Smaller values pull every wave towards probe × object: it settles sooner and leaves

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ptystream.params.base import parameter
 
-from .parameters import StochasticParameters
+from .parameters import MOST_STEP, StochasticParameters
 from .stochastic import StochasticEngine, Updates
 
 STABLE = 1.5
@@ -17,22 +17,22 @@ class SDRParameters(StochasticParameters):
     name: str = parameter("SDR")
     """Name of the engine."""
 
-    sigma: float = parameter(1, lower=0.0, steerable=True)
+    sigma: float = parameter(1, lower=0.0, steerable=True, most=MOST_STEP)
     """Relaxed Fourier reflection parameter.
 
     How far the wave is reflected at the overlap constraint before measured moduli are put on it: 0 projects, 1 reflects. On
     simulated scans (moon and flower) pairs with tau (1 + sigma) above 1.5 diverge, and with it the defaults, sigma 1 and
     tau 1: the log warns of such a pair. sigma 1 with tau 0.5 converged best; sigma 0.5 with tau 0.1 is slow and safe."""
 
-    tau: float = parameter(1, lower=0.0, steerable=True)
+    tau: float = parameter(1, lower=0.0, steerable=True, most=MOST_STEP)
     """Relaxed modulus constraint parameter.
 
     How far the wave goes towards measured moduli. The default does not converge with the default of `sigma`; see there."""
 
-    beta_probe: float = parameter(0.1, lower=0.0, steerable=True)
+    beta_probe: float = parameter(0.1, lower=0.0, steerable=True, most=MOST_STEP)
     """Parameter for adjusting the step size of the probe update"""
 
-    beta_object: float = parameter(0.9, lower=0.0, steerable=True)
+    beta_object: float = parameter(0.9, lower=0.0, steerable=True, most=MOST_STEP)
     """Parameter for adjusting the step size of the object update"""
 
 

@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.model.bragg import BraggGeometry, RockingCurve
+from ptystream.model.geometry import Geometry
 from ptystream.model.propagate import Propagator
-from ptystream.reconstruction import Dispersion, Storage, Volume
+from ptystream.reconstruction import Dispersion, Stack, Storage, Volume
 
-KNOWN: dict[str, type] = {t.__name__: t for t in (Storage, Volume, Dispersion, BraggGeometry, Propagator, RockingCurve)}
+KNOWN: dict[str, type] = {
+    t.__name__: t for t in (Storage, Volume, Stack, Dispersion, Geometry, BraggGeometry, Propagator, RockingCurve)
+}
 """What may be packed beside plain values."""
 
 TUPLE, COMPLEX, ARRAY, RECORD = 1, 2, 3, 4

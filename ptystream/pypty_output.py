@@ -14,6 +14,7 @@ import numpy as np
 
 from ptystream.reconstruction import COLUMN, ROW, Stack
 from ptystream.run import Run
+from ptystream.scan.memory import free_bytes
 from ptystream.storage.pypty import Arrays, Folder, simulated
 
 log = logging.getLogger(__name__)
@@ -47,16 +48,17 @@ class PyPtyOutput:
         if info["engine"] != entry.name or "pypty" not in info:
             return
         key, p = (run.name, entry.label), self._engines[entry.label]
-        done, seen = int(info["iteration"]), self._seen.get(key, 0)
-        if done <= seen:
+        first, done = key not in self._seen, int(info["iteration"])
+        seen = self._seen.get(key, done - len(info["pypty"]))  # a run that was resumed has told the ones before
+        if done <= seen and not first:
             return
         self._seen[key] = done
         try:
-            folder = self._folders.get(key) or self._begin(key, p)
-            patterns = getattr(run.engine, "simulated", None)
-            if p.data_simulation_flag and patterns is not None and not seen:
+            folder = self._folders.get(key) or self._begin(key, p, p.epoch_prev + seen)
+            patterns = getattr(run.engine or run.ended, "simulated", None)
+            if p.data_simulation_flag and patterns is not None and first:
                 simulated(folder.path / "simulated.h5", patterns())
-            told = info["pypty"][-(done - seen) :]
+            told = info["pypty"][-(done - seen) :] if done > seen else []
             for k, each in enumerate(told):
                 folder.epoch(p.epoch_prev + done - len(told) + k, each)
         except OSError as error:
@@ -93,7 +95,7 @@ class PyPtyOutput:
             self._changed.notify_all()
         self._thread.join(WAIT_S)
 
-    def _begin(self, key: tuple[str, str], p: Any) -> Folder:
+    def _begin(self, key: tuple[str, str], p: Any, epoch: int = 0) -> Folder:
         folder = Folder(
             self._home / p.output_folder,
             p.save_loss_log,
@@ -103,7 +105,7 @@ class PyPtyOutput:
             free_and_total,
         )
         left_out = {"dataset"} if p.strip_dataset_from_params else set()
-        folder.begin(p.model_dump(mode="json", exclude=left_out))
+        folder.begin(p.model_dump(mode="json", exclude=left_out), epoch)
         self._folders[key] = folder
         return folder
 
@@ -150,7 +152,7 @@ def arrays_of(run: Run) -> Arrays | None:
         return None
     held = run.reconstruction.copy() if run.engine is None else run.engine.snapshot()
     refined = getattr(run.engine, "refined", None)
-    own: Mapping[str, Any] = {} if refined is None else refined()
+    own: Mapping[str, Any] = run.beside if refined is None else refined()
     probe, stack = next(iter(held.probes.values())), next(iter(held.objects.values()))
     depth = stack.depth if isinstance(stack, Stack) else 1
     rows, pods = run.rows(), run.reconstruction.pods
@@ -171,5 +173,4 @@ def arrays_of(run: Run) -> Arrays | None:
 
 def free_and_total() -> tuple[float, float]:
     """Of the machine's memory, GiB."""
-    page = os.sysconf("SC_PAGE_SIZE") / 2**30
-    return os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
+    return free_bytes() / 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

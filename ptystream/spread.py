@@ -20,6 +20,7 @@ from ptystream.device import use
 from ptystream.engine import Context, Engine, Progress
 from ptystream.packing import pack, unpack
 from ptystream.parallel import Ranks, Team
+from ptystream.params.attached import Attached
 from ptystream.params.load import plugins
 from ptystream.reconstruction import PodTable, Reconstruction, Storage, Volume
 from ptystream.scan.block import FrameStore
@@ -57,7 +58,7 @@ class Spread:
 
     def __init__(self, team: Team, name: str, engine: Engine, parameters: Any) -> None:
         self.team, self.name, self.engine, self.parameters = team, name, engine, parameters
-        self._told: dict[str, tuple[Any, ...]] = {}
+        self._known: dict[str, tuple[Any, ...]] = {}
         """What the others know of each storage."""
         self._ways: set[int] = set()
         self._stores: set[int] = set()
@@ -76,9 +77,10 @@ class Spread:
         self._tell(
             "start",
             name=self.name,
-            parameters=self.parameters.model_dump(mode="json"),
+            parameters=_told(self.name, self.parameters),
             context=told,
             state=state,
+            geometries=reconstruction.geometries,
             pods=reconstruction.pods.pods,
             improved=reconstruction.improved,
             **self._news(rows, new=True),
@@ -87,6 +89,8 @@ class Spread:
             self._give(rows)
             use(context.device, self.team.place)
             self.engine.start(reconstruction, frames, replace(context, ranks=self.team), state)
+        for kind in KINDS:  # an engine may make other storages of them, on every rank the same
+            self._known |= {f"{kind} {name}": _extent(storage) for name, storage in getattr(reconstruction, kind).items()}
 
     def extend(self, rows: Rows) -> None:
         """See `Engine.extend`."""
@@ -108,7 +112,7 @@ class Spread:
     def configure(self, parameters: Any) -> None:
         """See `Engine.configure`."""
         self.parameters = parameters
-        self._tell("configure", parameters=parameters.model_dump(mode="json"))
+        self._tell("configure", parameters=_told(self.name, parameters))
         with _together(self.team):
             self.engine.configure(parameters)
 
@@ -149,6 +153,27 @@ class Spread:
         """See `Engine.state`: what it holds is the same on all ranks."""
         return self.engine.state()
 
+    def refined(self) -> dict[str, NDArray[Any]]:
+        """See `PyPty.refined`: the same on all ranks. Nothing of an engine that refines nothing else."""
+        found: dict[str, NDArray[Any]] = getattr(self.engine, "refined", dict)()
+        return found
+
+    def simulated(self) -> Iterator[tuple[Rows, NDArray[Any]]]:
+        """See `PyPty.simulated`. Where it is left before its end, the rest is gone through all the same: the others do."""
+        self._tell("simulated")
+        patterns = self.engine.simulated()  # type: ignore[attr-defined]
+        try:
+            while True:
+                with _together(self.team):
+                    found = next(patterns, None)
+                if found is None:
+                    return
+                yield found
+        finally:
+            with _together(self.team):
+                for _ in patterns:
+                    pass
+
     def finish(self) -> None:
         """See `Engine.finish`."""
         self._tell("finish")
@@ -178,9 +203,8 @@ class Spread:
 
     def _changed(self, kind: str, name: str, storage: Storage) -> dict[str, Any] | None:
         """What the others lack of a storage: nothing, layers at the end, or all of it."""
-        now = storage.corner, storage.data.shape, storage.begun
-        before = self._told.get(f"{kind} {name}")
-        self._told[f"{kind} {name}"] = now
+        now, before = _extent(storage), self._known.get(f"{kind} {name}")
+        self._known[f"{kind} {name}"] = now
         if before == now:
             return None
         more = before is not None and before[::2] == now[::2] and before[1][1:] == now[1][1:] and before[1][0] < now[1][0]
@@ -238,6 +262,20 @@ def pieces(table: PodTable, rows: Rows, stores: Mapping[int, FrameStore]) -> Ite
         count = max(1, PIECE_BYTES // (int(np.prod(store.shape)) * np.dtype(store.dtype).itemsize))
         for first in range(0, len(here), count):
             yield scan, here[first : first + count]
+
+
+def _told(name: str, parameters: Any) -> dict[str, Any]:
+    """Parameters as the others can have them. Raises `ValueError` for a function, which only this process has."""
+    held: dict[str, Any] = parameters.model_dump()
+    for key, value in held.items():
+        if callable(value):
+            raise ValueError(f"engines.{name}.{key}: a function is known to one rank: give the text of an expression")
+    return {key: value for key, value in held.items() if not isinstance(value, Attached)}  # frames, which are given otherwise
+
+
+def _extent(storage: Storage) -> tuple[Any, ...]:
+    """What others compare."""
+    return storage.corner, storage.data.shape, storage.begun
 
 
 def _described(store: FrameStore) -> dict[str, Any]:
@@ -310,10 +348,12 @@ class Worker:
         getattr(self, f"_{do}")(**told)
         return True
 
-    def _start(self, name: str, parameters: Any, context: Any, state: Any, pods: int, improved: bool, **news: Any) -> None:
+    def _start(
+        self, name: str, parameters: Any, context: Any, state: Any, geometries: Any, pods: int, improved: bool, **news: Any
+    ) -> None:
         made = self.engines[name]
         self.stores: dict[int, Share] = {}
-        self.held = Reconstruction({}, {}, PodTable(pods), improved=improved)
+        self.held = Reconstruction({}, {}, PodTable(pods), geometries=geometries, improved=improved)
         self.engine: Engine = made(made.Parameters.model_validate(parameters))
         self._learn(**news)
         use(context["device"], self.team.place)
@@ -346,6 +386,10 @@ class Worker:
 
     def _snapshot(self, parts: tuple[str, ...]) -> None:
         self.engine.snapshot(parts)
+
+    def _simulated(self) -> None:
+        for _ in self.engine.simulated():  # type: ignore[attr-defined]
+            pass
 
     def _finish(self) -> None:
         self.engine.finish()
@@ -393,7 +437,7 @@ class Worker:
             mine.data = _joined(mine.data, more)
         elif whole is not None:  # engines hold the storage, and keep its data on their device
             mine.data = np.asarray(whole.data, like=mine.data)
-            mine.offset = whole.offset
+            mine.offset, mine.begun = whole.offset, whole.begun
             if isinstance(mine, Volume) and isinstance(whole, Volume):
                 mine.first = whole.first
 

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -14,6 +15,7 @@ import pytest
 from memory import Memory, messages
 from problems import BEAM, GEOMETRY
 
+from ptystream.convert import write_cxi
 from ptystream.engines.multislice.pypty import PyPty
 from ptystream.metrics import Metrics
 from ptystream.params.load import load
@@ -54,6 +56,39 @@ def run(folder: Path, modes: int = 1, **parameters: Any) -> ptyr.Result:
 def rows(folder: Path) -> list[list[str]]:
     with open(folder / "out" / "loss.csv", newline="") as file:
         return list(csv.reader(file))
+
+
+def test_a_cxi_file_holds_slices_tilts_and_aberrations(tmp_path: Path) -> None:
+    tilts = np.random.default_rng(0).normal(size=(BEAM.frames, 6)) * 1e-8
+    marks = [k % 2 for k in range(BEAM.frames)]
+    extra = {"num_slices": 3, "slice_distances": [2e6, 3e6], "tilts": tilts.tolist(), "update_tilts": 1, "epoch_max": 4}
+    lenses = {"aberration_marker": marks, "aberrations_array": [[1e5, 2.0], [-1e5, 3.0]], "static_background": 10.0}
+    result = run(tmp_path, **extra, **lenses, beam_current=[1.5] * BEAM.frames)
+    stack = next(iter(result.object.values()))
+    write_cxi(tmp_path / "r.cxi", result)
+    with h5py.File(tmp_path / "r.cxi") as file:
+        entry = file["entry_1"]
+        np.testing.assert_array_equal(entry["object/data"], stack.data)
+        np.testing.assert_allclose(entry["object/z"], [0, 2e-4, 5e-4])
+        np.testing.assert_allclose(entry["object/slice_distances"], [2e-4, 3e-4])
+        whole = np.prod(stack.data, axis=0)
+        np.testing.assert_allclose(entry["object_amplitude/data"], np.abs(whole), rtol=1e-4)
+        found = entry["refined"]
+        assert found["tilts"].attrs["units"] == "rad" and found["tilts"].attrs["columns"][2] == "y_inside"
+        np.testing.assert_allclose(found["tilts"], np.load(tmp_path / "out" / "ct.npy"), rtol=1e-6)
+        assert not np.allclose(found["tilts"], tilts, atol=1e-12)
+        np.testing.assert_allclose(found["aberrations"], np.array(lenses["aberrations_array"]) * 1e-10, rtol=1e-6)
+        assert list(found["aberrations"].attrs["columns"]) == ["C10", "C12a"]
+        np.testing.assert_allclose(found["beam_current"], 1.5)
+        assert found["static_background"][()].sum() == pytest.approx(10.0, rel=1e-3)
+        assert entry["positions/y"].shape == (BEAM.frames,)
+    silx_io = pytest.importorskip("silx.io", reason="silx is not installed")
+    from silx.io import nxdata
+
+    with silx_io.open(str(tmp_path / "r.cxi")) as file:
+        shown = nxdata.get_default(file)
+        assert shown.is_valid and not shown.issues and shown.axes_names == ["z (m)", "y (m)", "x (m)"]
+        np.testing.assert_array_equal(file["entry_1/refined/tilts"][()], result.beside["tilts"])
 
 
 def test_a_folder_holds_what_the_result_does(tmp_path: Path) -> None:
@@ -106,12 +141,41 @@ def test_a_log_goes_on_where_an_earlier_one_ended(tmp_path: Path) -> None:
     assert [int(line[0]) for line in after[len(before) :]][:3] == [6, 7, 8]
 
 
+def test_a_resumed_run_goes_on_in_its_log(tmp_path: Path) -> None:
+    """Epochs behind the checkpoint, of which the interrupted one told, are told again by the one that repeats them."""
+    numbers = dict.fromkeys(("loss", "sse", "first_step", "step", "trials", "slope", "new_slope"), 1)
+    told = {**numbers, "terms": {}, "taken": True}
+    p = PyPty.Parameters(output_folder="out", save_inter_checkpoints=False)
+
+    def session(epochs: list[int]) -> None:
+        output = PyPtyOutput(tmp_path, {"e": p})
+        for done in epochs:
+            info = {"engine": "PyPty", "iteration": done, "pypty": [told]}
+            entry = SimpleNamespace(label="e", name="PyPty")
+            run = SimpleNamespace(name="s", engine_entry=entry, iter_info=[info], engine=None, ended=None)
+            output.look(run)  # type: ignore[arg-type]
+        output.close()
+
+    session([1, 2, 3, 4])
+    session([3, 4, 5])  # from a checkpoint after the second
+    assert [line[0] for line in rows(tmp_path)] == ["epoch", "0", "1", "2", "3", "4"]
+    session([1])  # from the beginning
+    assert [line[0] for line in rows(tmp_path)] == ["epoch", "0"]
+
+
 def test_numbered_files_come_every_so_many_epochs(tmp_path: Path) -> None:
     run(tmp_path, save_checkpoints_every_epoch=2, save_inter_checkpoints=False, update_probe_pos=1)
     names = {path.name for path in (tmp_path / "out").glob("checkpoint_*")}
     assert {f"checkpoint_{part}_epoch_{k}.npy" for part in ("obj", "probe", "positions") for k in (2, 4)} <= names
     assert not any("_epoch_3" in name for name in names)
     assert {"co.npy", "cp.npy", "cg.npy"} <= {path.name for path in (tmp_path / "out").glob("c?.npy")}
+
+
+def test_files_hold_what_the_last_epoch_came_to(tmp_path: Path) -> None:
+    """Also where the engine's last look at requests and saving was before it."""
+    run(tmp_path, numiter_contiguous=6, update_beam_current=1, update_tilts=1, tilt_mode=1, static_background=3.0)
+    assert {"ct.npy", "cs.npy", "cb.npy"} <= {path.name for path in (tmp_path / "out").glob("*.npy")}
+    assert np.load(tmp_path / "out" / "cb.npy").std() > 0
 
 
 def test_without_a_folder_nothing_is_written(tmp_path: Path) -> None:
@@ -126,8 +190,9 @@ def test_a_folder_that_cannot_be_written_ends_nothing(tmp_path: Path, caplog: py
     assert [r for r in caplog.records if "output_folder: no further file" in r.message]
 
 
-def test_patterns_are_simulated_where_nothing_is_to_be_compared(tmp_path: Path) -> None:
-    result = run(tmp_path, data_simulation_flag=True)
+@pytest.mark.parametrize("epochs", [1, 6])
+def test_patterns_are_simulated_where_nothing_is_to_be_compared(epochs: int, tmp_path: Path) -> None:
+    result = run(tmp_path, data_simulation_flag=True, epoch_max=epochs)
     probe, stack = next(iter(result.probe.values())), next(iter(result.object.values()))
     np.testing.assert_array_equal(stack.data, np.ones_like(stack.data))  # nothing was refined
     with h5py.File(tmp_path / "out" / "simulated.h5") as file:

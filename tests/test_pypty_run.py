@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -164,6 +165,59 @@ def streamed(configuration: dict[str, Any], frames: np.ndarray) -> Any:
             return ptystream.Ptycho(configuration).run()
         finally:
             thread.join(60)
+
+
+@pytest.mark.parametrize("room", [0, 5])
+@pytest.mark.parametrize("skip", [False, True])
+def test_an_object_lies_where_the_positions_say(room: int, skip: bool, made: dict[str, Any], tmp_path: Path) -> None:
+    """As it was before the scan, or with all room that it was given, as PyPty's output folder has it."""
+    places = made["positions"] - made["positions"].min(axis=0) + (room if skip else 3.0)
+    truth = np.pad(made["truth"], room if skip else 0, constant_values=1)
+    more = {"obj": truth[:, :, None, None], "positions": places, "skip_preprocessing": skip}
+    more["extra_space_on_side_px"] = 0 if skip else room
+    done = ptystream.pypty_run(page(made, **more, epoch_max=1), io={"home": str(tmp_path), **QUIET}, threads=1)
+    assert done.misfit[0][0] < 1e-9
+
+
+def test_it_goes_on_from_its_output_folder(made: dict[str, Any], tmp_path: Path) -> None:
+    quiet, folder = {"io": {"home": str(tmp_path), **QUIET}, "threads": 1}, tmp_path / "out"
+    common = {"output_folder": "out", "data_pad": 2}
+    ptystream.pypty_run(page(made, **common, epoch_max=10, extra_space_on_side_px=3), **quiet)
+    held = {name: np.load(folder / f"{file}.npy") for name, file in (("obj", "co"), ("probe", "cp"), ("positions", "cg"))}
+    ptystream.pypty_run(page(made, **common, **held, epoch_prev=10, epoch_max=12, skip_preprocessing=True), **quiet)
+    rows = [line.split(",") for line in (folder / "loss.csv").read_text().splitlines()[1:]]
+    assert [int(row[0]) for row in rows] == list(range(12))
+    losses = [float(row[2]) for row in rows]
+    assert losses[10] == pytest.approx(losses[9], rel=0.2) and losses[11] < losses[10] <= losses[9]
+
+
+@pytest.mark.parametrize("pad", [0, 4])
+def test_patterns_are_simulated_without_any_data(pad: int, made: dict[str, Any], tmp_path: Path) -> None:
+    more = {"dataset": None, "data_simulation_flag": True, "output_folder": "out", "epoch_max": 1, "data_pad": pad}
+    given = page(made, obj=made["truth"][:, :, None, None], **more)
+    ptystream.pypty_run(given, io={"home": str(tmp_path), **QUIET}, threads=1)
+    with h5py.File(tmp_path / "out" / "simulated.h5") as file:
+        data = file["data"][()]
+    wanted = made["dataset"].reshape(-1, SIDE, SIDE)[:, pad : SIDE - pad, pad : SIDE - pad]
+    np.testing.assert_allclose(data, wanted, atol=1e-5 * wanted.max())
+
+
+@pytest.mark.parametrize(("mask", "told"), [(np.ones((20, SIDE)), "aperture_mask: shape"), (np.ones((SIDE, SIDE)), "")])
+def test_an_aperture_may_have_the_size_of_patterns(mask: Any, told: str, made: dict[str, Any], tmp_path: Path) -> None:
+    given = page(made, probe=None, data_pad=6, aperture_mask=mask, probe_reg_constraint_weight=1e-3, epoch_max=2)
+    if told:
+        with pytest.raises(ValueError, match=told):
+            ptystream.pypty_run(given, io={"home": str(tmp_path), **QUIET}, threads=1)
+    else:
+        assert ptystream.pypty_run(given, io={"home": str(tmp_path), **QUIET}, threads=1).results
+
+
+def test_currents_are_those_of_the_measurements_that_are_selected(made: dict[str, Any], tmp_path: Path) -> None:
+    current = np.random.default_rng(1).uniform(0.5, 1.5, 42)
+    data = made["dataset"] * (current**2).reshape(7, 6, 1, 1)
+    part = {"sequence": list(range(10, 42)), "use_full_FOV": False, "beam_current": current, "dataset": data}
+    done = ptystream.pypty_run(page(made, **part), io={"home": str(tmp_path), **QUIET}, threads=1)
+    assert done.misfit[-1][0] < 0.01  # 7 where they are those of others
 
 
 def test_faults_of_a_dictionary_are_all_told_at_once(made: dict[str, Any]) -> None:

@@ -6,14 +6,16 @@ hold the photons of a pattern: Σ|P|² over modes. Transforms are orthonormal.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from ptystream.model.aberrations import chi
+from ptystream.parallel import ALONE
 
 from .hermite import hermite_modes
 from .optics import ANGSTROM, band
@@ -23,6 +25,8 @@ FIRST = 1000
 """Frames of which the mean pattern is taken, at most."""
 
 Wave = NDArray[np.complex128]
+Total: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
+"""Array → its sum over all ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +65,11 @@ class Frame:
 # ---------------------------------------------------------------------- the mean pattern
 
 
-def mean_of(frames: Any, frame: Frame, tilts: Any = None, valid: Any = None) -> NDArray[np.float64]:
+def mean_of(frames: Any, frame: Frame, tilts: Any = None, valid: Any = None, total: Total = ALONE.total) -> NDArray[np.float64]:
     """Mean of the first patterns (frame, y, x), centred; each is first moved back by its `tilts` (frame, 2: y, x; radians).
 
-    `valid`: where pixels count, of the frames' shape or one that spreads to it; one that never does is 0.
+    `valid`: where pixels count, of the frames' shape or one that spreads to it; one that never does is 0. `total`: sum over all
+    who have a part of the frames.
     """
     seen = np.asarray(frames[:FIRST], float)
     weight = np.broadcast_to(np.ones(1) if valid is None else np.asarray(valid, float)[:FIRST], seen.shape)
@@ -76,8 +81,8 @@ def mean_of(frames: Any, frame: Frame, tilts: Any = None, valid: Any = None) -> 
         y, x = (np.fft.fftfreq(n) for n in seen.shape[1:])
         ramps = np.exp(2j * np.pi * (pixels[:, 0, None, None] * y[:, None] + pixels[:, 1, None, None] * x))
         seen, weight = (np.fft.ifft2(np.fft.fft2(each) * ramps).real for each in (seen, weight))
-    total, count = seen.sum(axis=0), weight.sum(axis=0)
-    return np.asarray(np.maximum(np.divide(total, count, out=np.zeros_like(total), where=count > 1e-3), 0.0))
+    light, count = total(np.stack([seen.sum(axis=0), weight.sum(axis=0)]))
+    return np.asarray(np.maximum(np.divide(light, count, out=np.zeros_like(light), where=count > 1e-3), 0.0))
 
 
 def applied_tilts(tilts: Any, mode: int) -> NDArray[np.float64]:
@@ -86,9 +91,11 @@ def applied_tilts(tilts: Any, mode: int) -> NDArray[np.float64]:
     return np.asarray(given[:, 0:2] * float(mode in (2, 4)) + given[:, 4:6] * float(mode in (1, 3, 4)))
 
 
-def of_signals(signals: Any, masks: Any) -> NDArray[np.float64]:
+def of_signals(signals: Any, masks: Any, total: Total = ALONE.total) -> NDArray[np.float64]:
     """A pattern from what virtual detectors saw: Σ mask × mean signal, not below 0. `signals`: (frame, mask); `masks` centred."""
-    mean = np.asarray(signals[:FIRST], float).reshape(min(len(signals), FIRST), -1).mean(axis=0)
+    seen = np.asarray(signals[:FIRST], float).reshape(min(len(signals), FIRST), len(masks))
+    told = total(np.append(seen.sum(axis=0), len(seen)))
+    mean = told[:-1] / told[-1]
     return np.maximum(np.tensordot(mean, np.asarray(masks, float), axes=(0, 0)), 0.0)
 
 
@@ -120,9 +127,10 @@ def moved(image: NDArray[Any], y: int, x: int) -> NDArray[Any]:
 def widened(pattern: NDArray[np.float64], frame: Frame) -> NDArray[np.float64]:
     """A centred pattern on the model's pixels: cubic interpolation over u² (which keeps the photons), zeros around."""
     if frame.bin > 1:
-        at = [(np.arange(n * frame.bin) - (frame.bin - 1) / 2) / frame.bin for n in pattern.shape]
+        at = [n // 2 + (np.arange(n * frame.bin) - n * frame.bin // 2) / frame.bin for n in pattern.shape]
         fine = map_coordinates(pattern, np.meshgrid(*at, indexing="ij"), order=3, mode="nearest")
-        pattern = np.maximum(fine, 0.0) / frame.bin**2
+        fine = np.maximum(fine, 0.0)
+        pattern = fine * (pattern.sum() / max(fine.sum(), 1e-300))
     return np.pad(pattern, frame.pad * frame.bin)
 
 
@@ -140,7 +148,7 @@ def starting(p: Any, frame: Frame, pattern: NDArray[np.float64] | None, counts: 
     named = isinstance(given, str)
     if given is not None and not named:
         waves = adopted(given, frame, keep=bool(p.skip_preprocessing))
-        if p.skip_preprocessing:
+        if as_bright_as_given(p):
             counts = None
     elif named:
         waves = _of_mask(p, frame)
@@ -151,6 +159,11 @@ def starting(p: Any, frame: Frame, pattern: NDArray[np.float64] | None, counts: 
     if p.probe_marker is not None and len(waves) == 1:
         waves = np.repeat(waves, int(np.max(p.probe_marker)) + 1, axis=0)
     return limited(modulated(p, frame, waves), frame)
+
+
+def as_bright_as_given(p: Any) -> bool:
+    """Whether a probe is given and not scaled to the photons of the data: nor where there are none, in a simulation."""
+    return isinstance(p.probe, np.ndarray) and bool(p.skip_preprocessing or p.data_simulation_flag)
 
 
 def _of_mask(p: Any, frame: Frame) -> Wave:

@@ -12,19 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.model.electrons import electron_wavelength
+from ptystream.parallel import ALONE, Ranks
 from ptystream.params.course import varies
-from ptystream.reconstruction import Stack, Storage
+from ptystream.reconstruction import PROBE, Stack, Storage
 from ptystream.scan.block import FrameStore
+from ptystream.spread import mine
 from ptystream.storage.pypty import unit
 
 from ..backend import Backend
-from .beam import FIRST
+from .beam import FIRST, as_bright_as_given
 from .detector import Detector
 from .first import first_probe, lens_functions
-from .losses import COMPRESSED
 from .objective import Objective
 from .optics import ANGSTROM, Optics
 from .patterns import Patterns
+from .together import rows_of
 
 BEAM = (
     "probe",
@@ -39,57 +41,69 @@ BEAM = (
 """Parameters of which any makes the probe the page's to say; otherwise it is the scan's illumination."""
 
 
+COPIES = 6
+"""Arrays as large as the object that a step needs at least: it, its gradient, a direction, and the same where a trial leads."""
+
+
 def stack_of(p: Any, storage: Storage, on: Backend, kind: np.dtype[Any], first: NDArray[np.int64] | None = None) -> Stack:
     """An object as `num_slices` slices, each the root of it: together they are what it was; or the page's `obj`, whose first
-    pixel lies at `first` on the lattice, continued by 1. Raises `ValueError`."""
+    pixel lies at `first` on the lattice, continued by 1: all of it, also where no frame has seen it yet. Raises `ValueError`."""
     if isinstance(storage, Stack):
         storage.data = on.put(np.ascontiguousarray(storage.data, kind))
         return storage
+    offset = storage.offset
+    if p.obj is None and (need := COPIES * int(p.num_slices) * storage.data.size * kind.itemsize) > on.free():
+        y, x = storage.shape
+        raise ValueError(
+            f"num_slices: {p.num_slices} slices of {y} × {x} pixels need {need >> 20} MiB: that is more than there is"
+        )
     if p.obj is not None:
-        data, depth = _given_object(p.obj, storage, first), int(p.obj.shape[2])
+        data, offset = _given_object(p.obj, storage, first)
+        depth = int(p.obj.shape[2])
     else:
         depth, whole = int(p.num_slices), np.asarray(storage.data, np.complex128)
         root = np.abs(whole) ** (1 / depth) * np.exp(1j * np.angle(whole) / depth)
         data = np.repeat(root, depth, axis=0)
-    made = Stack(on.put(data.astype(kind)), storage.pixel_size_m, storage.offset, depth=depth, distances_m=distances(p, depth))
+    made = Stack(on.put(data.astype(kind)), storage.pixel_size_m, offset, depth=depth, distances_m=distances(p, depth))
     made.energy_kev = storage.energy_kev
     return made
 
 
-def _given_object(given: NDArray[Any], storage: Storage, first: NDArray[np.int64] | None) -> NDArray[np.complex128]:
+def _given_object(
+    given: NDArray[Any], storage: Storage, first: NDArray[np.int64] | None
+) -> tuple[NDArray[np.complex128], tuple[int, int]]:
+    """(layers × slices, y, x) that hold the storage's pixels and those of `given`, and the offset of the first of them."""
     if given.ndim != 4 or not np.isfinite(given).all():
         raise ValueError(f"obj: shape {given.shape}: must be finite and (y, x, slice, mode)")
     height, width, depth, modes = given.shape
-    y, x = (0, 0) if first is None else (int(a) - b for a, b in zip(first, storage.offset, strict=True))
-    whole = np.ones((modes, depth, *storage.shape), complex)
-    low = max(y, 0), max(x, 0)
-    high = min(y + height, storage.shape[0]), min(x + width, storage.shape[1])
-    if high[0] > low[0] and high[1] > low[1]:
-        part = given[low[0] - y : high[0] - y, low[1] - x : high[1] - x]
-        whole[:, :, low[0] : high[0], low[1] : high[1]] = part.transpose(3, 2, 0, 1)
-    return whole.reshape(modes * depth, *storage.shape)
+    y, x = storage.offset if first is None else (int(n) for n in first)
+    low = min(y, storage.offset[0]), min(x, storage.offset[1])
+    high = max(y + height, storage.offset[0] + storage.shape[0]), max(x + width, storage.offset[1] + storage.shape[1])
+    whole = np.ones((modes, depth, high[0] - low[0], high[1] - low[1]), complex)
+    y, x = y - low[0], x - low[1]
+    whole[:, :, y : y + height, x : x + width] = given.transpose(3, 2, 0, 1)
+    return whole.reshape(modes * depth, *whole.shape[2:]), low
 
 
-def waves_of(p: Any, held: Any, patterns: Patterns, rows: NDArray[np.int64], stack: Stack) -> Any:
+def waves_of(
+    p: Any, held: Any, patterns: Patterns, rows: NDArray[np.int64], stack: Stack, store: FrameStore, ranks: Ranks = ALONE
+) -> Any:
     """The first probe (subscan, mode, y, x) on the device: the page's where it says anything of it, from the first of the frames
-    in `rows`; otherwise the scan's, (mode, y, x), for every subscan. Raises `ValueError`."""
+    in `rows`, which are like those of `store`; otherwise the scan's, (mode, y, x), for every subscan. Raises `ValueError`."""
     on = patterns.on
     if p.masks is None and not any(getattr(p, name) is not None and np.any(getattr(p, name) != 0) for name in BEAM):
         return on.xp.repeat(held[None], subscans(p), axis=0)
-    seen: list[tuple[Any, Any]] = []
-    taken: list[NDArray[np.int64]] = []
-    for batch in patterns.batches(rows, stack):
-        photons, valid = batch.measured()
-        seen.append((on.get(photons), np.broadcast_to(on.get(valid), photons.shape)))
-        taken.append(batch.rows)
-        if sum(map(len, taken)) >= FIRST:
-            break
-    frames, good = (np.concatenate([pair[k] for pair in seen]) if seen else None for k in (0, 1))
-    index = patterns.pods.index[np.concatenate(taken)] if taken else None
+    first = rows[patterns.pods.address[rows, 0, PROBE] >= 0][:FIRST]
+    batches = patterns.batches(mine(ranks, first), stack)
+    seen = [tuple(map(on.get, batch.measured())) for batch in batches]
+    shape = patterns.shape(store) if p.masks is None else (len(p.masks),)
+    none = np.zeros((0, *shape), patterns.real)
+    frames = np.concatenate([none, *(photons for photons, _ in seen)])
+    good = np.concatenate([none, *(np.broadcast_to(valid, photons.shape) for photons, valid in seen)])
     plain = p.model_copy(update={"data_multiplier": 1.0})  # `measured` has multiplied them
-    made = first_probe(plain, patterns.optics, frames, good, index)
-    if p.skip_preprocessing and p.probe is not None:  # taken as it is: of an unnormalised transform and a mean over modes
-        made = made / unit(made.shape, made.shape[1] * stack.layers)
+    made = first_probe(plain, patterns.optics, frames, good, patterns.pods.index[rows_of(batches)], total=ranks.total)
+    if as_bright_as_given(p):  # for an unnormalised transform and a mean over modes
+        made = made / unit(p.probe.shape[:2], (p.probe.shape[2] if p.probe.ndim > 2 else 1) * stack.layers)
     return on.put(made.astype(held.dtype))
 
 
@@ -121,14 +135,13 @@ def optics_of(
         near=p.recon_type == "near_field",
         spherical_m=p.Cs * ANGSTROM,
         spread=p.alpha_near_field,
+        bin=int(p.upsample_pattern),
     )
 
 
 def objective_of(p: Any, patterns: Patterns, store: FrameStore) -> Objective:
     """For frames like those of `store`. Raises `ValueError`."""
     on, real = patterns.on, patterns.real
-    if (p.masks is not None) != (p.algorithm in COMPRESSED):
-        raise ValueError(f"algorithm: {p.algorithm}: 'masks' go with {', '.join(COMPRESSED)}, and these with 'masks'")
     pad = 0 if p.pad_zeros or p.masks is not None else p.data_pad // p.upsample_pattern
     detector = Detector.of(on, patterns.optics, patterns.shape(store), p.upsample_pattern, pad)
     masks = None if p.masks is None else on.put(np.fft.ifftshift(p.masks, axes=(1, 2)).astype(real))
@@ -138,12 +151,15 @@ def objective_of(p: Any, patterns: Patterns, store: FrameStore) -> Objective:
     return Objective(on, patterns.optics, detector, p.algorithm, p.poisson_floor, lenses, masks, spectral)
 
 
-def quantities(p: Any, waves: Any, stack: Stack, rows: int, objective: Objective, real: np.dtype[Any]) -> dict[str, Any]:
-    """What is or can be refined, as of `Objective.evaluate`. `waves`: (subscan, mode, y, x), on the device.
+def quantities(
+    p: Any, waves: Any, stack: Stack, index: NDArray[np.int64], objective: Objective, real: np.dtype[Any]
+) -> dict[str, Any]:
+    """What is or can be refined, as of `Objective.evaluate`. `waves`: (subscan, mode, y, x), on the device; `index`: the number
+    of the measurement that each row is, which may have come in any order.
 
     Raises `ValueError`.
     """
-    on, xp = objective.on, objective.on.xp
+    on, xp, rows = objective.on, objective.on.xp, len(index)
     found = {"object": slices_of(stack), "probe": waves.copy(), "positions": xp.zeros((rows, 2), real)}
     if p.aberration_marker is not None:
         given = np.atleast_2d(np.asarray(p.aberrations_array, float))
@@ -152,29 +168,26 @@ def quantities(p: Any, waves: Any, stack: Stack, rows: int, objective: Objective
             raise ValueError(f"aberration_marker: {int(np.max(p.aberration_marker))}: {remedy}")
         found["aberrations"] = on.put(given.astype(real))
     if np.any(p.tilts) or _refined(p.update_tilts):
-        found["tilts"] = _tilts(p, rows, on, real)
+        found["tilts"] = _tilts(p, index, on, real)
     if p.beam_current is not None or _refined(p.update_beam_current):
-        given = np.ones(rows) if p.beam_current is None else np.asarray(p.beam_current, float).ravel()
-        found["current"] = on.put(np.concatenate([given[:rows], np.ones(max(rows - len(given), 0))]).astype(real))
+        found["current"] = on.put(_currents(p.beam_current, index).astype(real))
     if (background := _background(p, objective, real)) is not None:
         found["background"] = background
     return found
 
 
-def grown(p: Any, quantities: Mapping[str, Any], rows: int, on: Backend) -> dict[str, Any]:
-    """The quantities that frames have of their own, with as many rows as there are now."""
+def grown(p: Any, quantities: Mapping[str, Any], index: NDArray[np.int64], on: Backend) -> dict[str, Any]:
+    """The quantities that frames have of their own, with as many rows as there are now; `index` as of `quantities`."""
     found: dict[str, Any] = {}
-    current = None if p.beam_current is None else np.asarray(p.beam_current, float).ravel()
     for name in ("positions", "current", "tilts"):
         held = quantities.get(name)
-        if held is None or len(held) >= rows or (name == "tilts" and len(held) == 1):
+        if held is None or len(held) >= len(index) or (name == "tilts" and len(np.atleast_2d(p.tilts)) == 1):
             continue
-        more = np.zeros((rows - len(held), *held.shape[1:])) if name != "current" else np.ones(rows - len(held))
-        if name == "current" and current is not None:
-            known = current[len(held) : rows]
-            more[: len(known)] = known
-        if name == "tilts":
-            more[:] = _lines(p.tilts, np.arange(len(held), rows))
+        new = index[len(held) :]
+        if name == "current":
+            more = _currents(p.beam_current, new)
+        else:
+            more = _lines(p.tilts, new) if name == "tilts" else np.zeros((len(new), 2))
         found[name] = on.xp.concatenate([held, on.put(more.astype(held.dtype))])
     return found
 
@@ -189,16 +202,26 @@ def _refined(course: Any) -> bool:
     return varies(course) or bool(course)
 
 
-def _tilts(p: Any, rows: int, on: Backend, real: np.dtype[Any]) -> Any:
+def _tilts(p: Any, index: NDArray[np.int64], on: Backend, real: np.dtype[Any]) -> Any:
     given = np.atleast_2d(np.asarray(p.tilts, float))
     if given.ndim != 2 or given.shape[1] != 6:
         raise ValueError(f"tilts: shape {np.shape(p.tilts)}: must be (measurement, 6), or one line for all")
-    return on.put((given if len(given) == 1 else _lines(given, np.arange(rows))).astype(real))
+    return on.put((given if len(given) == 1 else _lines(given, index)).astype(real))
 
 
 def _lines(given: Any, index: Any) -> Any:
     lines = np.atleast_2d(np.asarray(given, float))
     return lines[np.minimum(index, len(lines) - 1)]
+
+
+def _currents(given: Any, index: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Of measurements of these numbers; 1 where none is given."""
+    found = np.ones(len(index))
+    if given is not None:
+        held = np.asarray(given, float).ravel()
+        known = index < len(held)
+        found[known] = held[index[known]]
+    return found
 
 
 def _background(p: Any, objective: Objective, real: np.dtype[Any]) -> Any:

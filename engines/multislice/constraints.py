@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import scipy.fft
+from numpy.typing import NDArray
+
+from ptystream.params.course import varies
 
 from ..backend import Backend
 from . import byhand
 from .optics import Optics
+from .page.values import ever
 from .regularisers import window_between
 from .setting import Setting
 
@@ -29,19 +32,19 @@ class Constraints:
     optics: Optics
     real: np.dtype[Any]
 
-    def before(self, setting: Setting, modes: int) -> Iterator[Change]:
-        """Ahead of an epoch; `modes`: of the probe."""
+    def before(self, setting: Setting, modes: int, home: Callable[[Any], Any]) -> Iterator[Change]:
+        """Ahead of an epoch; `modes`: of the probe; `home`: from corrections of positions to those of the beginning."""
         xp = self.on.xp
         if setting["restart_from_vacuum"]:
             yield "object", xp.ones_like, "restart_from_vacuum"
         if setting["reset_positions"]:
-            yield "positions", xp.zeros_like, "reset_positions"
+            yield "positions", home, "reset_positions"
         if setting["keep_probe_states_orthogonal"] and modes > 1:
             yield "probe", lambda probe: byhand.orthogonal(xp, probe), "keep_probe_states_orthogonal"
         if setting["do_charge_flip"]:
             delta, beta = ((setting[f"cf_{n}_phase"], setting[f"cf_{n}_abs"]) for n in ("delta", "beta"))
             sigmas = pairs(setting["fancy_sigma"])
-            yield "object", lambda o: byhand.flipped(xp, scipy.fft, o, delta, beta, sigmas), "do_charge_flip"
+            yield "object", lambda o: byhand.flipped(xp, self.on.fft, o, delta, beta, sigmas), "do_charge_flip"
 
     def after(self, setting: Setting, distances_m: tuple[float, ...]) -> Iterator[Change]:
         """Behind a step that was taken; `distances_m`: of the slices."""
@@ -52,7 +55,7 @@ class Constraints:
             yield "object", lambda o: byhand.smoothed(xp, self.on.ndimage, o, phase, absorption), name
         if setting["beta_wedge"] and distances_m:
             pixels = (distances_m[0], *self.optics.pixel_m)
-            yield "object", lambda o: byhand.without_wedge(xp, scipy.fft, o, setting["beta_wedge"], pixels), "beta_wedge"
+            yield "object", lambda o: byhand.without_wedge(xp, self.on.fft, o, setting["beta_wedge"], pixels), "beta_wedge"
 
     def confined(self, setting: Setting, probe: Any) -> Any:
         """A probe, or its gradient, with nothing of it beyond `probe_constraint_mask` where the weight is infinite."""
@@ -66,7 +69,8 @@ class Constraints:
     def outside(self) -> Any:
         """1 where the probe's spectrum is not to be, zero frequency at [0, 0], (y, x); None: it may be everywhere."""
         given, shape = self.p.probe_constraint_mask, self.optics.shape
-        given = self.p.aperture_mask if given is None else given
+        if given is None and self.p.aperture_mask is not None:
+            given = self._aperture()
         if given is None:
             return None
         if isinstance(given, float | int):
@@ -76,7 +80,24 @@ class Constraints:
             raise ValueError(f"probe_constraint_mask: shape {given.shape}: must be that of the model, {tuple(shape)}")
         return self.on.put((np.fft.ifftshift(given) == 0).astype(self.real))
 
-    def window(self, setting: Setting) -> Any:
+    def _aperture(self) -> NDArray[Any]:
+        """`aperture_mask` on the model's pixels, centred: one of a pattern's size may be given too."""
+        given, shape = np.asarray(self.p.aperture_mask), tuple(self.optics.shape)
+        if given.shape == shape:
+            return given
+        u, pad = int(self.p.upsample_pattern), int(self.p.data_pad)
+        if given.ndim != 2 or tuple(u * n + 2 * pad for n in given.shape) != shape:
+            raise ValueError(f"aperture_mask: shape {given.shape}: must be that of the patterns or of the model, {shape}")
+        return np.asarray(np.pad(given.repeat(u, axis=0).repeat(u, axis=1), pad))
+
+    def check(self) -> None:
+        """Raises `ValueError` where an array that will be needed has another shape than the model."""
+        if ever(self.p.probe_reg_constraint_weight):
+            self.outside()
+        if ever(self.p.window_weight) and not varies(self.p.window):
+            self.window({"window": self.p.window})
+
+    def window(self, setting: Setting | Mapping[str, Any]) -> Any:
         """Penalty on the probe, (y, x); None: there is none."""
         given, shape = setting["window"], self.optics.shape
         if given is None:

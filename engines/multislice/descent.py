@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from .loss import Point
 from .memory import History
 from .quantities import combined, product
 from .search import Limits, Search, search
+from .together import Agree, own
 from .variables import Variables
 
 AGAINST_REJECTION = ((2, "positions"), (3, "tilts"), (4, "background"), (5, "aberrations"), (6, "probe"))
@@ -45,11 +47,13 @@ class Descent:
     """Quantity → epochs for which it is not refined."""
     notes: list[str] = field(default_factory=list)
     """For the log."""
+    agree: Agree = own
+    """Makes numbers that decide those of all ranks."""
 
     def forget(self, why: str, *, scale: bool = False) -> None:
         """The loss is another one: what is known of its curvature is not; with `scale` not even its size."""
         if self.history.pairs:
-            self.notes.append(f"history forgotten: {why}")
+            self.notes.append(f"history reset: {why}")
         self.history.forget(scale=scale)
 
     def begin(self) -> None:
@@ -70,22 +74,26 @@ class Descent:
         """Take one step from `here`; `scales` as of `Loss.first`, `length` of the history."""
         gradient = variables.pulled(here.gradient, here.at)
         direction = self.history.direction(gradient, scales)
-        slope = product(gradient, direction)
+        slope, value = self.agree(product(gradient, direction), here.value)
         if not slope < 0:
             self.forget("it led uphill")
             direction = self.history.direction(gradient, scales)
-            slope = product(gradient, direction)
+            (slope,) = self.agree(product(gradient, direction))
+        if math.isnan(slope):
+            self.notes.append("loss or gradient is not a number: nothing is refined")
         if not slope < 0:  # the gradient is 0: this is the end of the way
             return Taken(None, first, 0.0, 0, slope, slope)
-        start = variables.taken({name: here.at[name] for name in moving})
+        # Sorted: sets have another order in every process, and sums go over the names, as do the numbers that ranks agree on.
+        start = variables.taken({name: here.at[name] for name in sorted(moving)})
 
         def attempt(t: float) -> tuple[float, float, tuple[Any, Point, Any]]:
             there = combined(start, t, direction)
             point = loss(here.at | variables.given(there))
             pull = variables.pulled(point.gradient, point.at)
-            return point.value, product(pull, direction), (there, point, pull)
+            value, along = self.agree(point.value, product(pull, direction))
+            return value, along, (there, point, pull)
 
-        ended: Search[tuple[Any, Point, Any]] = search(attempt, here.value, slope, first, limits)
+        ended: Search[tuple[Any, Point, Any]] = search(attempt, value, slope, first, limits)
         last = (0.0, slope) if ended.last is None else (ended.last.t, ended.last.slope)
         if ended.taken is None:
             self.rejected += 1
@@ -94,7 +102,7 @@ class Descent:
             return Taken(None, first, last[0], ended.trials, slope, last[1])
         self.rejected = 0
         there, point, pull = ended.taken.at
-        self.history.learn(combined(there, -1, start), combined(pull, -1, gradient), length)
+        self.history.learn(combined(there, -1, start), combined(pull, -1, gradient), length, self.agree)
         return Taken(point, first, last[0], ended.trials, slope, last[1])
 
     def _hold(self, moving: frozenset[str]) -> None:

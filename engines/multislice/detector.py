@@ -2,7 +2,7 @@
 
 Model and pattern both have zero frequency at [0, 0] (an image plane: the middle of the frame), as frames lie in their slabs. The
 model may be finer (`bin` pixels on a side of a detector's) and wider (`pad` of the detector's pixels on each side, which it
-does not see).
+does not see). Zero frequency is in the middle of a pixel of the detector: waves arrive with it there (`Optics.middle`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Detector:
         plain = bin == 1 and pad == 0 and not optics.near
         rows, columns = (None, None) if plain else (on.put(places(n, bin, pad, near=optics.near)) for n in shape)
         found = cls(on, optics, shape, bin, pad, rows, columns)
-        limit = on.xp.ones_like(optics.limit) if optics.near else optics.limit
+        limit = on.xp.ones_like(optics.limit) if optics.near else optics.edge
         return cls(on, optics, shape, bin, pad, rows, columns, found._binned(limit[None])[0] / bin**2)
 
     def photons(self, waves: Any, defocus: Any = None, background: Any = None) -> Any:

@@ -126,8 +126,12 @@ class Journey:
             spectrum = self.on.fft2(wave.copy()) * self._transfer()
             self._held["spectrum"] = spectrum
             return self.on.ifft2(spectrum.copy())
-        wave = self.on.fft2(wave.copy() if "exit" in self._held else wave)
-        wave *= self.optics.limit
+        if self.optics.middle is not None:
+            wave = wave * self.optics.middle
+        elif "exit" in self._held:
+            wave = wave.copy()
+        wave = self.on.fft2(wave)
+        wave *= self.optics.edge
         return wave
 
     def _illuminate(self) -> Any:
@@ -200,7 +204,8 @@ class Journey:
             if view.inside is not None:
                 angle = view.inside[:, :, None, None]
                 phase = phase + 2 * view.defocus[:, None, None] * (o.frequency[0] * angle[:, 0] + o.frequency[1] * angle[:, 1])
-            self._held["transfer"] = (xp.exp(-1j * np.pi * phase) * o.limit)[:, None, None]
+            transfer = xp.exp(-1j * np.pi * phase) * o.limit
+            self._held["transfer"] = (transfer if o.middle is None else transfer * o.middle)[:, None, None]
         return self._held["transfer"]
 
     def curvature(self, sums: Sums) -> None:
@@ -246,8 +251,10 @@ class Journey:
                 sums.tilts[view.rows, 2:4] += slope * view.defocus[:, None]
             gradient *= self._transfer().conj()
         else:
-            gradient *= self.optics.limit
+            gradient *= self.optics.edge
         back = on.ifft2(gradient)
+        if self.optics.middle is not None and not self.optics.near:
+            back *= self.optics.middle.conj()
         if view.after is not None:
             if tilts:
                 sums.tilts[view.rows, 4:6] += self._across(back, self._held["exit"])

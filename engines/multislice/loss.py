@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ptystream.parallel import ALONE, Ranks
+
 from .journey import Wanted
 from .objective import Batch, Found, Objective
 from .setting import Setting
 from .terms import Terms
+from .together import summed
 
 
 @dataclass(slots=True)
@@ -44,6 +47,8 @@ class Loss:
     terms: Terms
     band: Any
     """(name, gradient) → the gradient within the band limit of whole arrays."""
+    ranks: Ranks = ALONE
+    """Who evaluates it: `batches` are this rank's, and everything else is of all."""
 
     def __call__(self, at: dict[str, Any], *, curvature: bool = False) -> Point:
         """Value and gradient at a point; of `curvature` see `Objective.evaluate`."""
@@ -57,6 +62,7 @@ class Loss:
             background="background" in moving,
             curvature=curvature,
         )
+        found = summed(self.objective.on, self.ranks, found)
         frames = max(int(np.count_nonzero(~np.isnan(found.fits[:, 0]))), 1)
         weight = self.weight(frames)
         gradient = {name: held * held.real.dtype.type(weight) for name, held in found.gradient.items() if name in moving}
@@ -89,11 +95,11 @@ class Loss:
         for name, kind in self.setting.kinds.items():
             power = 1.0 if name == "object" or "modulus" in kind else float((abs(at[name]) ** 2).max())
             scales[name] /= 2 * max(power, 1e-30)
-        sharpness = self.weight(frames) * (4 * self._brightness() if self.objective.kind in ("lsq", "lsq_compressed") else 1)
+        sharpness = self.weight(frames) * (4 * _brightness(point) if self.objective.kind in ("lsq", "lsq_compressed") else 1)
         return {name: scale / max(sharpness, 1e-300) for name, scale in scales.items()}
 
-    def _brightness(self) -> float:
-        """Σm² / Σm of some frames: the photons of a pixel that a photon falls on."""
-        photons, _ = self.batches[0].measured()
-        total = float(photons.sum())
-        return float((photons**2).sum()) / total if total > 0 and math.isfinite(total) else 1.0
+
+def _brightness(point: Point) -> float:
+    """Σm² / Σm: the photons of a pixel that a photon falls on."""
+    total, squares = point.found.photons
+    return squares / total if total > 0 and math.isfinite(total) else 1.0

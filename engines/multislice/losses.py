@@ -59,7 +59,7 @@ class Compared:
     slope: Any
     """∂L/∂I of each pixel. Shape (frame, y, x)."""
     fits: Any
-    """Means over valid pixels (signals) of (√I - √m)² and (I - m)²/(m + 1). Shape (frame, 2), float64."""
+    """Means over valid pixels (signals) of (√I - √m)² and (I - m)²/(m + 1), a signal below 0 as 0. Shape (frame, 2), float64."""
 
 
 def compare(xp: Any, kind: str, model: Any, measured: Any, valid: Any, floor: float, detectors: Any = None) -> Compared:
@@ -75,8 +75,9 @@ def compare(xp: Any, kind: str, model: Any, measured: Any, valid: Any, floor: fl
     apart = (seen - measured) ** 2 * valid
     squares = apart.sum(axis=axes, dtype="f8")
     count = xp.maximum(xp.broadcast_to(valid != 0, seen.shape).sum(axis=axes), 1)
-    amplitude = (xp.sqrt(xp.maximum(seen, 0)) - xp.sqrt(xp.maximum(measured, 0))) ** 2 * valid
-    fits = xp.stack([amplitude.sum(axis=axes, dtype="f8"), (apart / (measured + 1)).sum(axis=axes, dtype="f8")], axis=1)
+    bright = xp.maximum(measured, 0)
+    amplitude = (xp.sqrt(xp.maximum(seen, 0)) - xp.sqrt(bright)) ** 2 * valid
+    fits = xp.stack([amplitude.sum(axis=axes, dtype="f8"), (apart / (bright + 1)).sum(axis=axes, dtype="f8")], axis=1)
     slope = loss.slope(xp, seen, measured, floor) * valid
     back = xp.tensordot(slope, detectors, axes=(1, 0)) if compressed else slope
     return Compared(value, squares, back, fits / count[:, None])

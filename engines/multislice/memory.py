@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from .quantities import Vector, combined, product, product_of, scaled
+from .together import Agree, own
 
 BELIEVED = 30.0
 """A scale that differs by more than this factor from what was to be expected is not used."""
 LEAST_CURVATURE = 1e-10
-"""Share of |s| |y| by which <s, y> must be positive for a pair to be kept."""
+"""Share of |s| |y| by which <s, y> must be positive for a pair to be kept; an array must have as much of it to tell its scale."""
 
 
 @dataclass(slots=True)
@@ -64,15 +65,17 @@ class History:
         found = self.scale.get(name, 1.0 if expected is None else expected)
         return found if expected is None else min(max(found, expected / BELIEVED), expected * BELIEVED)
 
-    def learn(self, s: Vector, y: Vector, length: float) -> bool:
+    def learn(self, s: Vector, y: Vector, length: float, agree: Agree = own) -> bool:
         """Take the newest pair in; whether it carried curvature. One that does not is passed over."""
-        curvature = product(s, y)
-        if not curvature > LEAST_CURVATURE * math.sqrt(product(s, s) * product(y, y)):
+        numbers = [product_of(*two) for name in s for two in ((s[name], y[name]), (s[name], s[name]), (y[name], y[name]))]
+        agreed = agree(*numbers)
+        along, lengths, squares = agreed[0::3], agreed[1::3], agreed[2::3]
+        curvature = sum(along)
+        if not curvature > LEAST_CURVATURE * math.sqrt(sum(lengths) * sum(squares)):
             return False
-        for name in s:
-            along, square = product_of(s[name], y[name]), product_of(y[name], y[name])
-            if along > 0 and square > 0:
-                self.scale[name] = along / square
+        for name, one, other in zip(s, along, squares, strict=True):
+            if one > LEAST_CURVATURE * curvature and other > 0:  # less is what rounding makes of an array that had no gradient
+                self.scale[name] = one / other
         if length > 0:
             kept_s, kept_y = ({name: self._keep(array) for name, array in part.items()} for part in (s, y))
             self.pairs.append(Pair(kept_s, kept_y, 1 / curvature))
@@ -86,9 +89,18 @@ class History:
         if scale:
             self.scale.clear()
 
+    def fetched(self, pair: Pair) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(s, y) of a pair."""
+        return self._fetched(pair.s), self._fetched(pair.y)
+
+    def newest(self, count: int) -> None:
+        """Forget all pairs but these."""
+        while len(self.pairs) > count:
+            self.pairs.popleft()
+
     def change(self, name: str, change: Callable[[Any], Any]) -> None:
         """Apply `change` to an array of every pair: an object that has grown."""
         for pair in self.pairs:
             for part in (pair.s, pair.y):
                 if name in part:
-                    part[name] = change(part[name])
+                    part[name] = self._keep(change(self._fetch(part[name])))

@@ -45,6 +45,8 @@ class Found:
     """As of `Compared`, of each row; NaN where it was not visited. Shape (row, 2), on the host."""
     curvature: dict[str, Any] = field(default_factory=dict)
     """Where it was asked for: as of `Journey.curvature`, by name."""
+    photons: tuple[float, float] = (0.0, 0.0)
+    """Where the curvature was asked for: Σ m and Σ m²."""
 
 
 @dataclass(slots=True)
@@ -89,16 +91,19 @@ class Objective:
         bends = {name: self.on.xp.zeros_like(held) for name, held in shared.items()} if curvature else {}
         losses, fits = np.zeros(rows), np.full((rows, 2), np.nan)
 
-        def work(part: int, share: Sequence[Batch]) -> tuple[Sums, Sums, float]:
-            sums, squares = self._empty(at, shared, wanted, background), 0.0
+        def work(part: int, share: Sequence[Batch]) -> tuple[Sums, Sums, float, tuple[float, float]]:
+            sums, squares, light, power = self._empty(at, shared, wanted, background), 0.0, 0.0, 0.0
             bent = Sums(**bends)
             if curvature and wanted.aberrations:
                 bent.aberrations = self.on.xp.zeros_like(at["aberrations"])
             for batch in share:
-                found = self._one(batch, at, source, wanted, sums, bent if curvature else None)
+                found, measured = self._one(batch, at, source, wanted, sums, bent if curvature else None)
+                if curvature:
+                    light += float(measured.sum(dtype="f8"))
+                    power += float((measured**2).sum(dtype="f8"))
                 losses[batch.rows], fits[batch.rows] = self.on.get(found.loss), self.on.get(found.fits)
                 squares += float(found.squares.sum())
-            return sums, bent, squares
+            return sums, bent, squares, (light, power)
 
         parts = self.on.sweeper.sweep(batches, work)
         gradient = {name: _like(at[name], held) for name, held in shared.items()}
@@ -114,7 +119,8 @@ class Objective:
         bends = {name: _like(at[name], held) for name, held in bends.items()}
         if curvature and wanted.aberrations:
             bends["aberrations"] = sum(part[1].aberrations for part in parts)
-        return Found(float(losses.sum()), sum(part[2] for part in parts), gradient, losses, fits, curvature=bends)
+        squares, light, power = (sum(each) for each in zip(*((part[2], *part[3]) for part in parts), strict=True))
+        return Found(float(losses.sum()), squares, gradient, losses, fits, bends, (light, power))
 
     def patterns(self, at: Mapping[str, Any], batch: Batch) -> Any:
         """Modelled photons of a batch (frame, y, x), on the device."""
@@ -145,7 +151,8 @@ class Objective:
 
     def _one(
         self, batch: Batch, at: Mapping[str, Any], source: Source, wanted: Wanted, sums: Sums, bent: Sums | None
-    ) -> Compared:
+    ) -> tuple[Compared, Any]:
+        """How a batch compares, and the photons that were measured of it."""
         view = batch.view(at)
         journey = Journey(self.on, self.optics, view, source, wanted, self.functions)
         waves = journey.forward()
@@ -158,7 +165,7 @@ class Objective:
         if bent is not None:
             journey.curvature(bent)
         journey.backward(self.detector.back(found.slope, waves, view.defocus), sums)
-        return found
+        return found, measured
 
 
 def _like(held: Any, each: Any) -> Any:

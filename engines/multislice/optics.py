@@ -15,16 +15,27 @@ from numpy.typing import NDArray
 ANGSTROM = 1e-10
 
 
-def band(shape: tuple[int, int], pixel_m: tuple[float, float], cutoff: float, rolloff: float = 0.0) -> NDArray[np.float64]:
+def band(
+    shape: tuple[int, int],
+    pixel_m: tuple[float, float],
+    cutoff: float,
+    rolloff: float = 0.0,
+    aside: tuple[float, float] = (0.0, 0.0),
+) -> NDArray[np.float64]:
     """1 for frequencies |q| <= cutoff × the largest positive one along x, 0 beyond; with `rolloff` a raised cosine in q² from
-    (cutoff - rolloff) on. Shape (y, x)."""
-    y, x = (np.fft.fftfreq(n, p) for n, p in zip(shape, pixel_m, strict=True))
-    squared, limit = y[:, None] ** 2 + x**2, float(x.max())
+    (cutoff - rolloff) on. `aside`: pixels by which zero frequency lies beside [0, 0]. Shape (y, x)."""
+    y, x = ((np.fft.fftfreq(n) * n - a) / (n * p) for n, p, a in zip(shape, pixel_m, aside, strict=True))
+    squared, limit = y[:, None] ** 2 + x**2, float(np.fft.fftfreq(shape[1], pixel_m[1]).max())
     outer, inner = (limit * cutoff) ** 2, (limit * max(cutoff - rolloff, 0.0)) ** 2
     inside = (squared <= outer).astype(float)
     if outer > inner and rolloff > 0:
         inside *= 0.5 * (1 + np.cos(np.pi * np.clip((squared - inner) / (outer - inner), 0, 1)))
     return inside
+
+
+def beside(pixels: int, bin: int) -> float:
+    """The middle of a detector's pixel N // 2, in pixels of a model with `bin` times as many, from the model's [N // 2]."""
+    return (bin - 1) / 2 + bin * (pixels // bin // 2) - pixels // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,11 @@ class Optics:
     """Half-width of the illumination angles that blur an image plane, radians."""
     squared: Any = field(default=None)
     """q², 1/metres². Shape (y, x), real."""
+    edge: Any = field(default=None)
+    """Band limit on the detector, where zero frequency is in the middle of a pixel. Shape (y, x), real."""
+    middle: Any = field(default=None)
+    """Factor that brings it there: on the exit wave, in the near field on its spectrum; None: a pixel's middle is the model's.
+    Shape (y, x), complex."""
 
     @classmethod
     def of(
@@ -68,14 +84,20 @@ class Optics:
         near: bool = False,
         spherical_m: float = 0.0,
         spread: float = 0.0,
+        bin: int = 1,
     ) -> Optics:
-        """`distances_m`: from each slice to the next; `cutoff`: of the band limit, as of `band`."""
+        """`distances_m`: from each slice to the next; `cutoff`: of the band limit, as of `band`; `bin`: pixels on a side of a
+        detector's."""
         limit = band(shape, pixel_m, cutoff)
         qy, qx = (np.fft.fftfreq(n, p) for n, p in zip(shape, pixel_m, strict=True))
         squared = qy[:, None] ** 2 + qx**2
         ways = [np.exp(-1j * np.pi * d * wavelength_m * squared) * limit for d in distances_m]
         y, x = ((np.arange(n) - n // 2) * p for n, p in zip(shape, pixel_m, strict=True))
         wave = np.result_type(real, np.complex64)
+        aside = beside(shape[0], bin), beside(shape[1], bin)
+        edge = limit if near else band(shape, pixel_m, cutoff, aside=aside)
+        steps = [np.fft.fftfreq(n) if near else -(np.arange(n) - n // 2) / n for n in shape]
+        turn = -2 * np.pi * (aside[0] * steps[0][:, None] + aside[1] * steps[1])
         return cls(
             shape,
             pixel_m,
@@ -89,6 +111,8 @@ class Optics:
             spherical_m,
             spread,
             put(squared.astype(real)),
+            put(edge.astype(real)),
+            put(np.exp(1j * turn).astype(wave)) if any(aside) else None,
         )
 
     def turned(self, xp: Any, angles: Any) -> Any:

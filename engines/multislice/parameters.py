@@ -7,9 +7,10 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from ptystream.params.base import parameter
-from ptystream.params.course import at, checked, limits_of, varies
+from ptystream.params.course import at, checked, epochs, limits_of, varies
 
-from .page import texts
+from ..parameters import MOST_CONTIGUOUS, MOST_ITERATIONS
+from .page import texts, values
 from .page.constraints import ByHandParameters, TermParameters
 from .page.data import DatasetParameters, MemoryParameters, SavingParameters
 from .page.optimisation import OptimisationParameters, UpdateParameters
@@ -43,16 +44,17 @@ class PyPtyParameters(
     """Multislice ptychography with the parameters of PyPty's page.
 
     Lengths in Å, angles in radians, voltages in kV, as on the page. Parameters of the type `Course` may be expressions in the
-    epoch: 'lambda x: 1e-3 * (x >= 20)'.
+    epoch: 'lambda x: 1e-3 * (x >= 20)'. Epochs while frames arrive count too; from `epoch_max` on what held in the epoch before
+    it goes on.
     """
 
     name: str = parameter("PyPty", ours=True)
     """Name of the engine."""
 
-    numiter: int | None = parameter(None, lower=1, steerable=True, ours=True)
+    numiter: int | None = parameter(None, lower=1, steerable=True, most=MOST_ITERATIONS, ours=True)
     """Epochs that are guaranteed after the last frame has come; None: `epoch_max` - `epoch_prev`."""
 
-    numiter_contiguous: int = parameter(1, lower=1, steerable=True, ours=True)
+    numiter_contiguous: int = parameter(1, lower=1, steerable=True, most=MOST_CONTIGUOUS, ours=True)
     """Epochs without interruption
 
     The engine looks at new data, requests and saving only between such groups: within one the frames stay what they are."""
@@ -77,22 +79,26 @@ class PyPtyParameters(
         faults = []
         for name, field in type(self).model_fields.items():
             limits = limits_of(field)
-            wrong = None if limits is None else checked(name, getattr(self, name), limits, self.epoch_prev, self.epoch_max)
+            if limits is None:
+                continue
+            given, own = getattr(self, name), values.CHECKS.get(name, lambda value: None)
+            wrong = checked(name, given, limits, self.epoch_prev, self.epoch_max, own)
             if wrong is not None:
                 faults.append(f"{name}: {wrong}")
+        faults += values.arrays(self) + values.lonely(self)
         if faults:
             raise ValueError("; ".join(faults))
         return self
 
     @model_validator(mode="after")
     def _wolfe(self) -> Self:
-        for epoch in (self.epoch_prev, self.epoch_max):
-            c1, c2 = at(self.wolfe_c1_constant, epoch), at(self.wolfe_c2_constant, epoch)
-            if not 0 < c1 < c2 < 1:
-                raise ValueError(f"wolfe_c1_constant {c1}, wolfe_c2_constant {c2}: must be 0 < c1 < c2 < 1")
         if self.epoch_max <= self.epoch_prev:
             raise ValueError(f"epoch_max: {self.epoch_max}: must be above epoch_prev, {self.epoch_prev}")
-        weight = self.loss_weight
-        if not varies(weight) and weight not in ("mean", "mean_full") and not (isinstance(weight, int | float) and weight > 0):
-            raise ValueError(f"loss_weight: {weight!r}: must be a number above 0, 'mean' or 'mean_full'")
+        if self.numiter is None:  # set so while a session runs
+            raise ValueError("numiter: None: give the number of epochs")
+        given = self.wolfe_c1_constant, self.wolfe_c2_constant
+        for epoch in epochs(self.epoch_prev, self.epoch_max) if any(map(varies, given)) else (self.epoch_prev,):
+            c1, c2 = (at(course, epoch) for course in given)
+            if not 0 < c1 < c2 < 1:
+                raise ValueError(f"wolfe_c1_constant {c1}, wolfe_c2_constant {c2}: must be 0 < c1 < c2 < 1")
         return self

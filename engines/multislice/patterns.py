@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,15 +14,16 @@ from numpy.typing import NDArray
 from ptystream.params.home import inside
 from ptystream.reconstruction import COLUMN, PROBE, ROW, PodTable, Stack
 from ptystream.scan.block import FrameStore
+from ptystream.scan.memory import free_bytes
 
 from ..backend import Backend
 from ..tiles import runs
 from .journey import View
 from .objective import Batch
 from .optics import ANGSTROM, Optics
+from .page.values import ever
 
-WAVES = 6
-"""Waves of a measurement that are held in one pass: incident, slices, spectra, gradients and what transforms make."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -35,6 +37,8 @@ class Patterns:
     optics: Optics
     real: np.dtype[Any]
     plates: PhasePlates | None = None
+    crowded: bool = False
+    """Whether patterns were to be kept for which there was no room."""
 
     @property
     def zeros_around(self) -> int:
@@ -54,7 +58,10 @@ class Patterns:
         size = self.p.compute_batch
         if size == "auto":
             wave = math.prod(self.optics.shape) * 2 * self.real.itemsize
-            size = automatic(wave * self.pods.pods * stack.depth, self.on.tile_bytes, self.on.free(), self.p.memory_saturation)
+            objects = stack.layers
+            arrays = under_way(self.p, self.pods.pods // objects, objects, stack.depth)
+            share = self.p.memory_saturation
+            size = automatic(wave * self.pods.pods * stack.depth, wave * arrays, self.on.tile_bytes, self.on.free(), share)
         return [self._batch(key[0], key[1], chosen, stack) for key, chosen in runs(self.pods, present, self.frames, int(size))]
 
     def _batch(self, scan: int, number: int, rows: NDArray[np.int64], stack: Stack) -> Batch:
@@ -69,13 +76,22 @@ class Patterns:
                 return here[0], here[1]
             prepared = ready or self._prepared(store, slab[places])
             found = tuple(self.on.put(part).astype(self.real) for part in prepared)
-            if not self.p.load_one_by_one:
+            if not self.p.load_one_by_one and self._fits(sum(part.nbytes for part in found)):
                 here.extend(found)
             elif keeps and not ready:
                 ready.extend(prepared)
             return found[0], found[1]
 
         return Batch(rows, lambda at: self._view(rows, device, at, stack), measured)
+
+    def _fits(self, nbytes: int) -> bool:
+        """Whether there is room where the patterns are compared; without it they come one batch after the other."""
+        left = self.on.free() if self.on.resident else free_bytes()
+        enough = bool(nbytes <= self.p.memory_saturation * left)
+        if not enough and not self.crowded:
+            self.crowded = True
+            log.warning("load_one_by_one: False: not all patterns fit: from here on they are brought when their turn comes")
+        return enough
 
     def _prepared(self, store: FrameStore, counts: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """(photons, validity) on the host: (frame, y, x), or (frame, signal) where data are compressed."""
@@ -84,8 +100,10 @@ class Patterns:
             valid = valid * store.weights[None]
         photons = np.where(valid > 0, counts, 0).astype(self.real) * self.real.type(self.p.data_multiplier)
         if self.p.force_dataset_dtype is not None:
-            photons = photons.astype(self.p.force_dataset_dtype)
+            photons = held_as(photons, np.dtype(self.p.force_dataset_dtype))
         if self.p.masks is not None:
+            if self.p.algorithm != "lsq_compressed":  # neither roots nor logarithms know of less than nothing
+                photons = np.maximum(photons, 0)
             return photons.reshape(len(photons), -1), valid.reshape(len(valid), -1)
         pad = self.zeros_around
         return (photons, valid) if not pad else (widened(photons, pad, 0), widened(valid, pad, 1))
@@ -94,9 +112,7 @@ class Patterns:
         p, pods, put = self.p, self.pods, self.on.put
         index = pods.index[rows]
         corner = pods.address[rows, 0, ROW : COLUMN + 1].astype(np.int64) - np.asarray(stack.offset)
-        shift = at["positions"][device]
-        if p.allow_subPixel_shift:
-            shift = shift + put(pods.remainder[rows, 0].astype(self.real))
+        shift = at["positions"][device] + put(self.remainder(rows).astype(self.real))
         moves = p.allow_subPixel_shift or bool(p.update_probe_pos)
         current = put(pods.weight[rows, 0].astype(self.real))
         if "current" in at:
@@ -118,6 +134,14 @@ class Patterns:
             put(marked(defocus, index).astype(self.real)),
         )
 
+    def remainder(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Parts of a pixel that frames are beside their corners, (row, 2): without `allow_subPixel_shift` those of frames that
+        refinement has moved."""
+        found: NDArray[np.float64] = self.pods.remainder[rows, 0].astype(np.float64)
+        if not self.p.allow_subPixel_shift:
+            found[~self.pods.moved[rows].any(axis=1)] = 0
+        return found
+
     def _tilts(self, device: Any, at: Mapping[str, Any]) -> tuple[Any, Any, Any]:
         """(before, inside, after) of the frames, None where the mode does not apply them."""
         if "tilts" not in at:
@@ -131,12 +155,31 @@ class Patterns:
         )
 
 
-def automatic(frame_bytes: int, tile_bytes: int, free_bytes: int, saturation: float) -> int:
+def automatic(frame_bytes: int, needed_bytes: int, tile_bytes: int, room_bytes: int, saturation: float) -> int:
     """Measurements that are worked on together: what a tile is to hold, as far as that share of the free memory allows.
 
-    A measurement has about `WAVES` arrays of the size of its waves in all slices, `frame_bytes`, under way at a time.
+    `frame_bytes`: of a measurement's waves in all slices; `needed_bytes`: of all that a pass holds of it at a time.
     """
-    return max(1, min(tile_bytes // frame_bytes, int(saturation * free_bytes) // (WAVES * frame_bytes)))
+    return max(1, min(tile_bytes // frame_bytes, int(saturation * room_bytes) // needed_bytes))
+
+
+def under_way(p: Any, probes: int, objects: int, slices: int) -> int:
+    """Complex arrays of a wave's size that a pass holds of one measurement where it holds most: what arrives at each slice and
+    the slice itself, exit waves and their gradients, the probe's spectra, pattern and validity."""
+    waves = probes * objects
+    found = slices * (waves + objects) + 2 * waves + objects + 3 * probes + 4
+    if np.any(p.tilts) or ever(p.update_tilts):
+        found += slices  # a propagator of its own
+    if ever(p.update_tilts):
+        found += slices * waves + 2 * probes + 3
+    lenses = (p.aberration_marker is not None) + (p.phase_plate_in_h5 is not None)
+    return int(found + lenses * (probes + 1))
+
+
+def held_as(photons: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
+    """Counts in another type; what it cannot hold becomes the nearest that it can."""
+    ends: Any = np.iinfo(kind) if kind.kind in "ui" else np.finfo(kind)
+    return np.asarray(np.clip(photons, ends.min, ends.max).astype(kind))
 
 
 def widened(frames: NDArray[Any], pad: int, value: int) -> NDArray[Any]:

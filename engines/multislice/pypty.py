@@ -8,38 +8,46 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from ptystream.engine import Context, Progress
-from ptystream.reconstruction import COLUMN, PROBE, ROW, Reconstruction, Stack, Storage, nearest
+from ptystream.reconstruction import COLUMN, ROW, Reconstruction, Stack, Storage
 from ptystream.scan.block import FrameStore
+from ptystream.spread import mine
 
 from ..backend import BACKENDS, Backend
 from .beginning import grown, objective_of, optics_of, quantities, slices_of, stack_of, subscans, waves_of
 from .constraints import Constraints
 from .descent import Descent
+from .folding import fold
+from .growth import carry, within
 from .loss import Loss, Point
-from .memory import History, Pair
+from .memory import History
 from .objective import Batch
 from .optics import band
 from .page.scan import UNDOCUMENTED, described
 from .parameters import PyPtyParameters
 from .patterns import Patterns, PhasePlates
+from .remembered import noted, remember
 from .setting import Setting
 from .standing import standing
 from .terms import Terms
+from .together import agreed, count, of_rank_0, rows_of
 from .variables import Variables
+
+SAME = 1e-4
+"""Relative difference of two losses that may be rounding."""
 
 
 class PyPty:
     """See the module."""
 
     Parameters = PyPtyParameters
-    spreads: ClassVar[bool] = False
+    spreads: ClassVar[bool] = True
     takes_volumes: ClassVar[bool] = False
     takes_pad: ClassVar[bool] = True
     takes_signals: ClassVar[bool] = True
@@ -64,7 +72,7 @@ class PyPty:
         double = self.p.default_dtype == "double"
         self.on: Backend = BACKENDS[context.device](replace(context, precision=self.p.default_dtype))
         self.complex, self.real = np.dtype("c16" if double else "c8"), np.dtype("f8" if double else "f4")
-        self.reconstruction, self.frames = reconstruction, frames
+        self.reconstruction, self.frames, self.ranks = reconstruction, frames, context.ranks
         self.curiter = int((state or {}).get("iteration", 0))
         self._bands: dict[tuple[int, int], Any] = {}
         self._adopt()
@@ -81,31 +89,38 @@ class PyPty:
             waves = waves.reshape(count, -1, *waves.shape[1:])
             waves = waves if count > 1 else self.on.xp.repeat(waves, subscans(self.p), axis=0)
         else:
-            waves = waves_of(self.p, waves, self.patterns, np.arange(rows), self._stack)
-        self.at = quantities(self.p, waves, self._stack, rows, self.objective, self.real)
+            store = next(iter(frames.values()))
+            waves = waves_of(self.p, waves, self.patterns, np.arange(rows), self._stack, store, self.ranks)
+        self.at = quantities(self.p, waves, self._stack, reconstruction.pods.index, self.objective, self.real)
         self.at |= {name: self.on.put(np.asarray(given, self.real)) for name, given in held.items()}
         self._constraints = Constraints(self.on, self.p, self.optics, self.real)
+        self._constraints.check()
         self._first_probe = self.at["probe"].copy()
         on_host = self.p.backend == "cpu"
-        self.descent = Descent(History(self.on.get, self.on.put) if on_host else History())
+        history = History(self.on.get, self.on.put) if on_host else History()
+        self.descent = Descent(history, agree=partial(agreed, self.ranks))
         self._remember(state or {})
-        self._batches: list[Batch] = []
+        self._batches = self.patterns.batches(mine(self.ranks, np.arange(self._known)), self._stack)
+        self._new: list[Batch] = []
+        """Those of frames that the optimiser's history does not know."""
         self._point: Point | None = None
         self._setting: Setting | None = None
         self._mean: tuple[int, dict[str, Any]] | None = None
         self._sequence: list[Batch] | None = None
         """The batches of `sequence`, until frames or loss are others."""
         self._told: list[dict[str, Any]] = []
-        self.extend(np.arange(reconstruction.pods.length))
+        self._write()
+        self.extend(np.arange(self._known, rows))
 
     def extend(self, rows: NDArray[np.int64]) -> None:
         """See `ptystream.engine.Engine.extend`."""
         self._follow_canvas()
         if not len(rows):
             return
-        self.at |= grown(self.p, self.at, self.reconstruction.pods.length, self.on)
-        self._batches += self.patterns.batches(rows, self._stack)
-        self._forget("frames have come")
+        self.at |= grown(self.p, self.at, self.reconstruction.pods.index, self.on)
+        batches = self.patterns.batches(mine(self.ranks, rows), self._stack)
+        self._batches, self._new = self._batches + batches, self._new + batches
+        self._point = self._sequence = None
 
     def revise(self, rows: NDArray[np.int64], what: str) -> None:
         """See `ptystream.engine.Engine.revise`."""
@@ -130,6 +145,7 @@ class PyPty:
 
     def iterate(self, iterations: int, rows: NDArray[np.int64] | None = None) -> Progress:
         """See `ptystream.engine.Engine.iterate`. A batch is visited when any of its rows is."""
+        self._follow_canvas()
         visited = self._batches
         if rows is not None:
             wanted = np.zeros(self.reconstruction.pods.length, np.bool_)
@@ -149,8 +165,7 @@ class PyPty:
         if rows is not None:
             self._forget("all frames are visited again")
         notes, self.descent.notes = tuple(self.descent.notes), []
-        count = sum(len(batch.rows) for batch in visited)
-        return Progress(self.curiter, errors, misfits, count, notes=notes, more={"pypty": self._told})
+        return Progress(self.curiter, errors, misfits, count(self.ranks, visited), notes=notes, more={"pypty": self._told})
 
     def average(self) -> None:
         """See `ptystream.engine.Engine.average`."""
@@ -176,43 +191,48 @@ class PyPty:
 
     def state(self) -> Mapping[str, Any]:
         """See `ptystream.engine.Engine.state`: what is refined beside probe and object, and the optimiser's history."""
-        history, get = self.descent.history, self.on.get
-        pairs = {
-            str(k): {"s": {n: get(v) for n, v in pair.s.items()}, "y": {n: get(v) for n, v in pair.y.items()}, "rho": pair.rho}
-            for k, pair in enumerate(history.pairs)
-        }
         return {
             "iteration": self.curiter,
             "quantities": self.refined(),
-            "pairs": pairs,
-            "scale": dict(history.scale),
-            "rejected": self.descent.rejected,
-            "held": dict(self.descent.held),
-            "first_probe": get(self._first_probe),
-        }
+            "known": self._known,
+            "value": self._value,
+            "first_probe": self.on.get(self._first_probe),
+        } | noted(self.descent, np.asarray if self.p.backend == "cpu" else self.on.get)
 
     def refined(self) -> dict[str, NDArray[Any]]:
         """What there is beside probe and object, on the host: positions (row, 2) as corrections in pixels, tilts, current, …"""
         return {name: self.on.get(held).copy() for name, held in self.at.items() if name not in ("object", "probe")}
 
     def simulated(self) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-        """(numbers of measurements, their modelled photons (frame, y, x), centred), some at a time, on the host."""
-        for batch in self._batches:
-            photons = self.on.get(self.objective.patterns(self.at, batch))
-            yield self.reconstruction.pods.index[batch.rows], np.fft.fftshift(photons, axes=(1, 2))
+        """(numbers of measurements, their modelled photons (frame, y, x), centred), some at a time, on the host.
+
+        On several ranks all of them go through it to its end; each gets the patterns of all.
+        """
+        rows = np.sort(self.ranks.exchange(rows_of(self._batches)))
+        step = max(1, self.on.tile_bytes // (math.prod(self.optics.shape) * self.real.itemsize))
+        for first in range(0, len(rows), step):
+            part = rows[first : first + step]
+            found = np.zeros((len(part), *self.objective.detector.shape), self.real)
+            for batch in self.patterns.batches(mine(self.ranks, part), self._stack):
+                found[np.searchsorted(part, batch.rows)] = self.on.get(self.objective.patterns(self.at, batch))
+            self.ranks.exchange(np.searchsorted(part, mine(self.ranks, part)), found)
+            yield self.reconstruction.pods.index[part], np.fft.fftshift(found, axes=(1, 2))
 
     def finish(self) -> None:
         """See `ptystream.engine.Engine.finish`."""
         if self._mean is not None and self._mean[0]:
             self.at |= {name: held.astype(self.complex) for name, held in self._mean[1].items()}
         self._write()
-        self._fold(self.on.get(self.at["positions"]).astype(float))
+        self._fold(of_rank_0(self.ranks, self.on.get(self.at["positions"])).astype(float))
         for storage in (*self.reconstruction.probes.values(), *self.reconstruction.objects.values()):
             storage.data = self.on.get(storage.data)
         self.on.sweeper.close()
-        if self.patterns.plates is not None:
+        if self.patterns.plates is not None and not self.p.data_simulation_flag:
             self.patterns.plates.close()
-        self._batches = []
+        if not self.p.data_simulation_flag:
+            self._batches = []
+        self._point = self._sequence = None
+        self.descent.history.forget()
         self.reconstruction.improved = True
 
     # ------------------------------------------------------------------ what it works on
@@ -241,22 +261,19 @@ class PyPty:
         probe, (name, storage) = self._probe[1], self._object
         probe.data = self.on.put(np.ascontiguousarray(probe.data, self.complex))
         corners = held.pods.address[:, 0, ROW : COLUMN + 1]
-        first = corners.min(axis=0) - int(self.p.extra_space_on_side_px) if len(corners) else None
+        told = self.p.puzzle_positions is not None or bool(np.any(self.p.positions))
+        first = np.zeros(2, np.int64) if told else corners.min(axis=0) if len(corners) else None  # the page counts from it
         held.objects[name] = stack_of(self.p, storage, self.on, self.complex, first)
-        self._offset = self._stack.offset
+        self._offset, self._begun = self._stack.offset, self._stack.begun
 
     def _remember(self, state: Mapping[str, Any]) -> None:
-        """The optimiser's history of a checkpoint."""
+        """What there is in a checkpoint beside the quantities."""
         if "first_probe" in state:
             self._first_probe = self.on.put(np.asarray(state["first_probe"], self.complex))
-        history = self.descent.history
-        history.scale = {str(name): float(scale) for name, scale in state.get("scale", {}).items()}
-        for _, held in sorted(state.get("pairs", {}).items(), key=lambda item: int(item[0])):
-            bring = np.asarray if self.p.backend == "cpu" else self.on.put
-            s, y = ({name: bring(np.asarray(v)) for name, v in held[part].items()} for part in ("s", "y"))
-            history.pairs.append(Pair(s, y, float(held["rho"])))
-        self.descent.rejected = int(state.get("rejected", 0))
-        self.descent.held = {str(name): int(left) for name, left in state.get("held", {}).items()}
+        self._known = int(state.get("known", 0))
+        self._value = float(state.get("value", math.nan))
+        self._expected = self._value if state else None
+        remember(self.descent, state, np.asarray if self.p.backend == "cpu" else self.on.put)
 
     def _write(self) -> None:
         """Let the storages hold what is refined."""
@@ -267,13 +284,16 @@ class PyPty:
     def _follow_canvas(self) -> None:
         """Take over an object that has grown, or was begun anew."""
         stack, before = self._stack, self.at["object"]
+        if stack.begun != self._begun:
+            self.at["object"], self._offset, self._begun = slices_of(stack), stack.offset, stack.begun
+            return self._forget("the object was begun anew")
         if stack.shape == tuple(before.shape[-2:]) and stack.offset == self._offset:
             return
         y, x = (a - b for a, b in zip(self._offset, stack.offset, strict=True))
         whole = slices_of(self._stack)
         whole[:, :, y : y + before.shape[2], x : x + before.shape[3]] = before
-        self.at["object"], self._offset = whole, stack.offset
-        self._forget("the object has grown")
+        self.descent.history.change("object", lambda held: within(self.on.xp, held, stack.shape, (y, x)))
+        self.at["object"], self._offset, self._point = whole, stack.offset, None
 
     def _light(self) -> Any:
         """Σ|P|² over the frames that see each pixel of the object. Shape (y, x), real."""
@@ -284,7 +304,7 @@ class PyPty:
             view = batch.view(self.at)
             for k, (y, x) in zip(self.on.get(view.scenario).tolist(), view.corner, strict=True):
                 lit[y : y + height, x : x + width] += power[k]
-        return lit
+        return self.on.total(lit)
 
     # ------------------------------------------------------------------ one epoch
 
@@ -296,17 +316,22 @@ class PyPty:
         if self._setting is not None and setting.key != self._setting.key:
             self._forget("what is refined, or the loss, is another from here on")
         self._setting = setting
-        for name, change, why in self._constraints.before(setting, self.at["probe"].shape[1]):
+        for name, change, why in self._constraints.before(setting, self.at["probe"].shape[1], self._home):
             self._change(name, change, why)
         self.at["probe"] = self._constraints.confined(setting, self.at["probe"])
         if setting["reset_history_flag"]:
             self.descent.forget("reset_history_flag", scale=True)
         visited = self._chosen(setting, visited)
-        if not visited or not setting.moving or self.p.data_simulation_flag:
+        if not setting.moving or self.p.data_simulation_flag or not count(self.ranks, visited):
             return None
-        loss = Loss(self.objective, visited, self.reconstruction.pods.length, setting, self._terms(setting), self._clean)
+        rows, terms = self.reconstruction.pods.length, self._terms(setting)
+        loss = Loss(self.objective, visited, rows, setting, terms, self._clean, self.ranks)
         if self._point is None:
+            self._recognise(loss)
+            carry(self.descent, loss, self._new, self.at)
+            self._known, self._new = self.reconstruction.pods.length, []
             self._point = loss(self.at, curvature=True)
+            self._value = self._point.value
             self._scales = loss.first(self._point, float(self._light().max()))
         before = self._point
         variables = Variables.of(self.on, self.at, setting.kinds)
@@ -321,7 +346,7 @@ class PyPty:
             float(setting["hist_length"]),
         )
         if taken.point is not None:
-            self._point, self.at = taken.point, dict(taken.point.at)
+            self._point, self.at, self._value = taken.point, dict(taken.point.at), taken.point.value
             for name, change, why in self._constraints.after(setting, self._stack.distances_m):
                 self._change(name, change, why)
             self._resize(setting)
@@ -346,6 +371,15 @@ class PyPty:
         self._tell(number, self._told[-1])
         return before
 
+    def _recognise(self, loss: Loss) -> None:
+        """After a state: whether the loss of the frames that it knows is the one it was; frames may have been cut otherwise."""
+        known = [batch for batch in loss.batches if (batch.rows < self._known).all()]
+        if self._expected is not None and self.descent.history.pairs and count(self.ranks, known):
+            (found,) = self.descent.agree(replace(loss, batches=known)(self.at).value)
+            if not math.isclose(found, self._expected, rel_tol=SAME):
+                self._forget(f"the loss is {found:.6g} where the state had {self._expected:.6g}")
+        self._expected = None
+
     def _tell(self, number: int, told: Mapping[str, Any]) -> None:
         """Lines for the log, as many as `print_flag` wants."""
         flag = self.p.print_flag
@@ -364,7 +398,7 @@ class PyPty:
             return visited
         if self._sequence is None:
             wanted = np.isin(self.reconstruction.pods.index, np.asarray(setting["sequence"], np.int64))
-            rows = np.concatenate([batch.rows for batch in visited]) if visited else np.zeros(0, np.int64)
+            rows = rows_of(visited)
             self._sequence = self.patterns.batches(rows[wanted[rows]], self._stack)
         return self._sequence
 
@@ -373,49 +407,51 @@ class PyPty:
         limit = float(setting["dynamically_resize_yx_object"])
         if not limit or "positions" not in setting.moving:
             return
-        moved = self.on.get(self.at["positions"])
+        moved = of_rank_0(self.ranks, self.on.get(self.at["positions"]))
         if not len(moved) or np.abs(moved).max() < limit:
             return
         self._fold(moved)
-        self._batches = self.patterns.batches(np.concatenate([batch.rows for batch in self._batches]), self._stack)
+        self._batches = self.patterns.batches(rows_of(self._batches), self._stack)
         self._forget("frames see another part of the object")
 
     def _fold(self, moved: NDArray[Any]) -> None:
-        """Make corrections (row, 2), pixels, part of the pod table: what frames see begins elsewhere, and the object has room."""
-        pods, stack = self.reconstruction.pods, self._stack
+        """Make corrections (row, 2), pixels, part of the pod table."""
         self._write()
-        present = np.flatnonzero(pods.address[:, 0, PROBE] >= 0)
-        places = pods.address[present, 0, ROW : COLUMN + 1] + pods.remainder[present, 0].astype(float) + moved[present]
-        corner, rest = nearest(places)
-        pods.address[present, :, ROW : COLUMN + 1] = corner[:, None].astype(np.int32)
-        pods.remainder[present] = rest[:, None]
-        pods.moved[present] += moved[present] * np.asarray(stack.pixel_size_m or (1.0, 1.0))
+        fold(self.reconstruction.pods, self._stack, self._measured_positions() + moved, moved, self.optics.shape)
         self.at["positions"] = self.on.xp.zeros_like(self.at["positions"])
-        if len(present):
-            low, high = corner.min(axis=0).astype(int), corner.max(axis=0).astype(int) + np.asarray(self.optics.shape)
-            stack.grow((int(low[0]), int(low[1])), (int(high[0]), int(high[1])), margin=1)
-            self._follow_canvas()
+        self._follow_canvas()
 
     def _terms(self, setting: Setting) -> Terms:
         p, probe = self.p, self.at["probe"]
         return Terms(
             self.on,
-            scipy.fft,
+            self.on.fft,
             setting.weights,
             float(setting["mixed_variance_sigma"]),
             float(setting["atv_p"]),
             float(setting["atv_q"]),
             None if p.scan_size is None else (int(p.scan_size[0]), int(p.scan_size[1])),
-            self._constraints.outside(),
-            self._constraints.window(setting),
+            self._constraints.outside() if "probe_reg_constraint_weight" in setting.weights else None,
+            self._constraints.window(setting) if "window_weight" in setting.weights else None,
             probe.shape[1] * self.at["object"].shape[0] / math.prod(self.optics.shape),
-            {"positions": self.on.put(self._measured_positions())},
+            {"positions": self.on.put(self._measured_positions().astype(self.real))},
+            self.on.put(self._order()),
         )
 
-    def _measured_positions(self) -> NDArray[Any]:
+    def _order(self) -> NDArray[np.int64]:
+        """Rows in the order in which their measurements were taken, whenever they came."""
+        pods = self.reconstruction.pods
+        return np.lexsort((pods.index, pods.frame[:, 0]))
+
+    def _home(self, positions: Any) -> Any:
+        """Corrections with which every frame is where it was measured: some may be part of the pod table already."""
+        moved = self.reconstruction.pods.moved / np.asarray(self._stack.pixel_size_m or (1.0, 1.0))
+        return self.on.put((-moved).astype(positions.dtype))
+
+    def _measured_positions(self) -> NDArray[np.float64]:
         """Of every row, without corrections, pixels (y, x)."""
         pods = self.reconstruction.pods
-        return np.asarray(pods.address[:, 0, ROW : COLUMN + 1] + pods.remainder[:, 0].astype(float), self.real)
+        return np.asarray(pods.address[:, 0, ROW : COLUMN + 1] + self.patterns.remainder(np.arange(pods.length)), np.float64)
 
     def _clean(self, name: str, held: Any) -> Any:
         """A gradient within the band limit of whole arrays."""

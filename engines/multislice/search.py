@@ -60,7 +60,7 @@ def search(
     low_value, low_slope = value, slope
     last: Trial[At] | None = None
     trials = 0
-    while trials < limits.most and t >= limits.least:
+    while trials < limits.most and limits.least <= t < math.inf:
         found, along, at = evaluate(t)
         trials += 1
         last = Trial(t, found, along, at)

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ptystream.params.course import at, limits_of
+import numpy as np
+
+from ptystream.params.course import at, epochs, limits_of
 
 from .search import Limits
 from .variables import PHASE, SPECTRAL_MODULUS, SPECTRAL_PHASE
@@ -40,7 +42,11 @@ class Setting:
 
     @classmethod
     def of(cls, p: Any, epoch: int, there: frozenset[str], held: Mapping[str, int]) -> Setting:
-        """`there`: quantities that there are; `held`: those that are not refined for the time being."""
+        """`there`: quantities that there are; `held`: those that are not refined for the time being.
+
+        Beyond the last epoch of the page's, where frames have come for longer, everything stays as it is in that one.
+        """
+        epoch = min(epoch, epochs(p.epoch_prev, p.epoch_max)[-1])
         courses = [name for name, field in type(p).model_fields.items() if limits_of(field) is not None]
         values = {name: at(getattr(p, name), epoch) for name in courses}
         moving = frozenset(name for name, switch in UPDATED.items() if values[switch] and name in there and name not in held)
@@ -60,10 +66,18 @@ class Setting:
     def key(self) -> tuple[Any, ...]:
         """Equal for epochs in which the same loss is a function of the same variables."""
         shaping = ("loss_weight", "atv_p", "atv_q", "mixed_variance_sigma", "window", "sequence")
-        return self.moving, tuple(self.kinds.items()), tuple(self.weights.items()), repr([self.values.get(n) for n in shaping])
+        values = tuple(told(self.values.get(name)) for name in shaping)
+        return self.moving, tuple(self.kinds.items()), tuple(self.weights.items()), values
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
+
+
+def told(value: Any) -> Any:
+    """Equal for equal values, arrays whole: a text of one leaves its middle out."""
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype.str, value.tobytes()
+    return tuple(map(told, value)) if isinstance(value, list | tuple) else value
 
 
 def is_weight(name: str) -> bool:

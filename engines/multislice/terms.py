@@ -45,6 +45,8 @@ class Terms:
     are averaged."""
     start: Mapping[str, Any] = field(default_factory=dict)
     """Positions (frame, 2) without their corrections."""
+    order: Any = None
+    """Rows as the scan went through its points, line by line; None: as they are. Shape (frame,), int64."""
 
     def add(self, at: Mapping[str, Any], gradient: dict[str, Any]) -> dict[str, float]:
         """Add gradients to those in `gradient`; what each term comes to."""
@@ -85,4 +87,10 @@ class Terms:
         held = at[what]
         if self.scan is None or np.prod(self.scan) != len(held):
             return 0.0, self.on.xp.zeros_like(held)
-        return term(self.on.xp, held + self.start.get(what, 0), self.scan)
+        places = held + self.start.get(what, 0)
+        if self.order is None:
+            return term(self.on.xp, places, self.scan)
+        value, slope = term(self.on.xp, places[self.order], self.scan)
+        back = self.on.xp.empty_like(slope)
+        back[self.order] = slope
+        return value, back

@@ -62,16 +62,14 @@ def parameter(
     lower: float | None = None,
     upper: float | None = None,
     steerable: bool = False,
+    most: float | None = None,
     ours: bool = False,
     validated: tuple[float | None, float | None] = (None, None),
 ) -> Any:
-    """Declare a leaf. Limits are inclusive; `steerable` may be changed while running; `ours` is not in the seeds.
+    """Declare a leaf. Limits are inclusive; `steerable` may be changed while running, to `most` at most, so that
+    a mistyped number holds nothing up; `ours` is not in the seeds.
 
     `validated` are limits for the reference that a validator of the branch checks (of a number or a tuple of them).
     """
-    return Field(
-        default,
-        ge=lower,
-        le=upper,
-        json_schema_extra={"steerable": steerable, "ours": ours, "lower": validated[0], "upper": validated[1]},
-    )
+    told: dict[str, Any] = {"steerable": steerable, "ours": ours, "lower": validated[0], "upper": validated[1]}
+    return Field(default, ge=lower, le=upper, json_schema_extra=told | ({} if most is None else {"most": most}))

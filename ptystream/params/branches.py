@@ -34,7 +34,7 @@ class PublishParameters(Branch):
     insecure: bool = parameter(False, ours=True)
     """Publish beyond loopback without encryption: everybody on that network can look."""
 
-    interval_s: float = parameter(0.1, lower=0.0, steerable=True, ours=True)
+    interval_s: float = parameter(0.1, lower=0.0, upper=3600.0, steerable=True, ours=True)
     """Shortest time between two snapshots, seconds."""
 
     share: float = parameter(0.02, lower=0.001, upper=1.0, steerable=True, ours=True)
@@ -250,7 +250,7 @@ class IoParameters(Branch):
 class LiveParameters(Branch):
     """How a session follows a scan."""
 
-    latency: float | None = parameter(None, lower=0.0, steerable=True, ours=True)
+    latency: float | None = parameter(None, lower=0.0, upper=3600.0, steerable=True, ours=True)
     """Longest wanted duration of a pass while frames arrive, seconds: it then visits the new frames and a rotating share
     of the rest. None: whole sweeps."""
 
@@ -288,6 +288,20 @@ class LiveParameters(Branch):
 
     epochs: str = parameter("same", ours=True)
     """How acquisitions of several sources are joined to one scan: 'same' name, 'metadata:<key>', or 'order'."""
+
+    quick_look: Literal["none", "icom", "dpc", "tcbf", "wdd"] = parameter("none", ours=True)
+    """Picture of a scan that needs no iteration: there before the first one, and beside the reconstruction while frames come
+
+    - ``'none'``: none
+    - ``'icom'``: integrated centre of mass, a phase; for scans of any positions, focused
+    - ``'dpc'``: differential phase contrast: by how much the beam is deflected, and the direction as a phase
+    - ``'tcbf'``: tilt-corrected bright field, an amplitude, and the aberrations by which it is corrected
+    - ``'wdd'``: Wigner distribution deconvolution with the probe that these aberrations make
+
+    The last two need a raster (`scans.*.data.raster`) and lengths, and all of them the far field. The angle of the scan and the
+    descan are found too, told by log and quality figures, and taken into account. Frames are looked at for a twentieth of the
+    engine's time; what is decided from the first frames (a centre that is found, the median of the dose) is decided from
+    32 at the most. None of it changes the reconstruction otherwise."""
 
     quality: QualityParameters = QualityParameters()
     """What is measured of a run's quality while it runs."""

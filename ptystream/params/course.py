@@ -1,6 +1,7 @@
 """Parameters that may change from epoch to epoch: declared like others, with a value for each epoch.
 
-What is given stays in the tree as it was given (a number, or the text of an expression), and is looked up by `at`.
+What is given stays in the tree as it was given (a number, or the text of an expression), and is looked up by `at`. All the epochs
+that are looked at are so when a configuration is read (`epochs`); what holds in the last of them holds in all that follow.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ TABLES = ({"from"}, {"every"}, {"table"})
 
 
 def _understood(value: Any) -> Any:
+    value = plain(value)
     if is_expression(value):
         try:
             parsed(value)
@@ -60,10 +62,15 @@ def varies(value: Any) -> bool:
     return callable(value) or is_expression(value) or is_table(value)
 
 
+def plain(value: Any) -> Any:
+    """A single number of NumPy's as Python's own; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def at(value: Any, epoch: int) -> Any:
     """The value in an epoch. Raises `ExpressionError`."""
     if callable(value):
-        return value(epoch)
+        return plain(value(epoch))
     if is_expression(value):
         return _read(value)(epoch)
     return tabulated(value)(epoch) if is_table(value) else value
@@ -90,15 +97,29 @@ def limits_of(field: FieldInfo) -> dict[str, Any] | None:
     return dict(found) if isinstance(found, dict) else None
 
 
-def checked(name: str, value: Any, limits: Mapping[str, Any], first: int, last: int) -> str | None:
-    """What is wrong with a course in the epochs from `first` on; None: nothing. A value that toggles is warned of."""
+def epochs(first: int, stop: int) -> range:
+    """Those from `first` to before `stop` in which courses have values of their own: at least one, `MOST_EPOCHS` at most."""
+    return range(first, max(first + 1, min(stop, first + MOST_EPOCHS)))
+
+
+def checked(
+    name: str,
+    value: Any,
+    limits: Mapping[str, Any],
+    first: int,
+    last: int,
+    wrong_with: Callable[[Any], str | None] = lambda value: None,
+) -> str | None:
+    """What is wrong with a course from `first` to before `last`; None: nothing. A value that toggles is warned of.
+
+    `wrong_with`: the same of a value of kind 'any'."""
     changes, before = 0, None
-    for epoch in range(first, max(first + 1, min(last, first + MOST_EPOCHS))) if varies(value) else (first,):
+    for epoch in epochs(first, last) if varies(value) else (first,):
         try:
             found = at(value, epoch)
         except Exception as error:  # a function of the user's own may raise anything
             return f"{error}" if isinstance(error, ExpressionError) else f"has no value at epoch {epoch}: {error!r}"
-        wrong = _wrong(found, limits)
+        wrong = wrong_with(found) if limits["kind"] == "any" else _wrong(found, limits)
         if wrong is not None:
             return f"{wrong}; it is {found!r:.40} at epoch {epoch}" if varies(value) else wrong
         changes += epoch > first and not _same(found, before)
@@ -114,14 +135,12 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _wrong(value: Any, limits: Mapping[str, Any]) -> str | None:
-    if limits["kind"] == "any":
-        return None
     if limits["kind"] == "switch":
         return None if isinstance(value, bool | int | float) else "must be true, false or a number"
     if isinstance(value, bool):
         value = int(value)
     if not isinstance(value, int | float) or math.isnan(value):
-        return "must be a number, or an expression like 'lambda x: 1e-3 * (x >= 20)'"
+        return "must be a number, or an expression such as 'lambda x:1e-3*(x>=20)'"
     lower, upper = limits["lower"], limits["upper"]
     if math.isinf(value) and not limits["infinite"]:
         return "must be finite"

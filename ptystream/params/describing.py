@@ -94,7 +94,8 @@ def described(tree: Mapping[str, Any], label: str, engine: Any, parameters: Any,
             entries = engine.describes_scan(parameters, given, {} if whole else entry, alone=whole)
         except ValueError as error:
             name, _, remedy = str(error).partition(": ")
-            faults.append(Fault(f"engines.{label}.{name}", _shown(parameters, name), remedy))
+            value = _shown(parameters, name)
+            faults.append(Fault(f"engines.{label}.{name}", value, remedy.removeprefix(f"{value}: ").removeprefix(f"{value!r}: ")))
             continue
         copy, twice = _copied(entry), dict[str, list[str]]()
         for one in entries:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 MAX_TEXT, MAX_NODES, MAX_EXPONENT, MAX_LIST = 256, 64, 64, 4096
+MAX_DIGITS = 324
 LARGEST = 1e300
 
 Value: TypeAlias = float | int | bool | str | list[Any] | None
@@ -49,6 +50,15 @@ _COMPARE: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+
+
+def _rounded(value: Any, digits: int = 0) -> Any:
+    """Python takes ten to the power of the digits of a whole number, however many."""
+    if abs(digits) > MAX_DIGITS:
+        raise ValueError(f"round to {digits:.3g} digits: {MAX_DIGITS} at most")
+    return round(value, digits) if digits else round(value)
+
+
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "min": min,
     "max": max,
@@ -56,7 +66,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "int": int,
     "float": float,
     "bool": bool,
-    "round": round,
+    "round": _rounded,
     "exp": math.exp,
     "sqrt": math.sqrt,
     "log": math.log,

@@ -152,7 +152,8 @@ def check(given: Mapping[str, Any], default_name: str) -> Configuration:
             _engine(label, entry, faults) for label, entry in sorted(_entries(given, "engines", faults), key=lambda e: e[0])
         ]
     for part, found in (("scans", scans), ("engines", engines)):
-        if not found and not any(fault.path.startswith(part) for fault in faults):
+        told = faults if prefix else [fault for fault in faults if fault.path.startswith(part)]
+        if not found and not told:
             faults.append(Fault(part, given.get(part), "needs at least one entry with a `name`"))
     following = _following([s for s in scans if s is not None], faults)
     if faults or root is None:

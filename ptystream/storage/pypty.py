@@ -173,13 +173,16 @@ class Folder:
     _began: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def begin(self, parameters: Mapping[str, Any]) -> None:
-        """Make the folder, and write the parameters and the log's first line. Raises `OSError`."""
+    def begin(self, parameters: Mapping[str, Any], epoch: int | None = None) -> None:
+        """Make the folder, and write the parameters and the log's first line. Raises `OSError`.
+
+        `epoch`: the first that will be told; a reconstruction that goes on keeps its log up to there."""
         self.path.mkdir(parents=True, exist_ok=True)
         written(self.path / "params.json", json.dumps(parameters, indent=1, default=str).encode())
         log = self.path / "loss.csv"
-        if self.log and not (self.first_epoch and log.exists()):  # a reconstruction that goes on, goes on in its log
-            written(log, _row(header(detailed=self.log == 2)))
+        first = self.first_epoch if epoch is None else epoch
+        if self.log:
+            written(log, _row(header(detailed=self.log == 2)) + (_lines_before(log, first) if first and log.exists() else b""))
 
     def epoch(self, number: int, told: Mapping[str, Any]) -> None:
         """Add a line to the log."""
@@ -221,6 +224,15 @@ def simulated(path: Path, parts: Iterable[tuple[NDArray[np.int64], NDArray[Any]]
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _lines_before(log: Path, epoch: int) -> bytes:
+    """Lines of a log of epochs before this one, without its first; those behind it were told by who was interrupted."""
+    try:
+        with open(log, newline="", encoding="utf-8", errors="replace") as file:
+            return b"".join(_row(row) for row in csv.reader(file) if row and row[0].isdecimal() and int(row[0]) < epoch)
+    except (csv.Error, ValueError) as error:
+        raise OSError(f"{log}: is no log of ours ({error}): move it away") from error
 
 
 def _row(values: Sequence[str]) -> bytes:

@@ -84,6 +84,26 @@ def test_live_on_three_ranks_ends_as_on_one(tmp_path: Path) -> None:
     assert abs(three.misfit[-1, 0] / one.misfit[-1, 0] - 1) < 1e-2
 
 
+TOGETHER = """
+import sys
+sys.path.insert(0, {tests!r})
+from ptystream.parallel import team
+ranks = team()
+from test_spread_multislice import EVERYTHING, eventful, prepared, same
+same(eventful(prepared(EVERYTHING, None)), eventful(prepared(EVERYTHING, ranks)))
+print("over")
+"""
+
+
+@pytest.mark.slow
+def test_everything_refined_together_on_two_ranks_is_what_it_is_on_one(tmp_path: Path) -> None:
+    """Processes, whose sets have orders of their own: threads share them."""
+    (tmp_path / "s.py").write_text(TOGETHER.format(tests=str(Path(__file__).parents[1])))
+    command = [launcher(), "-n", "2", sys.executable, "s.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0 and done.stdout == "over\n", done.stderr
+
+
 STEERED = """
 import sys
 sys.path.insert(0, {tests!r})

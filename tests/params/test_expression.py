@@ -112,6 +112,7 @@ def test_hostile_ones_are_refused_when_they_are_read(text: str, tmp_path: Path, 
         "lambda x: None + 1",
         "lambda x: int(inf)",
         "lambda x: max(1)",
+        "lambda x: round(1, -1000000000000)",
     ],
 )
 def test_what_has_no_value_says_at_which_epoch(text: str) -> None:

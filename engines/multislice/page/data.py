@@ -13,6 +13,7 @@ from pydantic import field_validator
 
 from ptystream.params.base import Branch, parameter
 from ptystream.params.course import Course, course
+from ptystream.params.patterns import kept_below
 
 from .arrays import ArrayParameter, DatasetInMemory
 
@@ -35,8 +36,8 @@ class DatasetParameters(Branch):
 
     Shape (mask, y, x) of the patterns as they are padded; real."""
 
-    data_multiplier: float = parameter(1.0)
-    """Multiplier for data values
+    data_multiplier: float = parameter(1.0, lower=1e-300)
+    """Multiplier for data values, above 0
 
     All patterns, and compressed signals too, are multiplied by this number on the fly."""
 
@@ -78,7 +79,9 @@ class SavingParameters(Branch):
     """Files and what is printed."""
 
     output_folder: str = parameter("")
-    """Folder for output files below `io.home`; empty: none are written."""
+    """Folder for output files; empty: none are written
+
+    Below `io.home`; an absolute path stays, a relative one that leads out of it is refused."""
 
     save_loss_log: bool | int = parameter(True)
     """Whether loss.csv is written; 2: with a column for each term of the loss."""
@@ -106,6 +109,11 @@ class SavingParameters(Branch):
     """Simulate: no measurement is compared, the patterns of the starting point are the result
 
     They are written to `output_folder` as simulated.h5, dataset "data"."""
+
+    @field_validator("output_folder")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        return kept_below(value)
 
 
 class MemoryParameters(Branch):

@@ -7,6 +7,7 @@ for both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,13 @@ from numpy.typing import NDArray
 
 from ptystream.model.electrons import electron_wavelength
 from ptystream.model.geometry import KEV_METRES
+from ptystream.params.attached import Attached
 from ptystream.params.course import at
 from ptystream.params.describing import Entry
 from ptystream.params.home import inside
 
 from ..optics import ANGSTROM
+from .values import SCANNED, ever
 
 COMPLETE_S = 2.0
 """A file that PyPty is given is complete; one whose format does not tell whether it is closed was left alone for so long."""
@@ -41,6 +44,11 @@ def described(p: Any, given: set[str], scan: Mapping[str, Any], *, alone: bool) 
         remedy = f"must be a multiple of upsample_pattern, {factor}: the detector's own pixels are padded"
         raise ValueError(f"data_pad: {p.data_pad}: {remedy}")
     frames, setup = _Frames.of(p), _Setup.of(p, scan)
+    if alone and not frames.source:
+        told = "positions, and probe as an array" if p.data_simulation_flag else "dataset"
+        raise ValueError(f"data_path: {p.data_path!r}: there are no measurements: give data_path or {told}")
+    if frames.count is not None:
+        _as_many(p, frames.count, frames.name)
     made: list[Entry] = []
     if alone:
         made.append(Entry("name", ("name",), "Full"))
@@ -69,6 +77,23 @@ def described(p: Any, given: set[str], scan: Mapping[str, Any], *, alone: bool) 
     if sizes:
         made += _lengths(p, sizes[0], frames.side or setup.side, setup)
     return made + _positions(p, frames, setup)
+
+
+def _as_many(p: Any, count: int, name: str) -> None:
+    """Raises `ValueError` where what is given for each measurement is not as many as these."""
+    for each, common in (("tilts", True), ("defocus_array", True), *((n, False) for n in OF_EACH)):
+        given = getattr(p, each)
+        here = None if given is None else len(np.atleast_2d(given) if each == "tilts" else np.ravel(given))
+        if here not in (None, count) and not (common and here == 1):
+            raise ValueError(f"{each}: {here}: must be as many as the {count} measurements of {name}{', or 1' if common else ''}")
+    if p.sequence is not None and (far := max(_ever(p, whole=False), default=0)) >= count:
+        raise ValueError(f"sequence: {far}: there are {count} measurements of {name}, counted from 0")
+    if p.scan_size is not None and math.prod(p.scan_size) != count and any(ever(getattr(p, term)) for term in SCANNED):
+        raise ValueError(f"scan_size: {p.scan_size}: must be the points of the {count} measurements of {name}")
+
+
+OF_EACH = ("beam_current", "aberration_marker", "probe_marker")
+"""Parameters with a value for each measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +138,16 @@ def _of_masks(p: Any) -> list[Entry]:
     return [Entry("masks", ("data", "signals"), len(masks)), Entry("masks", ("data", "shape"), int(masks.shape[1]), follows=True)]
 
 
-def _ever(p: Any) -> list[int]:
-    """Measurements that the sequence names in some epoch."""
+def _ever(p: Any, *, whole: bool = True) -> list[int]:
+    """Measurements that the sequence names in some epoch; `whole`: it may not be None in any."""
     found: set[int] = set()
     for epoch in range(p.epoch_prev, min(p.epoch_max, p.epoch_prev + 10_000)):
         now = at(p.sequence, epoch)
+        if now is None and not whole:
+            continue
         if now is None:
             raise ValueError(f"use_full_FOV: False: `sequence` is None in epoch {epoch}: all measurements are used; leave it out")
-        found.update(int(k) for k in np.ravel(now))
+        found.update(np.ravel(now).tolist())
         if now is p.sequence:
             break
     return sorted(found)
@@ -167,6 +194,10 @@ class _Frames:
             return
         if shape[-1] != shape[-2]:
             raise ValueError(f"{name}: patterns of {shape[-2:]}: must be square; crop them, or pad them with zeros")
+        if p.data_bin > shape[-1]:
+            raise ValueError(f"data_bin: {p.data_bin}: patterns have {shape[-1]} pixels on a side")
+        if max(map(abs, p.data_shift_vector)) >= shape[-1]:
+            raise ValueError(f"data_shift_vector: {p.data_shift_vector}: patterns have {shape[-1]} pixels on a side")
         self.side = shape[-1] - shape[-1] % p.data_bin
 
     @classmethod
@@ -174,7 +205,11 @@ class _Frames:
         if p.dataset is not None:
             return cls("dataset", {"name": "ArrayScan", "array": p.dataset}, p.dataset.shape, p)
         if not p.data_path:
-            return cls("data_path", {}, (), p)
+            count, side = _simulated(p)
+            if not count or side < 1:
+                return cls("data_path", {}, (), p)
+            nothing = Attached(np.broadcast_to(np.ones((), np.uint8), (count, side, side)))
+            return cls("positions", {"name": "ArrayScan", "array": nothing}, nothing.shape, p)
         suffix = Path(p.data_path).suffix
         if suffix == ".npy":
             return cls("data_path", {"name": "ArrayScan", "file": p.data_path}, _shape_of_npy(p.data_path), p)
@@ -194,6 +229,14 @@ class _Frames:
         if self.source and self.side is not None and self._p.masks is None:
             made.append(Entry(self.name, ("data", "shape"), self.side, follows=True))
         return made
+
+
+def _simulated(p: Any) -> tuple[int, int]:
+    """(patterns, their side) that are simulated where there are no measurements; (0, 0) where there is nothing of the kind."""
+    given = p.puzzle_positions if p.puzzle_positions is not None else p.positions
+    if not p.data_simulation_flag or not isinstance(p.probe, np.ndarray) or p.probe.ndim < 2 or given.ndim != 2:
+        return 0, 0
+    return len(given), (p.probe.shape[0] // p.upsample_pattern - 2 * (p.data_pad // p.upsample_pattern)) * p.data_bin
 
 
 def _shape_of_npy(name: str) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from pydantic import field_validator
 
 from ptystream.params.base import Branch, parameter
 from ptystream.params.course import Course, course
+from ptystream.params.home import located
 
 from .arrays import ArrayOrNumber, ArrayParameter, ProbeParameter
 
@@ -70,8 +71,8 @@ class RefinableParameters(Branch):
     obj: ArrayParameter = parameter(None)
     """Transmission of the object, complex, (y, x, slice, mode); None: 1 everywhere, in `num_slices` slices
 
-    Its first pixel lies under the first pixel of the view at the smallest position; where it is too small, it is
-    continued by 1."""
+    Its first pixel lies under the first pixel of the view at the smallest position (with `skip_preprocessing`: at position 0);
+    where it is too small, it is continued by 1."""
 
     probe: ProbeParameter = parameter(None)
     """Probe in real space, complex, (y, x, mode) or (y, x, mode, subscan); None: made from the data, see the beam's parameters
@@ -163,6 +164,11 @@ class IlluminationParameters(Branch):
 
     probe_marker: ArrayParameter = parameter(None)
     """Subscan of `probe` for each measurement; a probe without that axis is begun alike for all."""
+
+    @field_validator("phase_plate_in_h5")
+    @classmethod
+    def _place(cls, value: str | None) -> str | None:
+        return None if value is None else located(value)
 
     @field_validator("aberration_marker", "probe_marker")
     @classmethod

@@ -29,6 +29,6 @@ def _value(value: Any, field: FieldInfo) -> Any:
     if not listed and limits_of(field) is None and str in kinds(field.annotation):
         return value
     try:
-        return parsed(f"lambda x: {text}")(0)
+        return parsed(f"lambda _: {text}")(0)
     except ExpressionError:
         return value

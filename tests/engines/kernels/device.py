@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from cuda import cpu_function
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from ptystream.engine import Context
 from ptystream.engines.backend import Backend
@@ -76,6 +76,7 @@ def device(context: Context) -> Backend:
     return Backend(
         xp=Namespace(np),
         ndimage=Namespace(ndimage),
+        fft=Namespace(fft),
         kernels=GpuKernels(_function, threads=8),
         fft2=lambda a: _sent(forward(get(a))),
         ifft2=lambda a: _sent(backward(get(a))),

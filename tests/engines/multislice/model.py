@@ -24,6 +24,15 @@ def grids(shape: tuple[int, int], pixel: tuple[float, float]) -> tuple[np.ndarra
     return qy, qx, ys, xs
 
 
+def sampled(a: np.ndarray, places: list[np.ndarray], sign: complex) -> np.ndarray:
+    """Fourier sums of a centred array at places that need not be whole numbers."""
+    y, x = (
+        np.exp(2 * np.pi * sign * np.outer(at, np.arange(n) - n // 2) / n) / np.sqrt(n)
+        for at, n in zip(places, a.shape, strict=True)
+    )
+    return y @ a @ x.T
+
+
 def pattern(setup: dict[str, Any], t: int) -> np.ndarray:
     """Photons of measurement t on a centred detector."""
     s = setup
@@ -31,6 +40,11 @@ def pattern(setup: dict[str, Any], t: int) -> np.ndarray:
     qy, qx, ys, xs = grids(shape, pixel)
     q2 = qy**2 + qx**2
     limit = q2 <= (s["cutoff"] * (shape[1] // 2 - 1 + shape[1] % 2) / (shape[1] * pixel[1])) ** 2
+    # the detector's pixel N // 2 has zero frequency in its middle, and so many of the model's pixels on a side
+    side = [n // s["bin"] for n in shape]
+    places = [((np.arange(n * s["bin"]) - (s["bin"] - 1) / 2) / s["bin"] - n // 2) * s["bin"] for n in side]
+    far = (places[0][:, None] / (shape[0] * pixel[0])) ** 2 + (places[1] / (shape[1] * pixel[1])) ** 2
+    edge = far <= (s["cutoff"] * (shape[1] // 2 - 1 + shape[1] % 2) / (shape[1] * pixel[1])) ** 2
     total = np.zeros(shape)
     for m in range(s["probe"].shape[1]):
         wave = abs(s["current"][t]) * s["probe"][s["scenario"][t], m]
@@ -60,9 +74,10 @@ def pattern(setup: dict[str, Any], t: int) -> np.ndarray:
             if s["near"]:
                 depth, (iy, ix) = s["defocus"][t], s["inside"][t]
                 phase = (lam * q2 + 2 * (qy * iy + qx * ix)) * depth + 0.5 * s["cs"] * lam**3 * q2**2
-                total += np.abs(back(transform(psi) * np.exp(-1j * np.pi * phase) * limit)) ** 2
+                spectrum = transform(psi) * np.exp(-1j * np.pi * phase) * limit
+                total += np.abs(sampled(spectrum, places, 1j)) ** 2
             else:
-                total += np.abs(transform(psi) * limit) ** 2
+                total += np.abs(sampled(psi, places, -1j) * edge) ** 2
     if s["near"] and s["alpha"]:
         total = back(transform(total) * np.exp(-q2 * (np.pi * s["alpha"] * s["defocus"][t]) ** 2)).real
     pad, b = s["pad"] * s["bin"], s["bin"]
@@ -70,7 +85,7 @@ def pattern(setup: dict[str, Any], t: int) -> np.ndarray:
     ny, nx = total.shape[0] // b, total.shape[1] // b
     total = total.reshape(ny, b, nx, b).sum(axis=(1, 3))
     if s.get("background") is not None:
-        seen = np.ones(shape) if s["near"] else limit.astype(float)
+        seen = np.ones(shape) if s["near"] else edge.astype(float)
         seen = seen[pad : shape[0] - pad, pad : shape[1] - pad].reshape(ny, b, nx, b).mean(axis=(1, 3))
         total = total + s["background"] ** 2 * seen
     return total

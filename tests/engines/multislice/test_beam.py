@@ -129,17 +129,20 @@ def test_virtual_detectors_add_up_to_a_pattern() -> None:
     np.testing.assert_allclose(beam.of_signals(np.array([[2.0, 3], [4, 5]]), masks), [[3, 4], [4, 0]])
 
 
+@pytest.mark.parametrize("near", [False, True])
 @pytest.mark.parametrize("bin", [2, 3])
-def test_an_upsampled_pattern_keeps_its_photons_and_its_place(bin: int) -> None:
-    """Binned as the detector bins it, it is the pattern again."""
+def test_an_upsampled_pattern_keeps_its_photons_and_its_place(bin: int, near: bool) -> None:
+    """On the way to the detector, and binned as that bins it, it is the pattern again."""
     y, x = np.indices((16, 16)) - 8
     smooth = 100 * np.exp(-((y - 1) ** 2 + x**2) / 12.0)
-    at = frame(pattern=(16, 16), bin=bin, pad=2, cutoff=1.9)
+    at = frame(pattern=(16, 16), bin=bin, pad=2, cutoff=1.9, near=near)
     fine = beam.widened(smooth, at)
     assert fine.shape == at.shape == (20 * bin, 20 * bin)
-    optics = Optics.of(at.shape, PIXEL, LAMBDA, (), cutoff=1.9, real=np.dtype(float))
-    detector = Detector.of(ON, optics, (16, 16), bin, 2)
-    seen = np.fft.fftshift(detector.photons(np.sqrt(np.fft.ifftshift(fine))[None, None, None] + 0j)[0])
+    assert np.unravel_index(fine.argmax(), fine.shape) == (10 * bin + bin, 10 * bin)  # zero frequency is the model's
+    optics = Optics.of(at.shape, PIXEL, LAMBDA, (), cutoff=1.9, real=np.dtype(float), near=near, bin=bin)
+    wave = beam.wave_of(np.sqrt(fine), at)[0, 0]
+    there = np.fft.ifft2(np.fft.fft2(wave) * optics.middle) if near else np.fft.fft2(wave * optics.middle, norm="ortho")
+    seen = np.fft.fftshift(Detector.of(ON, optics, (16, 16), bin, 2).photons(there[None, None, None])[0])
     np.testing.assert_allclose(seen, smooth, atol=0.03 * smooth.max())
     assert fine.sum() == pytest.approx(smooth.sum(), rel=1e-3)
 

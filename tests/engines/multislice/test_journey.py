@@ -30,6 +30,7 @@ def optics_of(s: dict[str, Any]) -> Optics:
         near=s["near"],
         spherical_m=s["cs"],
         spread=s["alpha"],
+        bin=s["bin"],
     )
 
 
@@ -84,6 +85,9 @@ EVERYTHING = {
     "blurred": {"near": True, "alpha": 4e-3, "mode": 0, "slices": 2},
     "padded": {"pad": 2, "mode": 0, "slices": 2},
     "binned": {"bin": 2, "mode": 0, "slices": 2, "shape": (16, 12)},
+    "binned, odd sizes": {"bin": 2, "mode": 4, "slices": 2, "shape": (18, 14), "pad": 1},
+    "binned by three": {"bin": 3, "mode": 3, "slices": 2, "shape": (18, 15)},
+    "near, binned, odd": {"bin": 2, "near": True, "slices": 2, "mode": 0, "shape": (18, 14)},
     "near, padded and binned": {"bin": 2, "pad": 1, "near": True, "slices": 1},
     "plates and lenses": {"plates": True, "coefficients": True, "mode": 4, "slices": 2},
 }

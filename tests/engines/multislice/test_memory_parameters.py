@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -10,11 +11,19 @@ import numpy as np
 import pytest
 from test_pypty import run
 
+from ptystream.engine import Context
+from ptystream.engines.backend import cpu
 from ptystream.engines.multislice import patterns
+from ptystream.engines.multislice.detector import Detector
+from ptystream.engines.multislice.journey import Journey, Source, Sums, View, Wanted
+from ptystream.engines.multislice.losses import compare
 from ptystream.engines.multislice.memory import History
-from ptystream.engines.multislice.patterns import WAVES, Patterns, automatic
+from ptystream.engines.multislice.optics import Optics
+from ptystream.engines.multislice.patterns import Patterns, automatic, under_way
 from ptystream.engines.multislice.pypty import PyPty
 from ptystream.run import Run
+
+ON = cpu(Context(precision="double"))
 
 
 def pixels(found: Run) -> np.ndarray:
@@ -50,6 +59,19 @@ def test_patterns_are_prepared_once_where_they_are_kept(given: dict[str, Any], p
     np.testing.assert_array_equal(pixels(kept), pixels(plain))
 
 
+def test_patterns_that_do_not_fit_are_brought_each_time(
+    prepared: Counter[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = run(epoch_max=3)
+    always = prepared["prepared"]
+    prepared.clear()
+    monkeypatch.setattr(patterns, "free_bytes", lambda: 0)
+    kept = run(epoch_max=3, load_one_by_one=False)
+    assert prepared["prepared"] == always
+    assert len([r for r in caplog.records if "not all patterns fit" in r.message]) == 1
+    np.testing.assert_array_equal(pixels(kept), pixels(plain))
+
+
 def test_patterns_are_padded_once_or_whenever_they_are_compared(prepared: Counter[str]) -> None:
     given = {"epoch_max": 5, "pad": 4, "pad_zeros": True}
     always = run(**given)
@@ -69,7 +91,7 @@ def test_a_small_share_of_the_memory_makes_small_batches(monkeypatch: pytest.Mon
     for share in (0.02, 1.0):
 
         def batches(self: Patterns, *given: Any, share: float = share) -> Any:
-            self.on = replace(self.on, free=lambda: 64 * 32**2 * 8 * WAVES)
+            self.on = replace(self.on, free=lambda: 64 * 32**2 * 8 * under_way(self.p, 1, 1, 1))
             found = real(self, *given)
             sizes.setdefault(share, []).extend(len(batch.rows) for batch in found)
             return found
@@ -145,10 +167,40 @@ def test_the_history_lies_where_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_batch_fills_a_tile_as_far_as_memory_allows() -> None:
-    assert automatic(1000, 8000, 1 << 40, 0.7) == 8
-    assert automatic(1000, 8000, 5 * WAVES * 1000, 1.0) == 5
-    assert automatic(1000, 8000, 5 * WAVES * 1000, 0.41) == 2
-    assert automatic(1 << 30, 1 << 19, 1 << 20, 0.5) == 1
+    assert automatic(1000, 9000, 8000, 1 << 40, 0.7) == 8
+    assert automatic(1000, 9000, 8000, 5 * 9000, 1.0) == 5
+    assert automatic(1000, 9000, 8000, 5 * 9000, 0.41) == 2
+    assert automatic(1 << 30, 1 << 32, 1 << 19, 1 << 20, 0.5) == 1
+
+
+@pytest.mark.parametrize("refined", [False, True])
+@pytest.mark.parametrize(("probes", "objects", "slices"), [(1, 1, 1), (3, 1, 1), (1, 2, 1), (1, 1, 6), (2, 2, 3)])
+def test_a_pass_takes_as_much_memory_as_it_is_said_to(probes: int, objects: int, slices: int, refined: bool) -> None:
+    """Measured: never more, and not much less, so that `memory_saturation` means what it says."""
+    count, side, rng = 12, 48, np.random.default_rng(0)
+    optics = Optics.of((side, side), (1e-10,) * 2, 2e-12, [2e-9] * (slices - 1), cutoff=0.66, real=np.dtype(float))
+    detector = Detector.of(ON, optics, (side, side))
+    angles = rng.normal(size=(count, 2)) * 1e-4 if refined else None
+    rows, corner, none = np.arange(count), rng.integers(0, 10, (count, 2)), np.zeros(count, np.int64)
+    shift = rng.normal(size=(count, 2))
+    view = View(rows, corner, none, np.ones(count), before=angles, inside=angles, after=angles, shift=shift)
+    o = np.exp(1j * rng.normal(size=(objects, slices, side + 10, side + 10)))
+    p = rng.normal(size=(1, probes, side, side)) + 0j
+    sums = Sums(np.zeros_like(o), np.zeros_like(p), np.zeros((count, 2)), np.zeros((count, 6)))
+    source = Source(p, np.fft.fft2(p), o)
+    tracemalloc.start()
+    try:
+        measured = rng.random((2, count, side, side))
+        journey = Journey(ON, optics, view, source, Wanted(positions=refined, tilts=refined))
+        waves = journey.forward()
+        found = compare(np, "lsq_sqrt", detector.photons(waves), measured[0], measured[1], 0.01)
+        journey.backward(detector.back(found.slope, waves), sums)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    given = PyPty.Parameters(**({"update_tilts": 1} if refined else {}))
+    said = under_way(given, probes, objects, slices) * count * side**2 * 16
+    assert peak <= said <= 1.35 * peak
 
 
 @pytest.mark.parametrize("flag", [0, 1, 2, 3, 4])

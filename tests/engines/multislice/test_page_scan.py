@@ -242,7 +242,7 @@ def test_what_only_the_code_knows_is_refused_with_what_to_use(name: str) -> None
 @pytest.mark.parametrize(
     ("page", "path", "told"),
     [
-        ({"dataset": None}, "scans", "needs at least one entry"),
+        ({"dataset": None}, "data_path", "there are no measurements: give data_path or dataset"),
         ({"dataset": None, "data_path": "gone.npy"}, "data_path", "no such file"),
         ({"dataset": None, "data_path": "data.pkl"}, "data_path", "a pickle may run any program"),
         ({"dataset": np.zeros((4, 4))}, "dataset", "must be .measurement, y, x."),
@@ -250,6 +250,14 @@ def test_what_only_the_code_knows_is_refused_with_what_to_use(name: str) -> None
         ({"positions": PLACES[:5]}, "positions", "as many as the 12 measurements"),
         ({"positions": PLACES[:, :1]}, "positions", "must be real numbers"),
         ({"positions": np.full((12, 2), np.nan)}, "positions", "finite"),
+        ({"beam_current": np.ones(7)}, "beam_current", "as many as the 12 measurements of dataset$"),
+        ({"tilts": np.ones((7, 6))}, "tilts", "as many as the 12 measurements of dataset, or 1"),
+        ({"probe_marker": np.zeros(13, int)}, "probe_marker", "as many as the 12"),
+        ({"defocus_array": np.ones(3)}, "defocus_array", "as many as the 12"),
+        ({"sequence": "lambda x: [0, 12] if x else None"}, "sequence", "counted from 0"),
+        ({"scan_size": (3, 5), "fast_axis_reg_weight_positions": 1.0}, "scan_size", "the points of the 12 measurements"),
+        ({"data_bin": 100}, "data_bin", "patterns have 16 pixels"),
+        ({"data_shift_vector": [0, -16]}, "data_shift_vector", "patterns have 16 pixels"),
         ({"data_pad": 3, "upsample_pattern": 2}, "data_pad", "multiple of upsample_pattern"),
         ({"use_full_FOV": False, "sequence": "lambda x: None if x > 3 else [1]"}, "use_full_FOV", "None in epoch 4"),
     ],

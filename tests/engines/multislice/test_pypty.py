@@ -186,3 +186,56 @@ def test_one_tilt_for_all_is_refined_by_all() -> None:
     assert found.state == "finished"
     losses = [info["pypty"][-1]["loss"] for info in found.iter_info]
     assert losses[-1] < losses[0]
+
+
+def test_positions_are_those_of_the_beginning_again_also_where_the_object_has_grown() -> None:
+    """Corrections that were made part of what frames see are taken back too."""
+    more = {"update_probe_pos": "lambda x: x < 5", "dynamically_resize_yx_object": 1e-3, "epoch_max": 8}
+    kept, reset = (run(**more, **given) for given in ({}, {"reset_positions": "lambda x: x == 6"}))
+    assert np.abs(kept.reconstruction.pods.moved).max() > 1e-3 * BEAM.pixel_m
+    np.testing.assert_allclose(reset.reconstruction.pods.moved, 0, atol=1e-5 * BEAM.pixel_m)
+
+
+@pytest.mark.parametrize("fractions", [True, False])
+def test_frames_stay_where_they_are_when_corrections_become_part_of_them(fractions: bool) -> None:
+    given = SETUP | {"epoch_max": 9, "allow_subPixel_shift": fractions, "update_probe_pos": 1}
+    made = make_run(engine=PyPty, engines=[given])
+    feed(made, 0, 92)
+    Loop(made, LoopSettings(min_frames_for_recon=32)).step()
+    engine = made.engine
+    assert isinstance(engine, PyPty)
+
+    def places() -> np.ndarray:
+        views = [batch.view(engine.at) for batch in engine.patterns.batches(np.arange(92), engine._stack)]
+        return np.concatenate([view.corner + np.asarray(engine._stack.offset) + view.shift for view in views])
+
+    engine.at["positions"] = np.random.default_rng(0).normal(size=(92, 2)).astype("f4")
+    before = places()
+    engine._fold(engine.at["positions"].astype(float))
+    np.testing.assert_allclose(places(), before, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["window_weight", "probe_reg_constraint_weight"])
+def test_terms_of_the_probe_are_those_of_the_pages_probe(name: str) -> None:
+    """Weights mean what they do in PyPty: its probe is brighter by the unnormalised transform, and modes are averaged."""
+    hill, outside = np.hypot(*np.mgrid[-16:16, -16:16]) / 20, np.ones((32, 32))
+    outside[8:24, 8:24] = 0
+    given = {"window": hill, "probe_constraint_mask": 1 - outside, name: 3.0}
+    made = run(epoch_max=2, update_probe=0, modes=(2, 1), **given)
+    (probe,) = made.reconstruction.probes.values()
+    page = probe.data.astype("c16") * np.sqrt(2 / 32**2)
+    spectra = np.fft.fftshift(np.fft.fft2(page), axes=(1, 2))
+    wanted = {"window_weight": 3 * hill * abs(page) ** 2, "probe_reg_constraint_weight": 3 * outside * abs(spectra) ** 2}[name]
+    assert made.iter_info[-1]["pypty"][-1]["terms"][name] == pytest.approx(wanted.sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "given", [{"phase_norm_weight": "lambda x: 1e-3 * (x >= 6)"}, {"update_probe": "lambda x: x < 6"}, {"sequence": "late"}]
+)
+def test_what_was_known_of_another_loss_is_forgotten_once(given: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    if "sequence" in given:
+        given = {"sequence": lambda epoch: None if epoch < 6 else list(range(60))}
+    with caplog.at_level("INFO"):
+        run(epoch_max=10, **given)
+    forgotten = [r for r in caplog.records if "history" in r.message and "another from here on" in r.message]
+    assert len(forgotten) == 1

@@ -81,6 +81,15 @@ def test_pairs_without_curvature_are_passed_over() -> None:
     assert not history.pairs and history.scale == {"real": 0.5}
 
 
+def test_what_has_moved_by_rounding_alone_tells_no_scale() -> None:
+    """Positions over a flat object have no gradient; their first step is noise, and the next gradient is not."""
+    history = History()
+    assert history.learn(
+        {"object": np.ones(3), "positions": np.full(3, 1e-17)}, {"object": np.ones(3), "positions": np.ones(3)}, 5
+    )
+    assert history.scale == {"object": 1.0}
+
+
 def test_the_scale_of_a_complex_array_is_the_same_as_of_its_parts() -> None:
     rng = np.random.default_rng(2)
     s, y = (rng.normal(size=4) + 1j * rng.normal(size=4) for _ in range(2))
@@ -128,3 +137,8 @@ def test_limits_are_kept() -> None:
 
     assert search(broken, 0.0, -1.0, 1.0, Limits(most=3, reduce=0.5)).taken is None
     assert tried == [1, 0.5, 0.25]
+
+
+def test_a_loss_that_falls_without_end_ends_the_search() -> None:
+    found = search(lambda t: (-math.sqrt(t), -1.0, None), 0.0, -1.0, 1.0, Limits(c1=1e-300, c2=0.5, most=math.inf))
+    assert found.taken is None and found.trials < 1000
