@@ -21,6 +21,8 @@ from ptystream.scan.positions import raster_scan
 from .exposure import canvas, shifted
 
 COUNTS = np.dtype(np.uint32)
+TOGETHER = 1024
+"""Atoms that are drawn in one go: memory is needed for a row and a column of each."""
 LIMIT = 2 / 3
 """Of waves and slices, part of the largest frequency: products do not alias."""
 
@@ -69,8 +71,12 @@ def projected(
     atoms: NDArray[np.float64], volt_m3: float, width: float, axes: tuple[NDArray[np.float64], NDArray[np.float64]]
 ) -> NDArray[np.float64]:
     """Projected potential, volt metres, of atoms that are Gaussians of this standard deviation. Shape (y, x)."""
-    y, x = (np.exp(-((axis - at[:, None]) ** 2) / (2 * width**2)) for axis, at in zip(axes, atoms.T[:2], strict=True))
-    return np.asarray((y * atoms[:, 2:]).T @ x * (volt_m3 / (2 * np.pi * width**2)))
+    drawn = np.zeros([len(axis) for axis in axes])
+    for first in range(0, len(atoms), TOGETHER):
+        some = atoms[first : first + TOGETHER]
+        y, x = (np.exp(-((axis - at[:, None]) ** 2) / (2 * width**2)) for axis, at in zip(axes, some.T[:2], strict=True))
+        drawn += (y * some[:, 2:]).T @ x
+    return drawn * (volt_m3 / (2 * np.pi * width**2))
 
 
 class Microscope:
@@ -122,8 +128,20 @@ class Microscope:
             wave = wave * part[y : y + self.shape[0], x : x + self.shape[1]]
             if k + 1 < len(self.object):
                 wave = scipy.fft.ifft2(scipy.fft.fft2(wave) * self._way)
+        if any(self.p.descan):
+            wave = wave * self._tilt(self.positions_m[number])
         there = scipy.fft.fft2(wave, norm="ortho") * self._band
         return np.asarray(np.fft.fftshift(np.abs(there) ** 2))
+
+    def _tilt(self, place_m: NDArray[np.float64]) -> NDArray[np.complex128]:
+        """Behind the sample, (y, x): what moves a pattern of this place as descan does."""
+        p, turn = self.p, math.radians(self.p.rotation)
+        y, x = place_m
+        own = np.array([math.cos(turn) * y - math.sin(turn) * x, math.cos(turn) * x + math.sin(turn) * y])
+        reach = np.maximum(np.broadcast_to(p.steps, 2) - 1, 1) * np.broadcast_to(p.step, 2)
+        moved = (own / reach) @ np.reshape(p.descan, (2, 2))
+        ramps = (np.exp(2j * np.pi * m * np.fft.fftshift(np.fft.fftfreq(n))) for m, n in zip(moved, self.shape, strict=True))
+        return np.asarray(np.multiply.outer(*ramps))
 
     def frame(self, number: int) -> NDArray[np.uint32]:
         """Counts, (y, x); noise is keyed by (seed, scan, frame)."""

@@ -83,11 +83,11 @@ class Beamline:
 def run(
     beamline: Beamline,
     frames: Sender,
-    positions: Sender,
+    positions: Sender | None = None,
     *,
     wait: Callable[[float], bool] | None = None,
 ) -> None:
-    """Send one scan. `wait(seconds)` paces it and ends it early where it answers True.
+    """Send one scan; without `positions` its frames alone. `wait(seconds)` paces it and ends it early where it answers True.
 
     Patterns are computed before the first one is sent, so that the rate is the detector's and not the simulator's.
     """
@@ -100,7 +100,8 @@ def run(
     noise = random.normal(0.0, beamline.encoder_noise_m, (beamline.frames, n, 2))
     readings = places[:, None] + noise
     frames.start(beamline.scan_id, num_frames=beamline.frames)
-    positions.start(beamline.scan_id)
+    if positions is not None:
+        positions.start(beamline.scan_id)
     began = time.monotonic()
     sent = 0
     reason = "completed"
@@ -112,10 +113,13 @@ def run(
             break
         stamps = time.time_ns() + np.arange(stop - first)
         frames.frames(first, patterns[first:stop], timestamps_ns=stamps)
-        part = readings[first:stop].reshape(-1, 2)
-        positions.samples(first * n, y=part[:, 0], x=part[:, 1])
+        if positions is not None:
+            part = readings[first:stop].reshape(-1, 2)
+            positions.samples(first * n, y=part[:, 0], x=part[:, 1])
         sent = stop
     frames.end(sent, reason)
-    positions.end(sent * n, reason)
+    if positions is not None:
+        positions.end(sent * n, reason)
     frames.flush()
-    positions.flush()
+    if positions is not None:
+        positions.flush()

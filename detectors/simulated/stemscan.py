@@ -15,12 +15,16 @@ from ptystream.scan.memory import allowed_bytes
 from ptystream.transport import Surroundings
 
 from ..zmq.protocol import NativeDecoder
-from .microscope import Microscope
+from .microscope import Microscope, places_of
 from .stream import SimulatedParameters, SimulatedTransport
 
 MAX_FRAMES = 1 << 22
 BYTES_A_PIXEL = 64
 """Memory per pixel of a slice while the sample is drawn."""
+BYTES_A_COUNT = 4
+"""Memory per pixel of a pattern while all are made."""
+BYTES_AN_ATOM = 400
+"""Memory per atom of a slice."""
 
 
 class StemParameters(SimulatedParameters):
@@ -66,6 +70,10 @@ class StemParameters(SimulatedParameters):
 
     flyback: int = parameter(0, lower=0, upper=10000, ours=True)
     """Frames behind each row while the beam goes back."""
+
+    descan: tuple[float, float, float, float] = parameter((0.0, 0.0, 0.0, 0.0), ours=True)
+    """By how many pixels (y, x) patterns wander from the first row to the last, and (y, x) from the first point of a row to the
+    last; in the middle of the raster they lie straight."""
 
     slices: int = parameter(4, lower=1, upper=1000, ours=True)
     """Layers of atoms."""
@@ -121,6 +129,13 @@ class StemParameters(SimulatedParameters):
             raise ValueError("must be finite")
         return value
 
+    @field_validator("descan")
+    @classmethod
+    def _wanders(cls, value: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        if not np.isfinite(value).all():
+            raise ValueError("must be four finite numbers (pixels)")
+        return value
+
     @field_validator("aberrations")
     @classmethod
     def _known(cls, value: list[float]) -> list[float]:
@@ -154,9 +169,11 @@ class StemParameters(SimulatedParameters):
 
     def affordable(self, size: tuple[float, float]) -> None:
         """Raises `ValueError` where a sample of `size` pixels would not fit into memory."""
-        needed = size[0] * size[1] * (BYTES_A_PIXEL + 16 * self.slices)
+        cells = math.prod(n * self.pixel / self.lattice + 4 for n in size)
+        needed = size[0] * size[1] * (BYTES_A_PIXEL + 16 * self.slices) + 2 * cells * (BYTES_AN_ATOM + 24 * self.slices)
         if needed > allowed_bytes():
-            text = f"a sample of {size[0]:.4g} x {size[1]:.4g} pixels in {self.slices} slices takes {needed:.3g} bytes"
+            text = f"a sample of {size[0]:.4g} x {size[1]:.4g} pixels in {self.slices} slices of {2 * cells:.3g} atoms"
+            text += f" takes {needed:.3g} bytes"
             raise ValueError(f"steps: {text}, of {allowed_bytes():.3g} allowed")
 
     def metadata(self) -> dict[str, Any]:
@@ -168,14 +185,22 @@ class StemParameters(SimulatedParameters):
 class StemBeamline:
     """A `StemScan` as a beamline of `detectors.simulated.simulator.run`: what `ptystream simulate --stem` sends."""
 
-    def __init__(self, frames: int = 1024, side: int = 64, rate_hz: float = 100.0, seed: int = 0) -> None:
+    def __init__(
+        self, frames: int = 1024, side: int = 64, rate_hz: float = 100.0, seed: int = 0, given: dict[str, Any] | None = None
+    ) -> None:
+        """`given`: parameters of `StemScan`; then `frames` and `side` are left, and `seed` where they have one. Raises
+        `ValueError` (pydantic's for the parameters) for what cannot be, and where patterns of all frames take too much memory."""
         rows = math.ceil(math.sqrt(frames))
         asked = {"shape": side, "steps": (math.ceil(frames / rows), rows), "num_frames": frames}
-        self.parameters = StemParameters.model_validate(asked)
-        self.frames, self.side, self.rate_hz, self.seed = frames, side, rate_hz, seed
+        self.parameters = StemParameters.model_validate(asked if given is None else given)
+        self.rate_hz, self.seed = rate_hz, seed if self.parameters.seed is None else self.parameters.seed
         self.frames_per_message, self.samples_per_frame, self.encoder_noise_m = 1, 1, 0.0
         self.scan_id, self.pixel_m = "simulated", self.parameters.pixel
-        self.microscope = Microscope(self.parameters, seed, self.scan_id)
+        self.frames, self.side = len(places_of(self.parameters)), self.parameters.side()
+        needed = BYTES_A_COUNT * self.frames * self.side**2
+        if needed > allowed_bytes():  # they are made before the first is sent
+            raise ValueError(f"steps: {self.frames} patterns take {needed:.3g} bytes, of {allowed_bytes():.3g} allowed")
+        self.microscope = Microscope(self.parameters, self.seed, self.scan_id)
 
     def positions_m(self) -> Any:
         """Where the beam is, (frame, 2), (y, x)."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream.engine import Engine
-from ptystream.reconstruction import COLUMN, PROBE, ROW, PodTable, Reconstruction, Storage, nearest
+from ptystream.reconstruction import COLUMN, PROBE, ROW, PodTable, Reconstruction, nearest
 from ptystream.run import Run
 
 from .halves import measured
@@ -176,7 +176,7 @@ class Convention:
     def _start(self, tried: Tried) -> None:
         run, entry, source = self.run, self.run.engine_entry, self.run.reconstruction
         assert source is not None and entry is not None and run.engine_context is not None
-        made = Reconstruction({}, {}, PodTable(source.pods.pods), source.propagators)
+        made = Reconstruction({}, {}, PodTable(source.pods.pods), source.propagators, source.geometries)
         made.probe_dispersion, made.object_dispersion = source.probe_dispersion, source.object_dispersion
         address, remainder = measured(source, self._rows)
         for name, storage in source.probes.items():
@@ -197,9 +197,7 @@ class Convention:
             data = np.full((len(canvas.data), *(high - low)), canvas.fill, np.complex64)
             for layer, share in zip(data, canvas.shares, strict=False):
                 layer *= share
-            made.objects[name] = Storage(
-                data, canvas.pixel_size_m, (int(low[0]), int(low[1])), canvas.fill, canvas.energy_kev, canvas.shares
-            )
+            made.objects[name] = replace(canvas, data=data, offset=(int(low[0]), int(low[1])))
         table = source.pods
         rows = self._rows
         made.pods.append(address, remainder, table.weight[rows], table.frame[rows], table.index[rows], table.depth[rows])

@@ -18,7 +18,7 @@ SMALLEST = 24
 
 def correlate(first: tuple[Storage, Storage], second: tuple[Storage, Storage]) -> dict[str, Any]:
     """`frequency_per_m`, `correlation`, `threshold` and `resolution_m` of two (object, illumination) pairs, from their first
-    layers; {} where no square of `SMALLEST` pixels is covered in both.
+    layers, of a stack all its slices together; {} where no square of `SMALLEST` pixels is covered in both.
 
     The resolution is half a period: a pixel, where it is that of the Nyquist frequency.
     """
@@ -32,7 +32,7 @@ def correlate(first: tuple[Storage, Storage], second: tuple[Storage, Storage]) -
     crop = crop_to_cover(seen, LARGEST)
     if seen[crop].shape[0] < SMALLEST:
         return {}
-    a, b, weight = one.data[0][mine][crop], other.data[0][its][crop], seen[crop]
+    a, b, weight = one.through()[mine][crop], other.through()[its][crop], seen[crop]
     if not (np.isfinite(a).all() and np.isfinite(b).all() and np.any(a) and np.any(b)):
         return {}
     made = align(a, b, weight)

@@ -101,8 +101,10 @@ class Halves:
     def is_outdated(self) -> bool:
         """Whether the run has begun anew since their last turn, or goes on with frames that are cut, or lie, otherwise."""
         run, source = self.run, self.run.reconstruction
-        if not self.halves or source is None or run.engine_entry is None:
+        if not self.halves:
             return False
+        if source is None or run.engine_entry is None:  # it waits for frames, as at its beginning
+            return True
         elsewhere = any(name not in source.objects or source.objects[name].begun != n for name, n in self._begun.items())
         again = run.engine is not None and run.engine is not self._engine and run.engine_entry.label == self._label
         return source is not self._source or run.cuts != self._cuts or elsewhere or again
@@ -186,7 +188,7 @@ class Halves:
                 made.objects[name] = replace(canvas, data=data)
             (top, left), (height, width) = canvas.offset, canvas.shape
             made.objects[name].grow((top, left), (top + height, left + width))
-        made.propagators = source.propagators
+        made.propagators, made.geometries = source.propagators, source.geometries
         made.probe_dispersion, made.object_dispersion = source.probe_dispersion, source.object_dispersion
 
     def _append(self, half: Half, source: Reconstruction) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
+from pydantic import ValidationError
 from rich.console import Console
 
-from ptystream.params.load import load
+from ptystream.params.errors import ConfigurationError, faults_of
+from ptystream.params.load import load, read
 from ptystream.simulating import Simulation
 
 FRAMES, RATE_HZ, SIDE = 400, 100.0, 128
@@ -28,6 +31,7 @@ def simulate(
     scans: int,
     first: int,
     stem: bool = False,
+    microscope: str | None = None,
 ) -> int:
     """Body of the command. Prints one line of JSON with addresses and, without a configuration, geometry before it begins."""
     if config is not None:
@@ -36,10 +40,17 @@ def simulate(
             ("positions-address", positions_address),
             ("side", side),
             ("stem", stem or None),
+            ("microscope", microscope),
         ):
             if value is not None:
                 raise RuntimeError(f"--{name} {value}: the configuration says that; leave one of them out")
         return _of(config, frames, rate, seed, wait, scans, first)
+    if microscope is not None:
+        given = (("positions-address", positions_address), ("frames", frames), ("side", side), ("stem", stem or None))
+        for name, value in given:
+            if value is not None:
+                raise RuntimeError(f"--{name} {value}: {microscope} says that; leave one of them out")
+        return _scanned(microscope, frames_address or FRAMES_ADDRESS, rate, seed, wait)
     simulator = next(iter(entry_points(group="ptystream.simulators", name="simulated"))).load()
     if stem:
         microscopes = next(iter(entry_points(group="ptystream.simulators", name="stem"))).load()
@@ -57,6 +68,26 @@ def simulate(
         if wait and not sys.stdin.readline():
             return 1
         simulator.run(beamline, data, positions)
+    return 0
+
+
+def _scanned(file: str, address: str, rate: float, seed: int, wait: bool) -> int:
+    """A scan of the microscope that a file describes: frames alone, since its scan generator tells no positions."""
+    given = read(Path(file))
+    simulators = entry_points(group="ptystream.simulators")
+    microscopes, simulator = (next(iter(simulators.select(name=name))).load() for name in ("stem", "simulated"))
+    try:
+        beamline = microscopes.StemBeamline(rate_hz=rate, seed=seed, given=given)
+    except ValidationError as error:
+        raise ConfigurationError(faults_of(error, microscopes.StemParameters, file)) from error
+    except ValueError as error:
+        raise RuntimeError(f"{file}: {error}") from error
+    with simulator.Sender(address, timeout_s=600.0) as data:
+        told = {"frames": data.address, "number": beamline.frames, "geometry": beamline.geometry()}
+        print(json.dumps(told), flush=True)
+        if wait and not sys.stdin.readline():
+            return 1
+        simulator.run(beamline, data)
     return 0
 
 

@@ -239,7 +239,7 @@ def aligned(
     Begins at `coefficients_m` and `angle`, or at the best defocus of `search_m`; then for each of `counts` with its bin: views
     are correlated with what all others let expect of them (`transfer`), and so many aberrations are fitted to where they lie.
     The disk must lie about zero frequency (see `moments.Plane`); a sample of weak phase is assumed, and of 1 rad the defocus is
-    found some percent too small.
+    found some percent too small. Raises `ValueError` for more aberrations than the views can tell.
     """
     fit = Fit(np.asarray(coefficients_m, float), angle, wavelength_m)
     cell = np.prod([abs(line.ravel()[1] - line.ravel()[0]) for line in frequency])

@@ -349,3 +349,21 @@ def test_a_run_that_begins_anew_is_told_no_resolution_of_before(share: float) ->
     loop.renew({"do": "restart", "anew": True, "who": "anna", "time_ns": 2})
     assessor.finish()
     assert "frc" not in run.quality and "coverage" in run.quality
+
+
+@pytest.mark.usefixtures("quickly")
+def test_a_run_that_begins_anew_without_a_frame_ends_without_a_word_of_halves(caplog: pytest.LogCaptureFixture) -> None:
+    """The scan is over too: nothing is left to compare."""
+    run = whole(numiter=60)
+    loop, assessor = Loop(run, LoopSettings(min_frames_for_recon=16)), Assessor(run, share=0.5)
+    for _ in range(20):
+        loop.step()
+        assessor.purse.earn(100.0)
+        assessor.work()
+    for index in range(92):
+        run.apply({"do": "revise", "scan": "s", "index": index, "what": "withdrawn", "value": None})
+    loop.renew({"do": "restart", "anew": True, "who": "anna", "time_ns": 1})
+    assert loop.step() is Step.DONE and run.state == "failed"
+    assessor._of = (0, 0)
+    assessor.finish()
+    assert "frc" not in run.quality and "given up" not in caplog.text

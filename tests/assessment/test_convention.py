@@ -14,6 +14,7 @@ from problems import PATTERNS, end, feed, make_run
 from ptystream.assessment.convention import Convention, Tried, code_of, coupling, judged, matrix, turned
 from ptystream.engine import Context
 from ptystream.engines.dm import DM
+from ptystream.engines.multislice.pypty import PyPty
 from ptystream.events import Frames, Payload, Samples, ScanEnded, ScanStarted
 from ptystream.loop import Loop, LoopSettings
 from ptystream.model.geometry import Geometry
@@ -60,6 +61,22 @@ def test_whichever_way_the_detector_lies_the_right_class_is_found_and_its_tie_na
     assert "negative phase" in figure["why"]
     misfits = [entry["misfit"] for entry in figure["ranking"]]
     assert misfits == sorted(misfits)
+
+
+def test_a_thick_object_is_tried_as_one_stack_of_slices() -> None:
+    thick = {
+        "num_slices": 2,
+        "slice_distances": [2e6],
+        "default_dtype": "single",
+        "damping_cutoff_multislice": 2.0,
+        "print_flag": 0,
+    }
+    run = make_run(engine=PyPty, engines=[{**thick, "numiter": 20}])
+    feed(run, 0, 92, patterns=as_seen(5))
+    end(run)
+    figure = checked(run).figure()
+    assert names_of(figure, 5) <= {entry["name"] for entry in figure["ranking"][:2]}
+    assert figure["lead"] > 1.5
 
 
 @pytest.mark.parametrize("present", [0, 3, 5, 6])

@@ -10,8 +10,8 @@ from ptystream.assessment.correlation import correlate
 from ptystream.assessment.coverage import coverage, diameter, within
 from ptystream.assessment.drift import drift
 from ptystream.assessment.purse import SAVED_S, Purse
-from ptystream.publish.measured import faults, told
-from ptystream.reconstruction import Storage
+from ptystream.publish.measured import FIGURES, faults, told
+from ptystream.reconstruction import Stack, Storage
 
 
 def curve(values: np.ndarray) -> list[np.ndarray]:
@@ -151,6 +151,20 @@ def test_the_resolution_is_half_the_period_at_the_crossing() -> None:
     assert same["resolution_m"] is None  # they agree up to Nyquist
 
 
+def test_of_a_stack_all_slices_together_are_compared() -> None:
+    """Two halves that share a phase out among their slices in ways of their own agree on the sum, and on no slice."""
+    r, low = np.random.default_rng(8), np.hypot(*np.meshgrid(np.fft.fftfreq(256), np.fft.fftfreq(256))) < 0.25
+    whole, *parts = (np.fft.ifft2(np.fft.fft2(r.normal(size=(256, 256))) * low).real * 0.3 for _ in range(3))
+
+    def half(part: np.ndarray, depth: int) -> tuple[Storage, Storage]:
+        slices = np.exp(1j * np.stack([part, whole - part])).astype("c8")
+        shown, light = images(slices)
+        return (Stack(slices, shown.pixel_size_m, depth=2) if depth == 2 else shown), light
+
+    rings = {depth: np.mean(correlate(*(half(part, depth) for part in parts))["correlation"][5:60]) for depth in (1, 2)}
+    assert rings[2] > 0.99 and abs(rings[1]) < 0.2
+
+
 def test_canvases_that_grew_differently_are_laid_on_each_other() -> None:
     data = noise(6, 300)
     found = correlate(images(data[:, :200, :200], (-50, -50)), images(data[:, 30:, 20:], (-20, -30)))
@@ -196,3 +210,16 @@ def test_figures_for_a_person_have_their_age_and_unit() -> None:
     quality["frc"]["resolution_m"] = None
     assert told(quality, 0)["resolution"].startswith("a pixel or better")
     assert "guess" in faults({"guess": when})
+
+
+@pytest.mark.parametrize("name", list(FIGURES))
+def test_figures_that_lack_something_are_left_out(name: str) -> None:
+    """Who listens to another make of session is not ended by what it leaves out."""
+    when, kinds = {"measured_ns": 0, "iteration": 0}, {"a number": 1.0, "an integer": 1, "text": "t", "[y, x]": [0.0, 1.0]}
+    kinds |= {"numbers": [0.0] * 100, "lists of names": [["a"]], "ranking": [], "a number or none": 2.0, "text or none": "t"}
+    whole = {key: kinds[kind] for key, kind in FIGURES[name].items()}
+    assert faults({name: whole | when}) == "" and told({name: whole | when}, 0)
+    for kept in ({}, *({key: whole[key]} for key in whole), *({k: v for k, v in whole.items() if k != key} for key in whole)):
+        figure = kept | when
+        assert faults({name: figure}) == ""
+        assert isinstance(told({name: figure}, 0), dict)

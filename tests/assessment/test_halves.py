@@ -12,6 +12,7 @@ from ptystream.assessment.halves import FEWEST, Halves, half_of, measured
 from ptystream.engines.dm import DM
 from ptystream.engines.epie import EPIE
 from ptystream.engines.ml import ML
+from ptystream.engines.multislice.pypty import PyPty
 from ptystream.engines.opr import DMOPR
 from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.model.opr import OPR
@@ -53,7 +54,7 @@ def live(halved: bool, engines: list[dict[str, Any]], engine: Any = DM) -> tuple
     return run, halves
 
 
-@pytest.mark.parametrize("engine", [DM, ML, EPIE])
+@pytest.mark.parametrize("engine", [DM, ML, EPIE, PyPty])
 def test_the_run_is_the_same_to_the_last_bit_with_halves_and_without(engine: Any) -> None:
     few = [{"numiter": 6}, {"numiter": 4}]
     with_them, halves = live(True, few, engine)
@@ -68,6 +69,20 @@ def test_the_run_is_the_same_to_the_last_bit_with_halves_and_without(engine: Any
     np.testing.assert_array_equal(a.pods.address, b.pods.address)
     assert with_them.schedule.to_list() == without.schedule.to_list()
     np.testing.assert_array_equal(with_them.history()[1], without.history()[1])
+    halves.close()
+
+
+def test_halves_of_a_thick_object_see_it_as_the_run_does() -> None:
+    """Wavelength, pixel, slices, and a canvas that has grown because the run's refined positions led there."""
+    thick = {"num_slices": 2, "slice_distances": [2e6], "default_dtype": "single", "print_flag": 0}
+    run, halves = live(True, [{**thick, "numiter": 6, "update_probe_pos": 1, "dynamically_resize_yx_object": 1e-3}], PyPty)
+    assert halves is not None and run.reconstruction is not None and halves.halves
+    (canvas,), (pixel,) = run.reconstruction.objects.values(), {o.pixel_size_m for o in run.reconstruction.objects.values()}
+    for half, (picture, seen) in zip(halves.halves, halves.pictures("SsG00"), strict=True):
+        optics = half.engine.optics  # type: ignore[union-attr]
+        assert optics.pixel_m == pixel
+        assert optics.wavelength_m == pytest.approx(1.239842e-9 / canvas.energy_kev, rel=1e-6)
+        assert picture.data.shape == (2, *seen.data.shape[-2:]) and np.abs(seen.data).max() > 0
     halves.close()
 
 

@@ -64,7 +64,7 @@ def hostile() -> Iterator[tuple[str, bytes]]:
     yield "a list", b" start [1, 2]"
     yield "a text", b' start "uid"'
     yield "integer keys", b" start " + msgpack.packb({7: 8})
-    for name in NAMES:
+    for name in sorted(NAMES):
         yield f"an empty {name}", f" {name} {{}}".encode()
         yield f"a {name} of odd things", f" {name} ".encode() + json.dumps({"uid": [], "descriptor": 5, "data": 7}).encode()
 

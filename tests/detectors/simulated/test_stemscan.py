@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scans import parameters, reconstruct, sent
 
-from ptystream.detectors.simulated.microscope import Microscope, atoms_of, places_of, projected
+from ptystream.detectors.simulated.microscope import TOGETHER, Microscope, atoms_of, places_of, projected
 from ptystream.detectors.simulated.simulator import run
 from ptystream.detectors.simulated.stemscan import StemBeamline
 from ptystream.model.electrons import electron_wavelength, interaction_constant
@@ -72,6 +72,8 @@ def test_slices_turn_phases_by_the_potential_of_their_atoms() -> None:
     potential = projected(np.array([[0.3e-10, -0.2e-10, 0.5]]), 280e-30, 0.35e-10, (y, x))
     assert potential.sum() * (0.1e-10) ** 2 == pytest.approx(0.5 * 280e-30, rel=1e-6)
     assert np.unravel_index(potential.argmax(), (64, 64)) == (35, 30)
+    many = np.tile([[0.3e-10, -0.2e-10, 0.5]], (2 * TOGETHER + 3, 1))
+    np.testing.assert_allclose(projected(many, 280e-30, 0.35e-10, (y, x)), (2 * TOGETHER + 3) * potential, rtol=1e-10)
     phase = np.angle(made(acc_voltage=200.0).object)
     weaker, more = np.angle(made(potential=140e-30, acc_voltage=200.0).object), np.angle(made().object)
     assert weaker.mean() / phase.mean() == pytest.approx(0.5, rel=1e-3)
@@ -132,6 +134,7 @@ def test_a_scan_on_its_way_has_noise_of_the_dose() -> None:
         ({"acc_voltage": None}, "acc_voltage"),
         ({"energy": 7.2}, "acc_voltage"),
         ({"steps": 2000, "step": 1e-8}, "steps"),
+        ({"lattice": 1e-15}, "atoms"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_name(given: dict[str, Any], says: str) -> None:
@@ -142,6 +145,13 @@ def test_what_cannot_be_is_refused_with_its_name(given: dict[str, Any], says: st
 def test_a_beam_wider_than_the_patterns_is_refused() -> None:
     with pytest.raises(ValueError, match="semiangle"):
         made(semiangle=0.2)
+
+
+def test_the_seed_of_a_file_is_that_of_its_scan() -> None:
+    small = {**SMALL, "steps": (2, 2)}
+    of_file = StemBeamline(seed=1, given={**small, "seed": 5})
+    np.testing.assert_array_equal(of_file.pattern(1), StemBeamline(seed=5, given=small).pattern(1))
+    assert (of_file.pattern(1) != StemBeamline(seed=1, given=small).pattern(1)).any()
 
 
 def test_a_stem_scan_goes_over_the_native_wire() -> None:
