@@ -12,9 +12,12 @@ from typing import Any, Self
 
 import zmq
 
+from ptystream.publish.heartbeat import ALIVE, ENDED
 from ptystream.publish.schema import FORMS, SchemaError, decode, decode_display
 from ptystream.publish.snapshot import Snapshot
 from ptystream.publish.subscribing import subscriber
+
+from .hearing import Hearing, Standing
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +25,8 @@ OVER = ("finished", "failed")
 SETTLE_MS, LONGEST_SETTLE_S = 5, 0.1
 LOOK_S = 0.1
 """How long the thread that serves callbacks waits before it looks whether it should end."""
+LOOK_ENDED_S = 1.0
+"""How long a loop over snapshots waits before it looks whether the session has ended."""
 CLOSE_S = 10.0
 RUNS_HELD = 16
 """Runs of which a snapshot waits to be given, at the most."""
@@ -64,10 +69,23 @@ class Client:
         self._waiting: dict[bytes, list[zmq.Frame]] = {}
         """The newest message of each run, by topic, that was not given yet."""
         self._socket = subscriber(endpoint, form, run, keys=keys, peer_keys=peer_keys)
+        self._run, self._keys, self._peer_keys = run, keys, peer_keys
+        self._hearing: Hearing | None = None
         if "IPython" in sys.modules:
             from .notebook import register
 
             register()
+
+    @property
+    def session(self) -> Standing:
+        """Whether the session answers, told by its heartbeats: these are listened for from the first time on that this is asked.
+        One that iterates for long is alive; its snapshots just are far between."""
+        with self._lock:
+            if self._leaving.is_set():
+                raise RuntimeError(f"{self.endpoint}: the client is closed")
+            if self._hearing is None:
+                self._hearing = Hearing(self.endpoint, keys=self._keys, peer_keys=self._peer_keys)
+            return self._hearing.standing
 
     def on_snapshot(self, callback: Callable[[Any], object]) -> Callable[[], None]:
         """Call `callback(snapshot)` for each newest snapshot from now on, in a thread of the client's. Returns what ends that.
@@ -161,17 +179,36 @@ class Client:
             self.skipped += replaced is not None
 
     def __iter__(self) -> Iterator[Snapshot]:
-        """Snapshots until the run is over, or none came for `timeout_s`."""
-        while (snapshot := self.latest()) is not None:
-            yield snapshot
-            if getattr(snapshot, "about", snapshot).state in OVER:
+        """Snapshots until the run is over, the session has ended, or nothing came for `timeout_s`: no snapshot, and no heartbeat
+        that tells of a run under way."""
+        last, ended = time.monotonic(), False
+        while True:
+            standing = self.session
+            left = last + self.timeout_s - time.monotonic()
+            snapshot = self.latest(min(LOOK_ENDED_S, max(0.0, left)))
+            if snapshot is not None:
+                last = time.monotonic()
+                yield snapshot
+                if getattr(snapshot, "about", snapshot).state in OVER:
+                    return
+            elif ended:
                 return
+            elif standing.state == ALIVE and self._under_way(standing):
+                last = time.monotonic()
+            elif left <= 0:
+                return
+            ended = standing.state == ENDED  # what was published before has its own way here: one more look
+
+    def _under_way(self, standing: Standing) -> bool:
+        return any(beat.state not in OVER and self._run in ("", beat.run) for beat in standing.runs)
 
     def close(self) -> None:
         """Close the socket; callbacks get nothing more. May be called by one, and twice."""
         with self._lock:
             self._leaving.set()
-            thread = self._thread
+            thread, hearing = self._thread, self._hearing
+        if hearing is not None:
+            hearing.close()
         if thread is None:
             self._socket.close()
         elif thread is not threading.current_thread():

@@ -31,7 +31,8 @@ def image_to_xarray(image: Image, name: str | None = None, *, centred: bool = Fa
 
 def to_xarray(snapshot: Snapshot) -> xarray.DataTree:
     """A whole snapshot: `tree["object/NAME"]` has `wave` and `coverage`, `tree["probe/NAME"]` has `wave`, `tree["curves"]` what
-    each iteration came to, `tree["positions"]` and `tree["ledger"]` the frames. Its attributes tell run, state and the rest."""
+    each iteration came to, `tree["positions"]` and `tree["ledger"]` the frames, `tree["frc"]` the ring correlation where it was
+    measured. Its attributes tell run, state, quality and the rest."""
     import xarray
 
     parts: dict[str, xarray.Dataset] = {}
@@ -52,6 +53,10 @@ def to_xarray(snapshot: Snapshot) -> xarray.DataTree:
         {axis: ("frame", frames[:, k] * size[k], {"units": unit}) for k, axis in enumerate("yx")}
         | {"state": ("frame", frames[:, 2].astype(np.uint8), states)}
     )
+    if rings := snapshot.quality.get("frc"):
+        columns = {key: ("frequency", np.asarray(rings[key], float)) for key in ("correlation", "threshold")}
+        frequency = ("frequency", np.asarray(rings["frequency_per_m"], float), {"units": f"1/{unit}"})
+        parts["frc"] = xarray.Dataset(columns, {"frequency": frequency})
     tree = xarray.DataTree.from_dict({f"/{path}": part for path, part in parts.items()})
     tree.attrs = _about(snapshot)
     return tree
@@ -73,4 +78,13 @@ def _curves(snapshot: Snapshot) -> Any:
 def _about(snapshot: Snapshot) -> dict[str, Any]:
     names = ("run", "number", "created_ns", "engine", "iteration", "state", "newest_frame_ns", "series", "angle", "started_ns")
     told = {name: getattr(snapshot, name) for name in names}
-    return {k: v for k, v in told.items() if v is not None} | {"ledger": dict(snapshot.ledger), "rates": dict(snapshot.rates)}
+    return (
+        {k: v for k, v in told.items() if v is not None}
+        | {"ledger": dict(snapshot.ledger), "rates": dict(snapshot.rates)}
+        | _measured(snapshot)
+    )
+
+
+def _measured(snapshot: Snapshot) -> dict[str, Any]:
+    """The figures of quality, where there are any."""
+    return {"quality": {name: dict(figure) for name, figure in snapshot.quality.items()}} if snapshot.quality else {}

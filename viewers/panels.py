@@ -23,6 +23,8 @@ MAX_OBJECTS = 4
 """Objects that are drawn."""
 FAINT = 0.02
 """Share of the largest amplitude below which a volume's phase is not drawn."""
+WEAK = 0.3
+"""Radians: phases that reach no further are drawn on a scale with two ends."""
 SECTIONS = (("y", "x", "depth"), ("depth", "x", "y"), ("depth", "y", "x"))
 """Axes of a section (vertical, horizontal) and the one across it."""
 
@@ -108,7 +110,8 @@ def _phase(axis: Any, seen: Seen) -> None:
         return
     _, phase = seen.flat
     spread = seen.spread(phase)
-    colours = "gray" if seen.layout.grey else "viridis" if seen.layout.weak else "twilight"
+    weak = seen.layout.weak or spread < WEAK  # a circle of colours has the same one at both its ends
+    colours = "gray" if seen.layout.grey else "viridis" if weak else "twilight"
     _picture(axis, phase, f"object phase{_which(seen)}", colours, -spread, spread, "rad")
     _scale_bar(axis, _pixel(seen), phase.shape)
 
@@ -276,6 +279,8 @@ def scan_map(axis: Any, frames: NDArray[Any], pixel_m: tuple[float, float] | Non
     `marks`: signs for the states instead of colours.
     """
     unit, (dy, dx) = ("µm", np.multiply(pixel_m, 1e6)) if pixel_m else ("object pixels", (1.0, 1.0))
+    if pixel_m and len(frames) and np.ptp(frames[:, :2] * [dy, dx], axis=0).max() < 1:
+        unit, (dy, dx) = "nm", np.multiply(pixel_m, 1e9)
     codes = frames[:, 2].astype(int)
     by_count = sorted(range(len(LEDGER_CODES)), key=lambda code: -np.count_nonzero(codes == code))
     for code in by_count:  # the few lie on top
@@ -285,6 +290,7 @@ def scan_map(axis: Any, frames: NDArray[Any], pixel_m: tuple[float, float] | Non
             mark, colour = (".", LEDGER_COLOURS[code]) if marks is None else (marks[code], "black")
             axis.plot(x * dx, y * dy, mark, ms=4, color=colour, label=name)
     axis.set(xlabel=f"x ({unit})", ylabel=f"y ({unit})", title=f"scan map: {len(frames)} frames", aspect="equal")
+    axis.locator_params(nbins=6)
     axis.invert_yaxis()
     if len(frames):
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 4.5}  # in letters: of any map's height

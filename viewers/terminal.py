@@ -19,9 +19,11 @@ from rich.text import Text
 
 from ptystream.publish import measured
 from ptystream.publish.display import VISIBLE_COVERAGE, Display, Picture
+from ptystream.publish.heartbeat import ENDED
 from ptystream.publish.snapshot import Snapshot
 
 from .client import OVER, Client
+from .hearing import SILENT
 
 BARS = "▁▂▃▄▅▆▇█"
 SHADES = " .:-=+*#%@"
@@ -111,6 +113,11 @@ def bars(values: NDArray[np.floating], width: int) -> str:
     return "".join(BARS[int(k)] for k in np.round((logs - logs.min()) / spread * (len(BARS) - 1)))
 
 
+def plain(text: str) -> str:
+    """What a session sent, as one line without what a console would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def headline(about: Snapshot) -> str:
     """What a person asks first, in one line."""
     ledger, misfit = about.ledger, about.misfit[:, 0]
@@ -120,24 +127,26 @@ def headline(about: Snapshot) -> str:
     told += [f"misfit {misfit[-1]:.4g}"] if len(misfit) and np.isfinite(misfit[-1]) else []
     if about.newest_frame_ns is not None:
         told.append(f"newest frame {max(0.0, (time.time_ns() - about.newest_frame_ns) / 1e9):.1f} s old")
-    return "  ".join(told)
+    return plain("  ".join(told))
 
 
-def screen(shown: Display, columns: int, lines: int, *, colour: bool = True) -> RenderableType:
-    """A whole screen: the headline, amplitude and phase of the first object, and the misfit so far."""
+def screen(shown: Display, columns: int, lines: int, *, colour: bool = True, session: str = "") -> RenderableType:
+    """A whole screen: the headline, behind what is to be known of the `session`; amplitude and phase of the first object; the
+    misfit so far."""
     in_metres = all(picture.pixel_size_m is not None for picture in shown.object.values())
     figures = measured.told(shown.about.quality, time.time_ns(), in_metres=in_metres)
     side, height = min((columns - 2) // 2, LONGEST_SIDE), max(1, lines - TEXT_LINES - len(figures))
-    told: list[RenderableType] = [Text(headline(shown.about), style="bold", no_wrap=True, overflow="ellipsis")]
+    line = Text(headline(shown.about), style="bold", no_wrap=True, overflow="ellipsis")
+    told: list[RenderableType] = [Text.assemble((f"{session}  ", "bold red"), line) if session else line]
     if shown.object:
-        name, picture = next(iter(shown.object.items()))
+        held, picture = next(iter(shown.object.items()))
         grid = Table.grid(padding=(0, 2, 0, 0))
-        seen = shown.coverage.get(name)
+        seen, name = shown.coverage.get(held), plain(held)
         pictures = [drawn(picture, seen, side, height, phase=phase) for phase in (False, True)]
-        grid.add_row(f"amplitude of {name}", f"phase, ±{pictures[1].limit_rad:.2g} rad")
+        grid.add_row(Text(f"amplitude of {name}"), f"phase, ±{pictures[1].limit_rad:.2g} rad")
         grid.add_row(*(block(one, colour=colour) for one in pictures))
         told.append(grid)
-    told += [Text(f"{name:<12} {text}", no_wrap=True, overflow="ellipsis") for name, text in figures.items()]
+    told += [Text(f"{name:<12} {plain(text)}", no_wrap=True, overflow="ellipsis") for name, text in figures.items()]
     misfit = bars(shown.about.misfit[:, 0], columns - 16)
     told.append(Text(f"misfit (log)  {misfit}" if misfit else "no iteration yet", no_wrap=True))
     return Group(*told)
@@ -154,11 +163,16 @@ def watch(endpoint: str, console: Console, *, run: str = "", keys: str | None = 
 
 
 def _snapshots(client: Client, silent: float = 1.0) -> Iterator[Display | None]:
+    """None where nothing came for a while, until a run is over or the session has ended."""
+    ended = False
     while True:
         shown = client.latest(silent)
         yield shown  # type: ignore[misc]
+        if ended and shown is None:
+            return
         if shown is not None and shown.about.state in OVER:  # type: ignore[attr-defined]
             return
+        ended = client.session.state == ENDED  # its last snapshot may still be on its way
 
 
 def _live(client: Client, console: Console) -> None:
@@ -166,16 +180,24 @@ def _live(client: Client, console: Console) -> None:
         last: Display | None = None
         for shown in _snapshots(client):
             last = shown or last  # the same again: its ages go on where nothing comes any more
+            session = client.session.text
             if last is not None:
                 colour = console.color_system is not None
-                live.update(screen(last, console.width, console.height, colour=colour), refresh=True)
+                live.update(screen(last, console.width, console.height, colour=colour, session=session), refresh=True)
+            elif session:
+                live.update(Text(f"waiting for {client.endpoint}: {session}"), refresh=True)
 
 
 def _lines(client: Client, console: Console) -> None:
     last: Display | None = None
+    before = ""
     for shown in _snapshots(client):
         if shown is not None:
             last = shown
             console.print(headline(shown.about), highlight=False, markup=False, soft_wrap=True)
+        standing = client.session
+        if standing.state != before and standing.state in (SILENT, ENDED):
+            console.print(standing.text, highlight=False, markup=False)
+        before = standing.state
     if last is not None:
         console.print(screen(last, console.width, 30, colour=False))

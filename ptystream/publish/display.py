@@ -41,6 +41,8 @@ class Picture:
     """Lattice coordinates of [:, 0, 0]."""
     ramp: tuple[float, float, float]
     """What was removed: phase = a + b·row + c·column. Adding it to the phase codes gives the raw phase back."""
+    depths_m: tuple[float, ...] = ()
+    """As of `Image`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +58,21 @@ class Display:
 
 
 def with_ramps(snapshot: Snapshot) -> Snapshot:
-    """The snapshot with the phase ramp of each covered object fitted."""
+    """The snapshot with the phase ramp of each covered object fitted: of a thick one to its slices together, and each
+    has its share."""
     fitted = {
-        name: replace(image, ramp=fit_ramp(image.data[0], snapshot.coverage[name]))
+        name: replace(image, ramp=_ramp(image, snapshot.coverage[name]))
         for name, image in snapshot.object.items()
         if name in snapshot.coverage
     }
     return replace(snapshot, object={**snapshot.object, **fitted})
+
+
+def _ramp(image: Image, coverage: NDArray[np.float32]) -> tuple[float, float, float]:
+    slices = max(1, len(image.depths_m))
+    whole = image.data[0] if slices == 1 else np.prod(image.data[:slices], axis=0)
+    a, b, c = fit_ramp(whole, coverage)
+    return a / slices, b / slices, c / slices
 
 
 def display(snapshot: Snapshot) -> Display:
@@ -138,4 +148,5 @@ def _picture(image: Image, amplitude: NDArray[np.floating], scale: list[float], 
         image.pixel_size_m,
         image.offset,
         image.ramp,
+        image.depths_m,
     )

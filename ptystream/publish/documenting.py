@@ -141,6 +141,8 @@ class Documents:
         """Runs of which a document did not go everywhere."""
         self._said: set[str] = set()
         self._closed = False
+        self.failure: BaseException | None = None
+        """Why no document is made any more; None while they are."""
         self._thread = threading.Thread(target=self._serve, name="documents", daemon=True)
         self._thread.start()
 
@@ -198,13 +200,16 @@ class Documents:
 
     def _put(self, waiting: _Waiting) -> None:
         with self._lock:
-            if waiting.facts.uid not in self._waiting and len(self._waiting) >= MAX_RUNS:
-                self._count("documents", False)
+            dead = self.failure is not None
+            if dead or (waiting.facts.uid not in self._waiting and len(self._waiting) >= MAX_RUNS):
+                if waiting.over or not dead:
+                    self._count("documents", False)
                 return
             self._waiting[waiting.facts.uid] = waiting
             self._lock.notify()
 
     def _serve(self) -> None:
+        waiting: dict[str, _Waiting] = {}
         try:
             while True:
                 with self._lock:
@@ -212,7 +217,8 @@ class Documents:
                     waiting, self._waiting = self._waiting, {}
                     if not waiting:
                         return
-                for uid, told in waiting.items():
+                while waiting:
+                    uid, told = next(iter(waiting.items()))
                     try:
                         self._tell(uid, told)
                     except Exception as error:  # a document that cannot be made is no reason to make no further ones
@@ -221,9 +227,19 @@ class Documents:
                         self._count("documents", uid not in self._failed)
                         self._runs.pop(uid, None)
                         self._failed.discard(uid)
+                    del waiting[uid]
+        except BaseException as error:  # the session goes on without it
+            with self._lock:
+                self.failure, behind = error, self._waiting
+                self._waiting = {}
+            log.exception("documents: none are made any more")
+            for told in (waiting | behind).values():
+                if told.over:
+                    self._count("documents", False)
         finally:
             for sink in self._sinks:
-                sink.close()
+                with contextlib.suppress(Exception):  # the others are closed all the same
+                    sink.close()
 
     def _tell(self, uid: str, told: _Waiting) -> None:
         if uid not in self._runs:

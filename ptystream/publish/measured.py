@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from ptystream.model.aberrations import MOST as MOST_ABERRATIONS
+from ptystream.model.aberrations import names
+
 NUMBER, COUNT, TEXT, NUMBERS, PAIR, NAMES, RANKING = (
     "a number",
     "an integer",
@@ -31,6 +34,16 @@ FIGURES: Mapping[str, Mapping[str, str]] = {
     "coverage": {"overlap": NUMBER, "holes": NUMBER, "frames_per_beam": NUMBER},
     "drift": {"probe_m": PAIR, "positions_m": PAIR, "rms_m": NUMBER, "trend_m": PAIR},
     "convergence": {"state": TEXT, "per_iteration": NUMBER},
+    "quick_look": {
+        "kind": TEXT,
+        "frames": COUNT,
+        "rotation_deg": NUMBER,
+        "curl": NUMBER,
+        "mirrored": TEXT,
+        "center_px": PAIR,
+        "descan_px": NUMBERS,
+        "aberrations_m": NUMBERS,
+    },
     "convention": {"ranking": RANKING, "ties": NAMES, "lead": NUMBER, "chosen": TEXT + OR_NONE, "why": TEXT},
 }
 """Figure → its values and what they are. Each is there once it was measured, and says so: `measured_ns` (clock of
@@ -47,25 +60,49 @@ def told(quality: Mapping[str, Mapping[str, Any]], now_ns: int, *, in_metres: bo
     """The main figures for a person, by name, each with its age. `in_metres`: whether lengths are, and not object pixels."""
     found = {}
     length = partial(_length, in_metres)
-    if frc := quality.get("frc"):
+    if frc := _with(quality, "frc", "resolution_m", "iterations", "share"):
         finest = frc["resolution_m"]
         text = f"{length(finest)} (halves" if finest else "a pixel or better (halves"
         found["resolution"] = f"{text}, {frc['iterations']} iterations, {100 * frc['share']:.1f} % of the time)"
-    if seen := quality.get("coverage"):
+    if seen := _with(quality, "coverage", "overlap", "holes", "frames_per_beam"):
         dark = f", holes {100 * seen['holes']:.1f} %" if seen["holes"] else ""
         found["overlap"] = f"{100 * seen['overlap']:.0f} %{dark}, {seen['frames_per_beam']:.1f} frames per beam"
-    if "probe_m" in (moved := quality.get("drift", {})):
+    if moved := _with(quality, "drift", "probe_m"):
         found["drift"] = "probe {}, {}".format(*(length(part) for part in moved["probe_m"]))
         found["drift"] += f"; positions {length(moved['rms_m'])} rms" if "rms_m" in moved else ""
-    if falls := quality.get("convergence"):
+    if falls := _with(quality, "convergence", "state"):
         rate = f" ({100 * falls['per_iteration']:+.2f} % per iteration)" if "per_iteration" in falls else ""
         found["convergence"] = f"{falls['state']}{rate}"
-    if way := quality.get("convention"):
+    if way := _with(quality, "convention", "chosen", "why"):
         found["convention"] = f"{way['chosen'] or 'not decided'}: {way['why']}"
-    owner = {"resolution": "frc", "overlap": "coverage"}
+    if quick := quality.get("quick_look"):
+        found |= of_scan(quick)
+    owner = {"resolution": "frc", "overlap": "coverage"} | dict.fromkeys(("scan rotation", "descan", "aberrations"), "quick_look")
     for name in found:
         age = max(0.0, (now_ns - quality[owner.get(name, name)]["measured_ns"]) / 1e9)
         found[name] += f", {age:.0f} s ago"
+    return found
+
+
+def _with(quality: Mapping[str, Mapping[str, Any]], name: str, *needed: str) -> Mapping[str, Any] | None:
+    """A figure, where it has what is needed of it: a session of another version, or of another make, may leave values out."""
+    figure = quality.get(name, {})
+    return figure if figure.keys() >= set(needed) else None
+
+
+def of_scan(quick: Mapping[str, Any]) -> dict[str, str]:
+    """What the quick look says of the scan, but for the picture."""
+    found = {}
+    if quick.keys() >= {"rotation_deg", "mirrored", "curl", "center_px"}:
+        found["scan rotation"] = "{rotation_deg:.1f}° by curl (mirrored: {mirrored}, curl left {curl:.2f})".format(**quick)
+        y, x = quick["center_px"]
+        found["descan"] = f"patterns {y:+.2f}, {x:+.2f} px from the centre"
+    if "descan" in found and len(moved := quick.get("descan_px", ())) == 4:
+        a, b, c, d = moved
+        found["descan"] += f", moves {a:+.2f}, {b:+.2f} px down the rows and {c:+.2f}, {d:+.2f} px along them"
+    if coefficients := quick.get("aberrations_m", ())[:MOST_ABERRATIONS]:
+        named = zip(names(len(coefficients)), coefficients, strict=True)
+        found["aberrations"] = ", ".join(f"{name} {1e10 * value:+.1f} Å" for name, value in named)
     return found
 
 

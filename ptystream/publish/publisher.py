@@ -1,6 +1,7 @@
 """Publishes snapshots: newest wins, a late joiner gets the last one at once, a viewer that hangs costs nothing.
 
 One XPUB socket in a thread of its own. Topics are '<form>/<run>\\0'; a form is only encoded while somebody subscribes to it.
+Once a second the thread says that it lives (`heartbeat`), whatever the engine does meanwhile.
 """
 
 from __future__ import annotations
@@ -8,10 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import zmq
 
+from ptystream.publish import heartbeat
 from ptystream.publish.display import with_ramps
+from ptystream.publish.heartbeat import ALIVE, ENDED, INTERVAL_S, Heartbeat, RunBeat, RunBeats
 from ptystream.publish.schema import FORMS, encode, topic
 from ptystream.publish.snapshot import Snapshot
 from ptystream.security import check_listening, secure, stop
@@ -78,9 +82,12 @@ class Publisher:
             raise PublisherError(f"io.publish.address: {address!r}: {why}") from error
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.viewers = 0
-        """Subscriptions that are open."""
+        """Subscriptions to snapshots that are open."""
+        self.runs: RunBeats | None = None
+        """Tells, from any thread and at once, how far the runs are; None: as far as the last snapshots say."""
         self.failure: BaseException | None = None
         self._dropped = False
+        self._beats, self._beat_due, self._started_ns = 0, 0.0, time.time_ns()
         self._lock = threading.Lock()
         self._newest: dict[str, Snapshot] = {}
         self._closed, self._waker = False, Waker()
@@ -115,8 +122,9 @@ class Publisher:
         poller.register(self._waker.fileno(), zmq.POLLIN)
         try:
             while True:
-                wait = max(0.0, due - time.monotonic()) if self._dropped else 1.0
-                if self._waker.fileno() in dict(poller.poll(int(1000 * wait) + 1)):
+                now = time.monotonic()
+                wait = min([self._beat_due - now] + ([due - now] if self._dropped else []))
+                if self._waker.fileno() in dict(poller.poll(int(1000 * max(0.0, wait)) + 1)):
                     self._waker.clear()
                 asked = []
                 for _ in range(MAX_SUBSCRIPTIONS):
@@ -131,7 +139,9 @@ class Publisher:
                     elif word[:1] == b"\0":
                         del subscriptions[word[1:]]
                 everyone = list(subscriptions)
-                self.viewers = subscriptions.total()
+                self.viewers = subscriptions.total() - subscriptions[heartbeat.TOPIC]
+                if heartbeat.TOPIC in asked or time.monotonic() >= self._beat_due:
+                    self._beat(last)
                 with self._lock:
                     fresh, self._newest = self._newest, {}
                 if asked and fresh:  # who has just come gets what is kept of other runs too, the older first
@@ -155,6 +165,7 @@ class Publisher:
                 if self._closed and not self._newest:
                     if self._dropped:
                         self._send_to_slow_ones(last, everyone)
+                    self._beat(last, ENDED)
                     return
         except BaseException as error:
             self.failure = error
@@ -171,14 +182,29 @@ class Publisher:
             name = topic_of(form, snapshot.run)
             if not any(name.startswith(subscription) for subscription in wanted):
                 continue
-            parts = [name, *encode(snapshot, form)]
-            try:
-                self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            if not self._put([name, *encode(snapshot, form)]):
                 self._dropped = True
-                self._socket.setsockopt(zmq.XPUB_NODROP, 0)
-                self._socket.send_multipart(parts, copy=False)
-                self._socket.setsockopt(zmq.XPUB_NODROP, 1)
+
+    def _put(self, parts: Sequence[bytes | memoryview]) -> bool:
+        """Send; False where some viewer had no room, and all others have it."""
+        try:
+            self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            self._socket.setsockopt(zmq.XPUB_NODROP, 0)
+            self._socket.send_multipart(parts, copy=False)
+            self._socket.setsockopt(zmq.XPUB_NODROP, 1)
+            return False
+        return True
+
+    def _beat(self, last: dict[str, Snapshot], state: str = ALIVE) -> None:
+        """Say that it lives, or goodbye."""
+        if self.runs is not None:
+            runs = tuple(self.runs())
+        else:
+            runs = tuple(RunBeat(shown.run, shown.state, shown.iteration) for shown in last.values())
+        self._put(heartbeat.encode(Heartbeat(self._beats, time.time_ns(), self._started_ns, state, runs)))
+        self._beats += 1
+        self._beat_due = time.monotonic() + INTERVAL_S
 
     def _send_to_slow_ones(self, last: dict[str, Snapshot], wanted: list[bytes]) -> None:
         """Before the end: a little time for viewers whose queue was full, so that they see the last picture too."""

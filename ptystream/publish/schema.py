@@ -19,7 +19,7 @@ from ptystream.publish.display import Display, Picture, display
 from ptystream.publish.snapshot import Image, Snapshot
 
 FORMAT = "ptystream.snapshot"
-VERSION = 3
+VERSION = 4
 FORMS = ("complex64", "uint8")
 """How the images are sent: as the engine holds them, or ready to be drawn (`display.Picture`)."""
 
@@ -194,16 +194,20 @@ def _as(array: NDArray[Any], dtype: str) -> NDArray[Any]:
 
 def _place(image: Image | Picture) -> dict[str, Any]:
     size = image.pixel_size_m
-    return {
+    depths = {"depths_m": [float(v) for v in image.depths_m]} if image.depths_m else {}
+    return depths | {
         "pixel_size_m": None if size is None else [float(size[0]), float(size[1])],
         "offset": [int(n) for n in image.offset],
         "ramp": [float(v) for v in image.ramp],
     }
 
 
-def _placed(place: Mapping[str, Any]) -> tuple[tuple[float, float] | None, tuple[int, int], tuple[float, float, float]]:
+def _placed(
+    place: Mapping[str, Any],
+) -> tuple[tuple[float, float] | None, tuple[int, int], tuple[float, float, float], tuple[float, ...]]:
     size, (row, column), (a, b, c) = place["pixel_size_m"], place["offset"], place["ramp"]
-    return None if size is None else (float(size[0]), float(size[1])), (int(row), int(column)), (a, b, c)
+    depths = tuple(float(v) for v in place.get("depths_m", ()))
+    return None if size is None else (float(size[0]), float(size[1])), (int(row), int(column)), (a, b, c), depths
 
 
 def _snapshot(
@@ -264,6 +268,9 @@ def _check_place(path: str, place: Mapping[str, Any], form: str) -> None:
         raise SchemaError(f"{path}.offset is {str(place['offset'])[:80]}; two integers are needed")
     if not _are(place["ramp"], 3, float):
         raise SchemaError(f"{path}.ramp is {str(place['ramp'])[:80]}; three finite numbers are needed")
+    depths = place.get("depths_m", [])
+    if not isinstance(depths, list) or not _are(depths, len(depths), float):
+        raise SchemaError(f"{path}.depths_m is {str(depths)[:80]}; a list of finite numbers is needed")
     if form == "uint8":
         for name in ("scale", "power"):
             if not _are(place[name], len(place["limits"]), float):
@@ -326,6 +333,8 @@ def _check_images(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]])
             shape = arrays[f"{kind}/{name}" if raw else f"{kind}/{name}/amplitude"].shape
             if not raw and (arrays[f"{kind}/{name}/phase"].shape != shape or len(place["limits"]) != shape[0]):
                 raise SchemaError(f"{kind} {name}: amplitude, phase and limits differ in shape")
+            if (depths := place.get("depths_m")) and shape[0] % len(depths):
+                raise SchemaError(f"{kind} {name}: {shape[0]} layers are no whole number of stacks of {len(depths)} slices")
             seen = arrays.get(f"coverage/{name}") if kind == "object" else None
             if seen is not None and seen.shape != shape[1:]:
                 raise SchemaError(f"coverage of {name} has shape {seen.shape}, the object {shape}")

@@ -22,7 +22,10 @@ class Image:
     """Lattice coordinates of data[:, 0, 0]; physical zero is lattice (0, 0)."""
     ramp: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Fitted constants: phase = a + b·row + c·column (radians, radians per pixel of the array). For display only;
-    fitted by the publisher."""
+    fitted by the publisher. Each slice of a thick object has its share of what is fitted to all of them together."""
+    depths_m: tuple[float, ...] = ()
+    """How deep each slice of a thick object lies below its first one, metres: the layers are then the slices of the first mode,
+    those of the next, …; empty: layers are modes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def test_a_run_that_is_expensive_to_copy_is_told_less_often(share: float, fewest
         threading.Event().wait(0.02)
         return "a picture"
 
-    run: Any = SimpleNamespace(ledger=dict, newest_arrival_ns=None, snapshot=snapshot, iterations=1, name="r")
+    run: Any = SimpleNamespace(looks={}, ledger=dict, newest_arrival_ns=None, snapshot=snapshot, iterations=1, name="r")
     teller = Teller(metrics, publisher, None, 0.0, share=share)
     began = time.monotonic()
     while time.monotonic() - began < 1.0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import msgpack
@@ -15,6 +15,7 @@ from snapshots import snapshot
 
 from ptystream.publish.display import PHASE_STEPS, VISIBLE_COVERAGE, display, with_ramps
 from ptystream.publish.schema import FORMS, MAX_HEADER_BYTES, VERSION, SchemaError, decode, decode_display, encode, read
+from ptystream.publish.snapshot import Image
 
 READERS = {"complex64": decode, "uint8": decode_display}
 
@@ -60,6 +61,21 @@ def test_the_display_form_holds_what_its_documentation_says() -> None:
     inside = lit & (picture.amplitude[0] > 0) & (picture.amplitude[0] < 255)
     assert np.abs(amplitude - np.abs(image.data[0]))[inside].max() <= (high - low) * picture.scale[0] / 255
     assert picture.scale[0] == pytest.approx(float(np.median(np.abs(image.data[0])[lit])), rel=0.05)
+
+
+def test_slices_come_with_their_depths_and_a_share_of_the_ramp() -> None:
+    shown = snapshot(1)
+    y, x = np.mgrid[:20, :20]
+    slices = np.stack([np.exp(1j * (0.3 + 0.02 * y)), np.exp(0.03j * x)]).astype("c8")
+    thick = {"o": Image(slices, (1e-11, 1e-11), (0, 0), depths_m=(0.0, 1e-9))}
+    shown = with_ramps(replace(shown, object=thick, coverage={"o": np.ones((20, 20), "f4")}))
+    np.testing.assert_allclose(shown.object["o"].ramp, (0.15, 0.01, 0.015), atol=1e-4)
+    assert decode(encode(shown)).object["o"].depths_m == (0.0, 1e-9)
+    assert decode_display(encode(shown, "uint8")).object["o"].depths_m == (0.0, 1e-9)
+    for depths, why in (((0.0, 1.0, 2.0), "no whole number of stacks of 3"), ((0.0, np.nan), "finite numbers")):
+        wrong = replace(thick["o"], depths_m=depths)
+        with pytest.raises(SchemaError, match=why):
+            decode(encode(replace(shown, object={"o": wrong})))
 
 
 def test_arrays_that_have_the_dtype_of_the_wire_are_not_copied() -> None:

@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -253,3 +254,23 @@ def until(client: Any, enough: Callable[[set[str]], bool], asked: str) -> list[t
         if own and kind == "status" and content["execution_state"] == "idle" and enough({k for k, _ in outputs}):
             return outputs
     raise AssertionError(f"only {[kind for kind, _ in outputs]}")
+
+
+def test_a_snapshots_figures_of_quality_come_with_it() -> None:
+    pytest.importorskip("xarray", reason="xarray is not installed")
+    from ptystream.viewers.labelled import to_xarray
+
+    frc = {
+        "frequency_per_m": [1e6, 2e6],
+        "correlation": [1.0, 0.2],
+        "threshold": [0.4, 0.3],
+        "resolution_m": 4e-7,
+        "iteration": 9,
+    }
+    shown = replace(snapshot(3, seed=5), quality={"frc": frc, "coverage": {"overlap": 0.7}})
+    tree = to_xarray(shown)
+    assert tree.attrs["quality"]["coverage"] == {"overlap": 0.7} and tree.attrs["quality"]["frc"]["resolution_m"] == 4e-7
+    np.testing.assert_array_equal(tree["frc/correlation"], [1.0, 0.2])
+    np.testing.assert_array_equal(tree["frc/frequency"], [1e6, 2e6])
+    bare = to_xarray(replace(shown, quality={}))
+    assert "quality" not in bare.attrs and "frc" not in bare

@@ -16,7 +16,7 @@ from ptystream.reconstruction import Storage
 from ptystream.storage.ptyr import Result
 from ptystream.viewers.figure import LEDGER_COLOURS, Figure, draw, hue_image, scan_map, seen_in
 from ptystream.viewers.layouts import LAYOUTS
-from ptystream.viewers.panels import MAX_OBJECTS, OF_ALL
+from ptystream.viewers.panels import MAX_OBJECTS, OF_ALL, PANELS, Seen
 
 
 def test_hue_is_phase_and_brightness_is_amplitude() -> None:
@@ -77,14 +77,25 @@ def test_the_scan_map_shows_what_became_of_each_frame(pixel: tuple[float, float]
     assert seen[LEDGER_CODES.index("used")] > 1.5 * max(s for c, s in enumerate(seen) if LEDGER_CODES[c] != "used")
 
 
-def test_the_scan_map_has_the_axes_of_the_object() -> None:
+@pytest.mark.parametrize(("pixel_m", "unit"), [((1e-8, 3e-8), "nm"), ((1e-7, 3e-7), "µm")])
+def test_the_scan_map_has_the_axes_of_the_object(pixel_m: tuple[float, float], unit: str) -> None:
     axis = Canvas().subplots()
-    scan_map(axis, np.array([[10.0, 20.0, 2.0], [-30.0, 5.0, 3.0]]), (1e-8, 3e-8))
+    scan_map(axis, np.array([[10.0, 20.0, 2.0], [-30.0, 5.0, 3.0]]), pixel_m)
     drawn = {str(line.get_label()): line.get_xydata().tolist() for line in axis.get_lines()}
-    assert drawn["used 1"] == [pytest.approx([0.6, 0.1])]
-    assert drawn["excluded 1"] == [pytest.approx([0.15, -0.3])]
+    dy, dx = np.multiply(pixel_m, 1e9 if unit == "nm" else 1e6)
+    assert drawn["used 1"] == [pytest.approx([20 * dx, 10 * dy])]
+    assert drawn["excluded 1"] == [pytest.approx([5 * dx, -30 * dy])]
     assert axis.yaxis_inverted()
-    assert "µm" in axis.get_xlabel()
+    assert unit in axis.get_xlabel()
+
+
+def test_small_phases_are_drawn_on_a_scale_with_two_ends() -> None:
+    for reach, name in ((0.1, "viridis"), (1.0, "twilight")):
+        phase = np.linspace(-reach, reach, 32 * 32).reshape(32, 32)
+        axis = Canvas().subplots()
+        one = replace(snapshot(1), object={"S": Image(np.exp(1j * phase**3 / reach**2)[None], None, (0, 0))}, coverage={})
+        PANELS["phase"](axis, Seen(one, LAYOUTS["default"]))
+        assert axis.images[0].get_cmap().name == name
 
 
 def several(count: int, probes: int) -> Snapshot:

@@ -86,6 +86,17 @@ def test_any_snapshot_can_be_drawn(seed: int, width: int) -> None:
     assert "test: running" in to.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_what_a_session_sends_cannot_move_the_cursor() -> None:
+    wipe = "\x1b[2J\x9b2J\r\n"
+    quality = {"convention": {"chosen": f"rot{wipe}", "why": wipe, "measured_ns": 0, "iteration": 0}}
+    made = shown(run=f"r{wipe}", state=wipe, engine=wipe, quality=quality)
+    made = replace(made, object={f"o{wipe}": made.object["o"]}, coverage={})
+    to = console()
+    to.print(terminal.screen(made, 80, 24, colour=False))
+    said = to.file.getvalue()  # type: ignore[attr-defined]
+    assert "r\ufffd[2J" in said and "amplitude of o\ufffd" in said and not set("\x1b\x9b\r") & set(said)
+
+
 def test_two_pixels_a_character_with_colours_and_one_without() -> None:
     made = shown()
     picture = terminal.drawn(made.object["o"], made.coverage["o"], 40, 16, phase=False)

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -274,4 +275,34 @@ def test_the_browser_draws_the_published_object_and_follows(site: tuple[str, Pub
         page.click("#live")
         page.wait_for_function("window.ptystream.header.number === 3")
         assert errors == []
+        browser.close()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_a_quick_look_is_shown_under_its_name_and_can_be_gone_back_to(site: tuple[str, Publisher], chromium: str) -> None:
+    from playwright.sync_api import sync_playwright
+
+    address, publisher = site
+    whole = snapshot(2)
+    image, seen = whole.object["o"], whole.coverage["o"]
+    name = "quick look: icom"
+    quality = {"quick_look": {"kind": "icom", "frames": 4, "rotation_deg": 12.34, "curl": 0.1, "mirrored": "no"}}
+    quality["quick_look"] |= {"center_px": [0.1, 0.2], "measured_ns": time.time_ns(), "iteration": 0}
+    early = replace(snapshot(1), iteration=0, object={name: image}, coverage={name: seen}, quality=quality)
+    publisher.offer(early)
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=FLAGS, timeout=LIMIT_MS)
+        page = browser.new_page(bypass_csp=True)
+        page.set_default_timeout(LIMIT_MS)
+        page.goto(address)
+        title = "document.querySelector('#left .title').textContent"
+        page.wait_for_function(f"({title}).includes('quick look: icom · from dark')")
+        publisher.offer(replace(whole, object={"o": image, name: image}, coverage={"o": seen, name: seen}, quality=quality))
+        page.wait_for_function(f"({title}).includes('object phase')")
+        page.select_option("#object-name", name)
+        page.wait_for_function(f"({title}).includes('quick look: icom · from dark')")
+        page.evaluate("document.querySelector('[data-panel=quality]').click()")
+        page.wait_for_function("document.querySelector('[data-figure=quick_look]').textContent.includes('12.3°')")
+        assert page.evaluate("window.ptystream.errors") == []
         browser.close()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ import pytest
 import uvicorn
 
 from ptystream.publish.display import display, with_ramps
+from ptystream.publish.heartbeat import RunBeat
 from ptystream.publish.publisher import Publisher
 from ptystream.publish.snapshot import Image, Snapshot
 from ptystream.steering.arrays import carried
@@ -31,7 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationW
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
-LIMIT_MS = 120_000
+LIMIT_MS = 60_000
 OPERATE = "steer-token"
 PIXEL = 1e-8
 SIDE = 64
@@ -78,16 +82,30 @@ class Asked:
 
     def __init__(self) -> None:
         self.done: list[tuple[Any, ...]] = []
+        self.scans = ["s"]
+        """A second one, 't', has the same frames 100 pixels further down."""
+        self.model = True
+        self.answers = threading.Event()
+        self.answers.set()
 
     @action("viewer", at_once=True, changes=False)
     def ledger(self, run: str = "", scan: str = "", first: int = 0) -> dict[str, Any]:
         """Four frames, in metres."""
+        assert self.answers.wait(60)
+        lower = 100 * PIXEL if scan == "t" else 0.0
         arrays = [carried("index", np.array([12.0, 10.0, 13.0, 11.0]))]
         order = [2, 0, 3, 1]
         arrays += [carried("state", np.array([3, 0, 2, 0], np.uint8))]
-        arrays += [carried(name, (PLACES[order, k] * PIXEL).astype("f4")) for k, name in enumerate("yx")]
+        arrays += [carried(name, (PLACES[order, k] * PIXEL + lower * (k == 0)).astype("f4")) for k, name in enumerate("yx")]
         names = ["used", "received", "paired", "beam_off"]
-        told = {"run": run, "scan": "s", "scans": ["s"], "states": names, "unit": "m", "pixel_size_m": [PIXEL, PIXEL]}
+        told = {
+            "run": run,
+            "scan": scan or "s",
+            "scans": self.scans,
+            "states": names,
+            "unit": "m",
+            "pixel_size_m": [PIXEL, PIXEL],
+        }
         return told | {"arrays": [*arrays]}
 
     @action("viewer", at_once=True, changes=False)
@@ -100,14 +118,18 @@ class Asked:
         pattern[frame, 2] = 1000
         mask = np.ones((SIDE, SIDE), np.uint8)
         mask[0, 0] = 0
-        arrays = [carried("pattern", pattern), carried("model", pattern * 0.81), carried("mask", mask)]
+        arrays = [carried("pattern", pattern), carried("mask", mask)]
+        arrays += [carried("model", pattern * 0.81)] if self.model else []
         y, x = PLACES[frame - 10, :2] * PIXEL
         history = [{"state": "received", "at_ns": 10**18}, {"state": "prepared", "at_ns": None}]
         history += [{"state": "used", "at_ns": 10**18 + 1_500_000_000}]
         return {
             "run": run,
-            "scan": "s",
+            "scan": scan or "s",
             "frame": frame,
+            "no_model": None if self.model else "not worked out for rocking curves",
+            "probe": "p" if scan != "t" else "second",
+            "object": "o",
             "ledger": {"state": "used", "reason": "", "history": history, "dose": 0.5},
             "position_m": [float(y), float(x)],
             "unit": "m",
@@ -728,3 +750,137 @@ def test_the_page_and_all_its_parts_keep_to_a_strict_policy(site: Site, chrome: 
     host = site.address.split("//")[1]
     assert all(url.split("//")[1].startswith(host) for url in asked if not url.startswith("data:")), json.dumps(asked)
     page.close()
+
+
+SESSION = """
+import sys
+from test_web_page import snapshot
+from ptystream.publish.heartbeat import RunBeat
+from ptystream.publish.publisher import Publisher
+publisher = Publisher(sys.argv[1])
+publisher.offer(snapshot(1))
+publisher.runs = lambda: [RunBeat("test", "running", 77)]
+sys.stdin.read()
+publisher.close()
+"""
+
+
+def test_a_session_that_is_killed_is_told_from_a_slow_one_and_from_one_that_ended(site: Site, opened: Callable[..., Any]) -> None:
+    site.publisher.offer(snapshot(1))
+    page = opened()
+    page.wait_for_timeout(6000)  # longer than a session may be silent
+    assert page.inner_text("#state") == "running" and page.inner_text("#silent") == ""
+    site.publisher.runs = lambda: [RunBeat("test", "running", 33)]
+    page.wait_for_function("document.getElementById('iteration').textContent === '33'")  # though no picture tells it yet
+    assert page.inner_text("#when").endswith("iteration 10")
+    site.publisher.close()
+    page.wait_for_function("document.getElementById('state').textContent === 'session ended'")
+    command = [sys.executable, "-c", SESSION, site.publisher.endpoint]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=Path(__file__).parent)
+    page.wait_for_function("document.getElementById('iteration').textContent === '77'")
+    assert page.inner_text("#state") == "running"
+    began = time.monotonic()
+    child.kill()
+    child.wait(60)
+    page.wait_for_function("document.getElementById('state').textContent === 'session not answering'")
+    assert time.monotonic() - began < 10
+    assert re.fullmatch(r"for \d+ s", page.inner_text("#silent"))
+    assert child.stdin is not None
+    child.stdin.close()
+
+
+def on_map(page: Any, y: float, x: float) -> tuple[float, float]:
+    found = page.evaluate(
+        """([y, x]) => { const b = document.getElementById("map"), r = b.getBoundingClientRect();
+        const [py, px] = window.ptystream.map.viewport.to(b, y, x); return [r.left + px, r.top + py]; }""",
+        [y, x],
+    )
+    return found[0], found[1]
+
+
+def test_a_frame_of_either_of_two_scans_is_found_on_their_map(site: Site, opened: Callable[..., Any]) -> None:
+    site.session.scans = ["s", "t"]
+    probes = {name: Image((wave(9)[None, :32, :32]).astype("c8"), (PIXEL, PIXEL), (0, 0)) for name in ("p", "second")}
+    both = np.concatenate([PLACES, PLACES + np.array([100, 0, 0], "f4")])
+    site.publisher.offer(snapshot(1, probe=probes, ledger_map=both))
+    page = opened(operator=True)
+    page.wait_for_selector("#map-scan:not([hidden])")
+    assert page.eval_on_selector_all("#map-scan option", "a => a.map(o => o.text)") == ["all scans", "s", "t"]
+    assert page.eval_on_selector_all("#probe-name option", "a => a.map(o => o.text)") == ["probe p", "probe second"]
+    site.session.answers.clear()  # the session takes its time
+    page.wait_for_timeout(2100)  # what it answered is no longer fresh
+    site.publish(page, snapshot(2, probe=probes, ledger_map=both, ledger={"received": 5}))
+    page.mouse.click(*on_map(page, 110, 60))
+    assert page.inner_text("#map-note") == "asking the session…"
+    site.session.answers.set()
+    page.wait_for_selector("#frame-pictures:not([hidden])")
+    assert page.inner_text("#frame-says").startswith("frame 11 of t · used")
+    assert page.input_value("#frame-scan") == "t" and page.input_value("#probe-name") == "second"
+    page.mouse.click(*on_map(page, 0, 40))
+    page.wait_for_function("document.getElementById('frame-says').textContent.startsWith('frame 10 of s')")
+    page.focus("#map")
+    page.keyboard.press("ArrowLeft")  # from the first of one scan to the last of the other
+    page.wait_for_function("document.getElementById('frame-says').textContent.startsWith('frame 13 of t')")
+    page.keyboard.press("m")
+    page.wait_for_function("document.getElementById('map-scans').textContent.includes('·')")
+    assert page.inner_text("#map-scans") == "s: 2 used, 1 waiting, 1 beam off · t: 2 used, 1 waiting, 1 beam off"
+    assert page.inner_text("#map-large") == "smaller"
+    page.select_option("#map-scan", "t")
+    page.wait_for_function("window.ptystream.map.points.y.length === 4 && window.ptystream.map.points.y[0] >= 100")
+
+
+def test_a_frame_without_a_model_says_so_and_escape_ends_comparing(site: Site, opened: Callable[..., Any]) -> None:
+    site.session.model = False
+    site.publisher.offer(snapshot(1))
+    page = opened(operator=True)
+    page.click("[data-panel=frame]")
+    page.fill("#frame-number", "11")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#frame-pictures:not([hidden])")
+    assert page.is_visible("#frame-pattern") and page.is_hidden("#frame-model") and page.is_hidden("#frame-residual")
+    assert page.locator("#frame-pictures figure:visible").count() == 1
+    assert "none: not worked out for rocking curves" in page.inner_text("#frame-table")
+    assert "model at" not in page.inner_text("#frame-says")
+    page.keyboard.press("Escape")
+    page.keyboard.press("c")
+    assert page.evaluate("window.ptystream.state.compare") == "side"
+    page.click("#side-close")  # only the panel
+    assert page.evaluate("window.ptystream.state.compare") == "side" and "on" in page.get_attribute(
+        "[data-panel=compare]", "class"
+    )
+    page.keyboard.press("Escape")
+    assert page.evaluate("window.ptystream.state.compare") == "off" and page.get_attribute("[data-panel=compare]", "class") == ""
+
+
+def test_slices_of_a_thick_object_are_shown_together_or_one_by_one(site: Site, opened: Callable[..., Any]) -> None:
+    y, x = np.mgrid[:60, :80]
+    phases = np.stack([0.1 * np.sin(0.3 * x), 0.7 * np.cos(0.2 * y), -0.05 * np.sin(0.3 * x)])
+    slices = ((1 + 0.002 * x) * np.exp(1j * phases)).astype("c8")
+    angstrom = (2e-11, 2e-11)
+    thick = Image(slices, angstrom, (0, 0), depths_m=(0.0, 5e-10, 2e-9))
+    site.publisher.offer(snapshot(1, object={"o": thick}))
+    page = opened()
+    told = ["all slices together", "slice 1 of 3, 0 nm deep", "slice 2 of 3, 5 Å deep", "slice 3 of 3, 2 nm deep"]
+    assert page.eval_on_selector_all("#object-layer option", "a => a.map(o => o.text)") == told
+    assert page.inner_text("#left .title").startswith("object phases of all slices, added")
+    assert page.inner_text("#left .scale") == "2 Å"
+    codes = np.array(page.evaluate("Array.from(window.ptystream.objects.now.phase)")).reshape(60, 80)
+    a, b, c = page.evaluate("window.ptystream.objects.now.ramp")
+    assert abs(b) > 1e-4  # one was fitted and removed
+    held = codes * (2 * np.pi / 256) - np.pi + a + b * y + c * x
+    seen = np.s_[10:]
+    assert np.abs(np.angle(np.exp(1j * (held - phases.sum(0)))))[seen].max() < 0.06  # a step is 0.025
+    values = page.evaluate(
+        "(i => Array.from(i.amplitude, v => i.low + (i.high - i.low) * v / 255))(window.ptystream.objects.now)"
+    )
+    product = ((1 + 0.002 * np.arange(80)) / (1 + 0.002 * 39.5)) ** 3
+    np.testing.assert_allclose(np.array(values).reshape(60, 80)[20, 5:75], product[5:75], atol=0.02)
+    page.select_option("#object-layer", "2")
+    assert page.inner_text("#left .title").startswith("object phase · slice 3 of 3, 2 nm deep")
+    grey = drawn(page, "object-phase")[..., :3]
+    assert (grey[..., 0] == grey[..., 1]).all() and np.ptp(grey[seen]) > 150  # a phase that hardly turns has all greys
+    page.select_option("#object-layer", "1")
+    colour = drawn(page, "object-phase")[..., :3]
+    assert (colour[..., 0] != colour[..., 2]).any()  # one that does has the wheel
+    page.hover("#left .view")
+    assert re.search(r"y -?[\d.]+ Å, x", page.inner_text("#readout"))

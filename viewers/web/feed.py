@@ -11,6 +11,7 @@ from ptystream.publish.display import display
 from ptystream.publish.snapshot import Snapshot
 
 from ..client import Client
+from ..hearing import Hearing, Standing
 from .exact import Exact
 from .history import Found, Histories
 from .picture import Picture
@@ -34,6 +35,7 @@ class Feed:
         self._lock = threading.Lock()
         self._listeners: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._over = threading.Event()
+        self._hearing = Hearing(endpoint, keys=keys, peer_keys=peer_keys, on_change=self._tell, on_failure=self._fail)
         self._thread = threading.Thread(target=self._follow, name="feed", daemon=True)
         self._thread.start()
 
@@ -47,15 +49,28 @@ class Feed:
                         self._keep(Picture.of(display(snapshot)), snapshot)
                         self._over.wait((time.thread_time() - began) * (1 - BUSY) / BUSY)
         except BaseException as error:
-            self.failure = error
-            self.on_failure()
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """One of the threads died."""
+        self.failure = self.failure or error
+        self.on_failure()
 
     def _keep(self, picture: Picture, snapshot: Snapshot) -> None:
         with self._lock:
             self._histories.keep(picture)
             self._exact.keep(picture.serial, snapshot)
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._lock:
             for loop, event in self._listeners:
                 loop.call_soon_threadsafe(event.set)
+
+    @property
+    def session(self) -> Standing:
+        """Whether the session answers."""
+        return self._hearing.standing
 
     def get(self, run: str | None = None, number: int | None = None) -> Found | None:
         """See `Histories.get`."""
@@ -85,7 +100,7 @@ class Feed:
         return snapshot
 
     def listen(self) -> asyncio.Event:
-        """An event that is set whenever a new picture is there."""
+        """An event that is set whenever a new picture is there, and about once a second."""
         event = asyncio.Event()
         with self._lock:
             self._listeners.append((asyncio.get_running_loop(), event))
@@ -97,6 +112,7 @@ class Feed:
             self._listeners = [item for item in self._listeners if item[1] is not event]
 
     def close(self) -> None:
-        """End the thread."""
+        """End the threads."""
         self._over.set()
+        self._hearing.close()
         self._thread.join(5.0)

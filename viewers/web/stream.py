@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from ..hearing import Standing
 from .feed import Feed
 from .history import Found
 from .picture import Picture
@@ -21,6 +22,8 @@ LONGEST_DRAW_S = 30.0
 """A browser that has not drawn a picture after this time is given up."""
 SLOWEST = 1 / 60
 """Pictures a second that a browser may ask for at the least."""
+BEAT_S = 0.9
+"""Least time between two words on how the session is, unless it has changed: its own come every second."""
 MAX_WORD = 4000
 """Characters; a longer word of a browser is left unread."""
 
@@ -67,7 +70,8 @@ class Wish:
 
 async def serve(browser: WebSocket, feed: Feed, shared: Shared) -> None:
     """Until it has gone: `{run, number, oldest, newest, runs}` as text whenever that changes, pictures as `tiles.encode` makes
-    them. The address may say `coding` and `rate`."""
+    them. The address may say `coding` and `rate`, and with `session=yes` ask for `{session: {state, silent_s, text, runs}}`
+    about once a second."""
     await browser.accept()
     fresh = feed.listen()
     fresh.set()
@@ -77,7 +81,7 @@ async def serve(browser: WebSocket, feed: Feed, shared: Shared) -> None:
         wish.rate = _rate(float(browser.query_params.get("rate", "")))
     reader = asyncio.create_task(_read(browser, wish))
     try:
-        await _send(browser, wish, feed, shared)
+        await _send(browser, wish, feed, shared, browser.query_params.get("session") == "yes")
     except (WebSocketDisconnect, TimeoutError, RuntimeError):
         pass  # the browser is gone
     finally:
@@ -85,16 +89,21 @@ async def serve(browser: WebSocket, feed: Feed, shared: Shared) -> None:
         reader.cancel()
 
 
-async def _send(browser: WebSocket, wish: Wish, feed: Feed, shared: Shared) -> None:
+async def _send(browser: WebSocket, wish: Wish, feed: Feed, shared: Shared, heartbeats: bool) -> None:
     loop = asyncio.get_running_loop()
     held: weakref.ref[Picture] | None = None
     """What the browser has, for as long as it is kept here."""
     shown, not_before = 0, 0.0
     said: dict[str, Any] = {}
+    standing, beat_at = "", 0.0
     while not wish.gone:
         async with asyncio.timeout_at(wish.due):
             await wish.changed.wait()
         wish.changed.clear()
+        session = feed.session
+        if heartbeats and (session.state != standing or loop.time() >= beat_at):
+            standing, beat_at = session.state, loop.time() + BEAT_S
+            await browser.send_json({"session": _session(session)})
         found = None if wish.due is not None else feed.get(wish.run, wish.number)
         if found is None:
             continue
@@ -140,6 +149,11 @@ async def _read(browser: WebSocket, wish: Wish) -> None:
 def _told(found: Found) -> dict[str, Any]:
     told: dict[str, Any] = {"run": found.run, "number": found.number, "oldest": found.oldest, "newest": found.newest}
     return told | {"runs": list(found.runs)}
+
+
+def _session(standing: Standing) -> dict[str, Any]:
+    runs = [{"run": one.run, "state": one.state, "iteration": one.iteration} for one in standing.runs]
+    return {"state": standing.state, "silent_s": round(standing.silent_s, 1), "text": standing.text, "runs": runs}
 
 
 def _rate(given: Any) -> float | None:

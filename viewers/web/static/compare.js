@@ -28,6 +28,7 @@ export function draw() {
   for (const button of document.querySelectorAll("[data-compare]")) { button.setAttribute("aria-pressed", String(button.dataset.compare === compare)); button.disabled = !pinned && button.dataset.compare !== "off"; }
   $("pinned-says").textContent = pinned ? `pinned: ${pinned.header.run}, snapshot ${pinned.about.number}, iteration ${pinned.header.iteration}, ${new Date(pinned.header.created_ns / 1e6).toLocaleTimeString()}` : "nothing is pinned";
   $("unpin").disabled = !pinned;
+  document.querySelector("[data-panel=compare]").classList.toggle("on", compare !== "off"); // goes on without its panel
   if (about && document.activeElement !== $("pin-run")) {
     const list = $("pin-run"), runs = about.runs;
     if ([...list.options].map((o) => o.value).join("\n") !== runs.join("\n")) { const before = list.value; list.replaceChildren(...runs.map((run) => new Option(run, run))); list.value = runs.includes(before) ? before : picture ? picture.header.run : runs[runs.length - 1]; }

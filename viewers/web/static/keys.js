@@ -24,7 +24,7 @@ export function listenToKeys({ follow, step, zoom, fit, enlarge, panels, measure
     [["s"], "s", "steer, for operators", () => { if (!document.querySelector("[data-panel=steer]").hidden) panels.toggle("steer"); }],
     [["e"], "e", "export", () => panels.toggle("export")],
     [["?"], "?", "this help", () => panels.toggle("help")],
-    [["Escape"], "Esc", "close the panel, put the tool down", () => { change({ tool: "pan" }); panels.close(); }],
+    [["Escape"], "Esc", "close the panel, put the tool down, end comparing", () => { if (document.activeElement) document.activeElement.blur(); change({ tool: "pan", compare: "off" }); panels.close(); }],
   ];
   const moves = { ArrowLeft: [0, 1], ArrowRight: [0, -1], ArrowUp: [1, 0], ArrowDown: [-1, 0] };
   $("keys").replaceChildren(...[...KEYS.map(([, name, does]) => [name, does]), ["shift and arrows", "move the pictures"]].map(([name, does]) => element("tr", {}, element("th", { scope: "row" }, element("kbd", {}, name)), element("td", {}, does))));

@@ -56,5 +56,5 @@ export function scale(bar, box, zoom, pixel) {
   const unit = pixel ? pixel[1] : 1, target = (box.clientWidth / 4.5 / zoom) * unit, power = 10 ** Math.floor(Math.log10(target));
   const long = [5, 2, 1].map((s) => s * power).find((l) => l <= target) || power;
   bar.style.width = `${(long / unit) * zoom}px`;
-  bar.textContent = pixel ? (long >= 0.999e-6 ? `${+(long * 1e6).toPrecision(2)} µm` : `${+(long * 1e9).toPrecision(2)} nm`) : `${+long.toPrecision(2)} px`;
+  bar.textContent = pixel ? (long >= 0.999e-6 ? `${+(long * 1e6).toPrecision(2)} µm` : long >= 0.999e-9 ? `${+(long * 1e9).toPrecision(2)} nm` : `${+(long * 1e10).toPrecision(2)} Å`) : `${+long.toPrecision(2)} px`;
 }

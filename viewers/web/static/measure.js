@@ -3,7 +3,7 @@ import { colourOf, curves, say } from "./charts.js";
 import { figuresOf, profileOf } from "./measuring.js";
 import { contrastFrom, redraw, shown } from "./objects.js";
 import { $, change, rows, state } from "./state.js";
-import { area, distance, length, short } from "./units.js";
+import { area, distance, length, short, unitOf } from "./units.js";
 
 const FIELDS = ["y0", "x0", "y1", "x1"];
 export const measured = { profile: null, figures: null };
@@ -13,11 +13,12 @@ export function draw(typed = false) {
   document.body.dataset.tool = state.tool;
   if ($("panel-measure").hidden) return;
   const image = shown.now, pixel = image && image.pixel, drawn = state.tool === "roi" ? state.box : state.line;
-  $("measure-unit").textContent = pixel ? "µm" : "pixels";
-  if (!typed && !$("measure-form").contains(document.activeElement)) FIELDS.forEach((name, k) => { $(`measure-${name}`).value = drawn ? +(drawn[k >> 1][k % 2] * (pixel ? pixel[k % 2] * 1e6 : 1)).toFixed(4) : ""; });
+  const [step, name] = pixel ? unitOf(pixel) : [1, "pixels"];
+  $("measure-unit").textContent = name;
+  if (!typed && !$("measure-form").contains(document.activeElement)) FIELDS.forEach((name, k) => { $(`measure-${name}`).value = drawn ? +(drawn[k >> 1][k % 2] * (pixel ? pixel[k % 2] / step : 1)).toFixed(4) : ""; });
   const profiles = [];
   if (image && state.line) {
-    const reach = state.line[0].map((v, k) => (state.line[1][k] - v) * (pixel ? pixel[k] : 1)), total = Math.hypot(...reach), unit = pixel ? (total >= 2e-6 ? [1e-6, "µm"] : [1e-9, "nm"]) : [1, "px"];
+    const reach = state.line[0].map((v, k) => (state.line[1][k] - v) * (pixel ? pixel[k] : 1)), total = Math.hypot(...reach), unit = pixel ? (total >= 2e-6 ? [1e-6, "µm"] : total >= 2e-9 ? [1e-9, "nm"] : [1e-10, "Å"]) : [1, "px"];
     const add = (from, name, dash) => {
       const profile = profileOf(from, ...state.line, !state.ramp), n = profile.distance.length, x = profile.distance.map((_, k) => (k / (n - 1)) * (total / unit[0]));
       profiles.push({ name: `phase${name}`, x, y: profile.phase, colour: colourOf("--first"), dash, right: false }, { name: `amplitude${name}`, x, y: profile.amplitude, colour: colourOf("--second"), right: true, dash });
@@ -43,7 +44,7 @@ export function listen() {
   $("measure-form").addEventListener("input", () => {
     const values = FIELDS.map((name) => $(`measure-${name}`).valueAsNumber), pixel = shown.now && shown.now.pixel;
     if (values.some(Number.isNaN)) return;
-    const [y0, x0, y1, x1] = values.map((v, k) => (pixel ? (v * 1e-6) / pixel[k % 2] : v));
+    const [y0, x0, y1, x1] = values.map((v, k) => (pixel ? (v * unitOf(pixel)[0]) / pixel[k % 2] : v));
     state[state.tool === "roi" ? "box" : "line"] = [[y0, x0], [y1, x1]];
     redraw(); draw(true);
   });

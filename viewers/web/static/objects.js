@@ -2,9 +2,9 @@
 import { cyclic, diverging, grey, rising } from "./colours.js";
 import * as legends from "./legends.js";
 import { paintCoverage, paintDifference, paintPart } from "./painting.js";
-import { amplitudeAt, differenceOf, extentOf, layerOf, phaseAt, rawPhaseAt, spreadOf, visible } from "./pictures.js";
+import { amplitudeAt, differenceOf, extentOf, isQuickLook, layerOf, phaseAt, rawPhaseAt, spreadOf, visible, weakPhase } from "./pictures.js";
 import { $, change, state } from "./state.js";
-import { distance, place, short } from "./units.js";
+import { distance, length, place, short } from "./units.js";
 import { Viewport, gestures } from "./viewport.js";
 
 export const viewport = new Viewport(() => { placeAll(); });
@@ -17,7 +17,7 @@ let covered = null, compared = [null, null, null];
 
 // What each view shows: {image, part, title, kind}.
 function plan() {
-  const { now, before, difference } = shown, part = state.solo || "phase", named = (image) => (image && image.layers > 1 ? ` · layer ${image.layer + 1} of ${image.layers}` : "");
+  const { now, before, difference } = shown, part = state.solo || "phase", named = (image) => (image && image.layers > 1 ? ` · ${image.slices > 1 ? layerName(image, image.layer) : `layer ${image.layer + 1} of ${image.layers}`}` : "");
   const label = (picture) => `${picture.header.run} #${picture.header.number}, iteration ${picture.header.iteration}`;
   if (state.compare !== "off" && before) {
     const pinned = label(state.pinned), current = label(state.picture);
@@ -25,8 +25,17 @@ function plan() {
     if (state.compare === "blink") return ["phase", "amplitude"].map((p) => ({ image: state.turn ? before : now, part: p, title: `${p} · ${state.turn ? `pinned: ${pinned}` : current}` }));
     return ["phase", "amplitude"].map((p) => ({ image: difference, part: p, kind: "difference", title: difference ? `${p}: ${current} − pinned ${pinned}` : `${p} · ${shown.why}` }));
   }
-  const ramp = state.ramp ? "global phase and ramp removed" : "as the engine holds it";
-  return [{ image: now, part: "phase", title: `object phase${named(now)} · ${ramp}` }, { image: now, part: "amplitude", title: `object amplitude${named(now)}` }];
+  if (now && isQuickLook(now.name)) return [["amplitude", "from dark to bright"], ["phase", "phase"]].map(([p, text]) => ({ image: now, part: p, title: `${now.name} · ${text}, without iteration` }));
+  const whole = now && now.layer < 0, ramp = state.ramp ? "global phase and ramp removed" : "as the engine holds it";
+  return [{ image: now, part: "phase", title: `object phase${whole ? "s of all slices, added" : named(now)} · ${ramp}` }, { image: now, part: "amplitude", title: `object amplitude${whole ? "s of all slices, multiplied" : named(now)}` }];
+}
+
+// What a layer is called: a mode with its share of the power, or a slice of a thick object with its depth.
+export function layerName(image, layer) {
+  const { slices, layers, depths, power } = image, share = (k) => `${(100 * power[k]).toFixed(power[k] < 0.0995 ? 1 : 0)} %`;
+  if (slices === 1) return `layer ${layer + 1}: ${share(layer)}`;
+  const several = layers > slices, mode = layer < 0 ? -1 - layer : Math.floor(layer / slices), of = several ? `mode ${mode + 1}, ` : "";
+  return layer < 0 ? `${of}all slices together` : `${of}slice ${(layer % slices) + 1} of ${slices}, ${length(depths[layer % slices])} deep`;
 }
 
 export function draw() {
@@ -54,7 +63,9 @@ function paint(view, { image, part, kind, title }) {
   view.drawn = image ? { image, part, kind } : null;
   view.image.hidden = !image;
   if (!image) return;
-  const together = state.compare !== "off" && shown.before, contrast = state.contrast[part] || (together && part === "amplitude" ? [shown.now.low, shown.now.high] : null);
+  const together = state.compare !== "off" && shown.before;
+  const weak = part === "phase" && kind !== "difference" && state.ramp && !together ? weakPhase(image) : null;
+  const contrast = state.contrast[part] || (together && part === "amplitude" ? [shown.now.low, shown.now.high] : weak ? [-weak, weak] : null);
   if (kind === "difference") {
     const size = spreadOf(image[part]);
     paintDifference(view.image, image, image[part], size);
@@ -109,7 +120,7 @@ function mark(view) {
     stroke(() => context.rect(Math.min(from[0], to[0]), Math.min(from[1], to[1]), Math.abs(to[0] - from[0]), Math.abs(to[1] - from[1])));
     write(sides.map((side) => distance(side, pixel ? 1 : null)).join(" × "), Math.min(from[0], to[0]), Math.min(from[1], to[1]) - 6);
   }
-  if (state.frame && state.frame.position) {
+  if (state.frame && state.frame.position && !isQuickLook(view.drawn.image.name)) {
     const [x, y] = at(state.frame.position), reach = ((state.frame.side || 0) / 2) * viewport.zoom;
     stroke(() => { context.moveTo(x - 7, y); context.lineTo(x + 7, y); context.moveTo(x, y - 7); context.lineTo(x, y + 7); });
     if (reach > 10) stroke(() => context.rect(x - reach, y - reach, 2 * reach, 2 * reach));

@@ -15,6 +15,7 @@ export function drawCurves() {
 
 const percent = (v) => `${(100 * v).toFixed(1)} %`;
 const towards = ([y, x]) => `${size(Math.hypot(y, x))} (y ${size(y)}, x ${size(x)})`;
+const pixels = ([y, x]) => `y ${y.toFixed(2)}, x ${x.toFixed(2)} px`;
 let unit = "m";
 const size = (v) => (unit === "m" ? length(v) : `${short(v)} px`);
 
@@ -23,13 +24,14 @@ const FIGURES = {
   coverage: [["overlap", "overlap of neighbours", percent], ["holes", "too little light", (v) => `${percent(v)} of the scanned area`], ["frames_per_beam", "frames per beam", short]],
   drift: [["probe_m", "probe has moved", towards], ["positions_m", "positions have moved", towards], ["rms_m", "positions, rms", (v) => size(v)], ["trend_m", "their trend over the scan", towards]],
   convergence: [["state", "misfit is", String], ["per_iteration", "change per iteration", (v) => `${v > 0 ? "+" : ""}${(100 * v).toPrecision(2)} %`]],
+  quick_look: [["kind", "picture", String], ["frames", "frames in it", String], ["rotation_deg", "scan is turned by", (v) => `${v.toFixed(1)}°`], ["curl", "curl left (½: noise)", short], ["mirrored", "patterns are mirrored", String], ["center_px", "patterns' centre", pixels], ["descan_px", "descan, down the rows; along them", (v) => (v.length === 4 ? `${pixels(v.slice(0, 2))}; ${pixels(v.slice(2))}` : null)], ["aberrations_m", "C10, C12a, C12b", (v) => v.map((c) => `${(1e10 * c).toFixed(1)} Å`).join(", ")]],
   convention: [["chosen", "chosen", (v) => (v === null ? "none: a tie" : v)], ["lead", "leads by", (v) => `${short(v)} ×`], ["why", "why", String], ["ties", "fit equally well", (v) => v.map((names) => names.join(" = ")).join("; ") || null]],
 };
 function factsOf(name, q) {
   const facts = FIGURES[name].filter(([key]) => q[key] !== undefined).map(([key, label, text]) => [label, text(q[key])]).filter(([, text]) => text !== null);
   return [...facts, ...(name === "convention" && q.ranking ? q.ranking.map((entry, k) => [`${k + 1}. ${entry.name}`, `misfit ${short(entry.misfit)}`]) : [])];
 }
-const TITLES = { coverage: "Coverage", drift: "Drift", convergence: "Convergence", convention: "Orientation of detector and positions" };
+const TITLES = { quick_look: "Quick look", coverage: "Coverage", drift: "Drift", convergence: "Convergence", convention: "Orientation of detector and positions" };
 
 export function draw() {
   drawCurves();

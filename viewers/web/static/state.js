@@ -3,7 +3,7 @@ export const state = {
   picture: null, // {header, arrays, about} as it came
   about: null, // {run, number, oldest, newest, runs} of the stream
   following: true, run: null, // run null: the newest
-  object: "", layer: 0, probe: "", mode: null, // mode null: all of them side by side
+  object: "", layer: null, probe: "", mode: null, // layer null: the first, or all slices of a thick object; mode null: all of them side by side
   ramp: true, coverage: false, solo: "", // solo: 'amplitude' or 'phase' alone
   contrast: { amplitude: null, phase: null }, // [low, high], null: automatic
   tool: "pan", line: null, box: null, // tools 'profile' and 'roi'; [[y, x], [y, x]] on the lattice

@@ -38,11 +38,15 @@ function draw() {
   const frc = (header.quality || {}).frc, names = namesOf(picture, "object"), pixel = names.length && header.object[names[0]].pixel_size_m;
   $("resolution-stat").hidden = !frc || !frc.resolution_m;
   if (frc && frc.resolution_m) $("resolution").textContent = pixel ? length(frc.resolution_m) : `${frc.resolution_m.toFixed(1)} px`;
-  list($("object-name"), names, state.object);
-  list($("probe-name"), namesOf(picture, "probe"), state.probe);
+  list($("object-name"), names, state.object, "object");
+  list($("probe-name"), namesOf(picture, "probe"), state.probe, "probe");
   const image = layerOf(picture, "object", state.object, state.layer);
-  list($("object-layer"), image && image.layers > 1 ? image.power.map((p, k) => `layer ${k + 1}: ${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`) : [], image ? $("object-layer").options[image.layer]?.value : "");
-  if (image && image.layers > 1) $("object-layer").selectedIndex = image.layer;
+  const layers = image && image.layers > 1 ? Array.from({ length: image.layers }, (_, k) => k) : [];
+  if (layers.length && image.slices > 1) for (let k = 0; k < image.layers; k += image.slices) layers.unshift(-1 - (image.layers - image.slices - k) / image.slices);
+  $("object-layer").hidden = !layers.length;
+  const entries = layers.map((layer) => [String(layer), objects.layerName(image, layer)]), told = entries.map(([, text]) => text).join("\n");
+  if (document.activeElement !== $("object-layer") && [...$("object-layer").options].map((o) => o.text).join("\n") !== told) $("object-layer").replaceChildren(...entries.map(([value, text]) => new Option(text, value)));
+  if (layers.length) $("object-layer").value = String(image.layer);
   document.body.dataset.solo = state.solo; document.body.dataset.compare = state.compare;
   $("coverage").setAttribute("aria-pressed", String(state.coverage));
   $("live").setAttribute("aria-pressed", String(state.following)); $("live").classList.toggle("on", state.following);
@@ -52,22 +56,35 @@ function draw() {
   ptystream.drawn++;
 }
 
-// A page without its server stays so whatever is pressed; of a run that is over nothing more is to come.
-let lost = false, open = false;
+// A page without its server stays so whatever is pressed; of a run that is over nothing more is to come. Between two words of the
+// server on its session the seconds go on here.
+let lost = false, open = false, session = { state: "unknown", silent_s: 0, text: "", runs: [] }, heardAt = 0;
 const over = ({ state: now }) => ["finished", "failed"].includes(now);
+function silence() {
+  const since = session.silent_s + (performance.now() - heardAt) / 1000;
+  if (session.state === "ended") return ["session ended", ""];
+  if (session.state === "silent") return ["session not answering", `for ${since.toFixed(0)} s`];
+  return session.state === "unknown" && heardAt && since > 5 && !state.picture ? ["nothing heard of the session", `for ${since.toFixed(0)} s`] : ["", ""];
+}
 function standing() {
-  const { picture } = state, alone = lost && !(picture && over(picture.header)), now = picture ? picture.header.state : open ? "waiting for a picture" : "connecting";
-  $("state").textContent = alone ? "connection lost" : now; $("state").className = `pill ${alone ? "lost" : now}`;
+  const { picture } = state, done = picture && over(picture.header), alone = lost && !done, [away, since] = lost || !state.following ? ["", ""] : silence();
+  const now = picture ? picture.header.state : open ? "waiting for a picture" : "connecting", says = alone ? "connection lost" : away ? (done ? `${now} · ${away}` : away) : now;
+  if ($("state").textContent !== says) $("state").textContent = says;
+  $("state").className = `pill ${alone || (away && !done) ? "lost" : now}`;
+  $("silent").textContent = done ? "" : since;
+  const beat = picture && state.following && session.runs.find(({ run }) => run === picture.header.run);
+  if (beat) $("iteration").textContent = Math.max(beat.iteration, picture.header.iteration); // pictures may be far between
 }
 
-function list(select, names, chosen) {
+function list(select, names, chosen, what = "") {
   select.hidden = names.length < 2;
-  if ([...select.options].map((o) => o.text).join("\n") !== names.join("\n")) select.replaceChildren(...names.map((name) => new Option(name, name)));
+  if ([...select.options].map((o) => o.value).join("\n") !== names.join("\n")) select.replaceChildren(...names.map((name) => new Option(`${what} ${name}`.trim(), name)));
   if (names.includes(chosen)) select.value = chosen;
 }
 
 function age() {
   const { picture } = state;
+  standing();
   if (picture && picture.header.newest_frame_ns) $("age").textContent = `${seconds(Math.max(0, Date.now() / 1000 - picture.header.newest_frame_ns / 1e9))} old`;
   if (!picture) return;
   // How old a picture is that nothing followed: a session may be paused, wait, or be gone.
@@ -95,6 +112,7 @@ const wire = connect({
     standing();
     if (!lost) wish();
   },
+  session(said) { session = said; heardAt = performance.now(); standing(); },
   error(error) { ptystream.errors.push(String(error)); },
 });
 ptystream.wire = wire;
@@ -137,21 +155,21 @@ steering.makeButtons();
 panels.listen({ steer: steering.load });
 const lookAt = (number, scan) => { panels.open("frame"); frames.look(number, scan); };
 maps.listen(lookAt, (text) => { panels.open("frame"); $("frame-says").textContent = text; });
-$("frame-form").addEventListener("submit", (event) => { event.preventDefault(); frames.look($("frame-number").valueAsNumber); });
+$("frame-form").addEventListener("submit", (event) => { event.preventDefault(); frames.look($("frame-number").valueAsNumber, $("frame-scan").value); });
 $("runs").addEventListener("change", () => { state.run = $("runs").value ? $("runs").value.slice(1) : null; follow(true); });
 $("history").addEventListener("input", () => follow(false));
 $("live").addEventListener("click", () => follow(!state.following));
 $("ramp").addEventListener("change", () => change({ ramp: $("ramp").checked }));
 $("coverage").addEventListener("click", () => change({ coverage: !state.coverage }));
-$("object-name").addEventListener("change", (event) => { objects.viewport.fitted = true; change({ object: event.target.value, layer: 0 }); });
-$("object-layer").addEventListener("change", (event) => change({ layer: event.target.selectedIndex }));
+$("object-name").addEventListener("change", (event) => { objects.viewport.fitted = true; change({ object: event.target.value, layer: null }); });
+$("object-layer").addEventListener("change", (event) => change({ layer: Number(event.target.value) }));
 $("probe-name").addEventListener("change", (event) => change({ probe: event.target.value, mode: null }));
 const fit = () => { objects.viewport.reset(); probes.reset(); maps.reset(); draw(); };
 const zoom = (factor) => { objects.viewport.scale(factor, objects.boxOf()); objects.centre(); };
 $("reset").addEventListener("click", fit);
 $("zoom-in").addEventListener("click", () => zoom(1.5));
 $("zoom-out").addEventListener("click", () => zoom(1 / 1.5));
-const enlarge = () => { const on = $("map-figure").classList.toggle("large"); $("map-large").setAttribute("aria-pressed", String(on)); maps.reset(); change(); if (on) $("map").focus(); };
+const enlarge = () => { const on = $("map-figure").classList.toggle("large"); $("map-large").setAttribute("aria-expanded", String(on)); $("map-large").textContent = on ? "smaller" : "larger"; maps.reset(); change(); if (on) $("map").focus(); };
 $("map-large").addEventListener("click", enlarge);
 listenToKeys({ follow: () => follow(!state.following), step, zoom, fit, enlarge, panels, measure, compare });
 window.addEventListener("error", (event) => ptystream.errors.push(event.message));

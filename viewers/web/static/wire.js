@@ -112,7 +112,7 @@ export async function decode(buffer, held) {
 }
 
 // on.about({run, number, oldest, newest, runs}); on.picture(picture), which may return a promise: the next one is sent when it is kept;
-// on.state("open" | "lost"); on.error(error). `rate`: pictures a second at the most, null: as they come.
+// on.session({state, silent_s, text, runs}), about once a second; on.state("open" | "lost"); on.error(error). `rate`: pictures a second at the most, null: as they come.
 // What it returns: wish({run, show}) as of the server, rate (may be set), bytes (taken in so far), close().
 export function connect(on, { rate = null } = {}) {
   const address = new URL("stream", location.href), deflate = typeof DecompressionStream !== "undefined";
@@ -129,7 +129,11 @@ export function connect(on, { rate = null } = {}) {
   };
 
   async function take(data, from) {
-    if (typeof data === "string") { const about = JSON.parse(data); from.about = about; on.about(about); return; }
+    if (typeof data === "string") {
+      const about = JSON.parse(data);
+      if (about.session) on.session(about.session); else { from.about = about; on.about(about); }
+      return;
+    }
     wire.bytes += data.byteLength;
     const about = from.about, picture = await decode(data, held);
     if (picture === null) { held = null; say({ keyframe: true }); return; }
@@ -143,6 +147,7 @@ export function connect(on, { rate = null } = {}) {
     const query = new URLSearchParams();
     if (deflate) query.set("coding", "deflate-raw");
     if (rate !== null) query.set("rate", rate);
+    if (on.session) query.set("session", "yes");
     address.search = query.toString();
     const here = { about: null };
     let line = Promise.resolve();
