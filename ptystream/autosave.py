@@ -43,8 +43,11 @@ class Autosave:
             return
         now = (run.engine_entry.label, int(run.iter_info[-1]["iteration"]) // self.interval)
         label, last = self._last.get(run.name, ("", 0))
+        if label != now[0] or now[1] < last:  # another engine, or the same one from its beginning
+            last = 0
+            self._last[run.name] = now[0], last
         writing = self._thread is not None and self._thread.is_alive()
-        if now[1] <= (last if label == now[0] else 0) or writing or time.monotonic() < self._due:
+        if now[1] <= last or writing or time.monotonic() < self._due:
             return
         self._last[run.name] = now
         self._thread = threading.Thread(target=self._write, args=(run.name, self._dump(run, loop)), name="autosave", daemon=True)

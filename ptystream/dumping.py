@@ -14,7 +14,7 @@ from ptystream.checkpoint import Checkpoint, checkpoint_of, dumps, extras, newes
 from ptystream.loop import Loop
 from ptystream.params.load import Configuration
 from ptystream.recording import Recorder, Recording
-from ptystream.results import as_json, effective, file_name, versions
+from ptystream.results import as_json, changed_files, effective, file_name, versions
 from ptystream.run import Run
 from ptystream.storage import ptyr
 from ptystream.storage.h5 import H5Error
@@ -94,6 +94,9 @@ class Dumping:
         if json.loads(now) != json.loads(then):
             log.warning("%s: begins anew: `scans` in the configuration is not what it was in %s", run, file)
             return None
+        if others := self._changed_files():
+            log.warning("%s: begins anew: frames in %s were cut by what is another now: %s", run, file, "; ".join(others))
+            return None
         try:
             checkpoint = checkpoint_of(result)
         except H5Error as error:
@@ -105,6 +108,12 @@ class Dumping:
             return None
         log.info("%s: %s: going on from there", run, file)
         return checkpoint
+
+    def _changed_files(self) -> list[str]:
+        """What the recording was begun with, and is another now."""
+        if self._recorder is None:
+            return []
+        return changed_files(self._configuration, Recording(self._recorder.path).metadata.get("contents") or {})
 
     def _of_session(self, run: str) -> list[Path]:
         """Dumps of a run in this session, the newest first."""

@@ -122,6 +122,7 @@ def launch(
         if documents is not None:
             stack.callback(documents.close)
             plan = documents.beside(plan)
+            _watch("documents", documents, health, metrics)
         say(plan.device)
         plotter = plotter_of(configuration)
         if plotter is not None:
@@ -148,6 +149,7 @@ def launch(
         steering = _steering(session.desk, root.io.steering, root.io.home) if root.io.steering.active else None
         if steering is not None:
             stack.callback(steering.close)
+            _watch("steering", steering, health, metrics)
         server = None if namespace is None else _interaction(namespace, session.desk, root.io)
         if server is not None:
             stack.callback(server.close)
@@ -204,6 +206,12 @@ def plotter_of(configuration: Configuration) -> Plotter | None:
     if not (settings.dump or settings.make_movie or show):
         return None
     return Plotter(settings, drawing, lambda run, info: home / file_name(settings.imfile, run, info), show)
+
+
+def _watch(name: str, part: Any, health: Health, metrics: Metrics) -> None:
+    """Have it told where a part has ended without which the session goes on: `part.failure` says why."""
+    health.warnings[name] = lambda: "" if part.failure is None else f"{type(part.failure).__name__}: {part.failure}"
+    metrics.before_scrape.append(lambda: metrics.dead(name, part.failure))
 
 
 def _lost(recorder: Recorder) -> str:

@@ -111,7 +111,7 @@ class Loop:
         self._numiter = int(held.get("numiter", parameters.numiter))  # it may have been steered since `left` was counted
         self._rotation, self._absorbing = int(held["rotation"]), bool(held["absorbing"])
         if changes:
-            self._count_anew(begins_anew=any(change["anew"] for change in changes))
+            self._count_anew(begins_anew=any(map(self.run.begins_anew, changes)))
 
     def switch(self, to: str, asked: Mapping[str, Any]) -> None:
         """End the engine now and go on with the one of this label at the next step. `asked`: who and when, for the schedule."""
@@ -122,8 +122,9 @@ class Loop:
 
     def renew(self, entry: Entry) -> None:
         """Have the frames of a scan cut another way, which is ready, or begin anew; iterations are guaranteed from here on."""
+        begins_anew = self.run.begins_anew(entry)
         self.run.apply(entry)
-        self._count_anew(begins_anew=entry["anew"])
+        self._count_anew(begins_anew=begins_anew)
 
     def _count_anew(self, *, begins_anew: bool) -> None:
         """The engine at work gets all of its iterations; the first one where the run `begins_anew`, at work or next."""
@@ -199,9 +200,9 @@ class Loop:
         new = 0
         for scan in self.run.scans.values():
             for revision in scan.buffer.revisions():  # first: what was withdrawn may have been in the way of what comes
-                if self.run.reconstruction is None and revision.what == "mask":
+                if self.run.reconstruction is None and revision.what == "mask" and scan.label not in self.run.decisions:
                     scan.buffer.mask(revision.value or ())
-                elif self.run.reconstruction is None:
+                elif self.run.reconstruction is None and revision.what != "mask":
                     scan.waiting = [b for b in (revised(block, revision) for block in scan.waiting) if len(b)]
                 else:
                     self.run.apply(self.run.revise_entry(scan, revision))

@@ -64,6 +64,7 @@ METRICS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("ptystream_archived_total", "counter", "Results and documents that went to another place.", ("target", "outcome")),
     ("ptystream_viewers", "gauge", "Viewers connected to the publish socket.", ()),
     ("ptystream_steering_requests_total", "counter", "Requests to the steering socket.", ("outcome",)),
+    ("ptystream_dead_part", "gauge", "1 for a part that ended of an error while the session goes on.", ("part",)),
     ("ptystream_engine_heartbeat_timestamp_seconds", "gauge", "When the engine's thread came round last.", ()),
     ("ptystream_run_state", "gauge", "1 for the state that the current run is in.", ("state",)),
     ("ptystream_runs_total", "counter", "Runs that are over.", ("outcome",)),
@@ -74,6 +75,7 @@ METRICS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 KNOWN_LABELS = {
     "ptystream_steering_requests_total": ("done", "refused"),
     "ptystream_runs_total": ("finished", "failed"),
+    "ptystream_dead_part": ("documents", "steering"),
 }
 """Values of a label that are there before anything has happened, so that the first time is an increase."""
 
@@ -137,6 +139,10 @@ class Metrics:
     def not_in_files(self, lost: int) -> None:
         """Frames that could not be written to files so far."""
         self._total("ptystream_frames_not_in_files_total", lost)
+
+    def dead(self, part: str, failure: BaseException | None) -> None:
+        """Whether a part without which the session goes on has ended, and of what."""
+        self._of["ptystream_dead_part"].labels(part).set(failure is not None)
 
     def unsaved(self, count: int) -> None:
         """Results that could not be written, and were not written since."""

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from ptystream import __version__
 from ptystream.assessment.assessor import Assessor
+from ptystream.assessment.following import lacking
+from ptystream.assessment.looking import Looker
 from ptystream.device import choose
 from ptystream.dumping import Dumping
 from ptystream.engine import Context
@@ -39,10 +41,11 @@ from ptystream.pypty_output import PyPtyOutput
 from ptystream.raw import RawFrames
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.recording import Recorder, Recording
-from ptystream.results import as_json, effective, file_name, made_by, versions
+from ptystream.results import as_json, changed_files, effective, file_name, made_by, versions
 from ptystream.run import Run
 from ptystream.run_state import EngineEntry
 from ptystream.scan.block import Block
+from ptystream.scan.contents import contents
 from ptystream.scan.header import left_out
 from ptystream.scan.memory import FRAMES, Budget, allowed_bytes
 from ptystream.scan.parameters import PtyScanParameters
@@ -59,6 +62,8 @@ from ptystream.wiring import Channel, Plan, ScanEntry
 log = logging.getLogger(__name__)
 
 NO_SPECTRUM = CoherenceParameters()
+QUICK_FRAMES = 32
+"""Frames from which on there is a quick look, where one is wanted."""
 BEGINNING_BYTES = 120
 """Memory per pixel and mode while a probe is begun."""
 
@@ -141,6 +146,8 @@ def make_plan(
         warm_up=lambda: warm_up(configuration, engines, context),
         configuration=configuration,
         assess=lambda run: Assessor(run, root.live.quality.share, root.live.quality.convention_check, alone=ranks is None),
+        look_quickly=lambda run: None if root.live.quick_look == "none" else Looker(run, root.live.quick_look),
+        quick_frames=None if root.live.quick_look == "none" else min(QUICK_FRAMES, settings.frames_to_start),
         device=reason if ranks is None else f"{ranks.size} ranks; {reason}",
         close=partial(_wait, savers, output),
     )
@@ -247,6 +254,10 @@ def models_of(configuration: Configuration) -> dict[str, ScanModel]:
 def unfit(configuration: Configuration) -> Iterator[Fault]:
     """Models with engines that do not know them, or the other way round, or without what they need."""
     curves = [scan for scan in configuration.scans if scan.model.volumes]
+    kind = configuration.root.live.quick_look
+    for scan in configuration.scans if kind != "none" else ():
+        if (lacks := lacking(kind, scan, geometry_of(scan))) is not None:
+            yield Fault(f"scans.{scan.label}.{lacks[0]}", *lacks[1:])
     own = any(scan.model.probe_per_frame for scan in configuration.scans)
     for engine in configuration.engines:
         takes = bool(getattr(engine.engine, "takes_volumes", False))
@@ -353,6 +364,7 @@ def _maker(
 
     def make(decisions: Mapping[str, Any] | None) -> tuple[PtyScan, Any]:
         positions = None if scan.positions is None else scan.positions.parameters
+        quick = None if root.live.quick_look == "none" else min(QUICK_FRAMES, settings.frames_to_start)
         p, saver = scan.data.parameters, None
         if p.save is not None:
             limit, before = settings.frames_per_block, savers.get(scan.label)
@@ -366,7 +378,7 @@ def _maker(
             positions,
             also=[source.parameters for source in scan.also],
             pool=pool if p.frames_in_parallel else None,
-            decide_after=settings.frames_to_start,
+            decide_after=settings.frames_to_start if quick is None else quick,
             decisions=decisions,
             pixel_m=model.geometry.pixel_size_m,
             seed=model.seed,
@@ -433,8 +445,15 @@ def recorder_of(configuration: Configuration) -> tuple[Recorder | None, Path | N
             os.replace(path, path.with_suffix(f".{int(path.stat().st_mtime)}{path.suffix}"))
         else:
             interrupted = path
+            for told in changed_files(configuration, existing.metadata.get("contents") or {}):
+                log.error("%s: %s is not what it was before the interruption", path, told)
             log.warning("%s: %d messages of an interrupted session: continuing it", path, messages)
-    metadata = {"configuration": as_json(configuration.given), "version": __version__, "session": uuid.uuid4().hex}
+    metadata: dict[str, Any] = {
+        "configuration": as_json(configuration.given),
+        "version": __version__,
+        "session": uuid.uuid4().hex,
+    }
+    metadata["contents"] = {scan.label: contents(scan.data.parameters) for scan in configuration.scans}
     return Recorder(path, metadata, fsync=settings.fsync, go_on=settings.when_full == "continue"), interrupted
 
 
@@ -472,7 +491,23 @@ def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
         scans={scan.label: _described(scan, run) for scan in configuration.scans},
         used=effective(configuration),
         quality=run.quality,
+        beside=_beside(run),
     )
+
+
+def _beside(run: Run) -> dict[str, NDArray[Any]]:
+    """What was refined beside object, probe and positions, for the frames of the result."""
+    refined = getattr(run.engine, "refined", None)  # cut short: the engine has it still
+    held = run.beside | ({} if refined is None else refined())
+    rows, found = run.rows(), {}
+    for name in ("tilts", "current"):
+        if name in held and (len(held[name]) == 1 or len(held[name]) > rows.max(initial=-1)):
+            found[name] = held[name] if len(held[name]) == 1 else held[name][rows]
+    if "aberrations" in held:
+        found["aberrations"] = held["aberrations"]
+    if "background" in held:
+        found["background"] = np.fft.fftshift(held["background"])
+    return found
 
 
 def _runtime(run: Run, held: Reconstruction) -> dict[str, Any]:
@@ -493,7 +528,7 @@ def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
     """What a result tells of a scan, beside its pictures."""
     held = run.scans[scan.label]
     p = held.buffer.parameters
-    told = {name: getattr(p, name) for name in ("experimentID", "version", "psize", "energy", "distance")}
+    told = {name: getattr(p, name) for name in ("experimentID", "version", "psize", "energy", "distance", "acc_voltage")}
     decided = run.decided(scan.label)
     own = run.acquisitions.get(scan.label)
     return {
@@ -506,6 +541,7 @@ def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
         "num_frames": int(held.buffer.ledger.counts().get("used", 0)),
         "center": decided.get("center", p.center),
         "ended": held.buffer.ended or "",
+        "contents": held.contents,
     }
 
 
@@ -522,7 +558,7 @@ def save(run: Run, configuration: Configuration, recorder: Recorder | None) -> P
 
 
 class _Sample:
-    """Two empty frames, to compile on."""
+    """Two all but empty frames, to compile on."""
 
     slab_frames, limit = 2, 65535.0
 
@@ -531,6 +567,7 @@ class _Sample:
         self.mask = np.ones(shape, np.uint8)
         self.weights: NDArray[np.float32] | None = None
         self._slab = np.ones((2, *shape), dtype)
+        self._slab.reshape(2, -1)[:, 0] = 1 << 14  # zero frequency stands out, as engines may ask of it
 
     def slab(self, number: int) -> Any:
         return self._slab

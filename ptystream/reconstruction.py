@@ -78,6 +78,10 @@ class Storage:
         """Layers that each stand for a whole view."""
         return len(self.data)
 
+    def through(self) -> Any:
+        """The first layer, as a beam sees it that goes straight through. Shape (y, x)."""
+        return self.data[0]
+
     @property
     def corner(self) -> tuple[int, int, int]:
         """Lattice coordinates of data[0, 0, 0]; layers that are no axis of space count from 0."""
@@ -154,6 +158,10 @@ class Stack(Storage):
     def layers(self) -> int:
         """Each of them a whole stack."""
         return len(self.data) // self.depth
+
+    def through(self) -> Any:
+        """The product of the first layer's slices: their phases add up, however they are shared out among the slices."""
+        return self.data[: self.depth].prod(axis=0)
 
 
 @dataclass(slots=True)

@@ -65,19 +65,17 @@ class Recutting:
         what was begun in the others is then given up."""
         label, name = PATH.fullmatch(steered["path"]).groups()  # type: ignore[union-attr]
         begun: list[tuple[Wish, Wish | None]] = []
-        try:
-            for run in runs:
-                former = next((w for w in self._wishes if w.run is run and w.entry["scan"] == label), None)
-                entry = joined(None if former is None else former.entry, entry_of(steered, label, name))
+        for run in runs:
+            former = next((w for w in self._wishes if w.run is run and w.entry["scan"] == label), None)
+            entry = joined(None if former is None else former.entry, entry_of(steered, label, name))
+            try:
                 moved = former is not None and name == "offset"
                 cut = former.cut if moved and former else run.scans[label].buffer.recut(entry["parameters"])
-                begun.append((Wish(run, entry, cut, [*(former.steered if former else []), steered]), former))
-        except CutError:
-            for wish, former in begun:
-                wish.run.scans[label].buffer.give_up()
-                if former is not None:
-                    former.cut = wish.run.scans[label].buffer.recut(former.entry["parameters"])
-            raise
+            except CutError as error:  # this one is as it was
+                for wish, before in begun:
+                    self._undo(wish, before)
+                raise CutError(f"{run.name}: {error}" if len(runs) > 1 else str(error)) from error
+            begun.append((Wish(run, entry, cut, [*(former.steered if former else []), steered]), former))
         wishes = [wish for wish, _ in begun]
         self._wishes = [w for w in self._wishes if w.entry["scan"] != label or w.run not in runs] + wishes
         for run in runs:
@@ -86,6 +84,21 @@ class Recutting:
         if not any(wish.cut is not None for wish in wishes):
             return "in force before the next pass" if wishes else "in force for the runs to come"
         return f"{frames} frames are cut again from the recording, the newest first; `status` tells how many are"
+
+    @staticmethod
+    def _undo(wish: Wish, former: Wish | None) -> None:
+        """Another run refused what one has begun: what was under way there before, if anything, goes on."""
+        buffer = wish.run.scans[wish.entry["scan"]].buffer
+        if former is None and wish.cut is not None:
+            buffer.give_up()
+        elif former is None:
+            buffer.recut(wish.entry["before"])
+        elif former.cut is not wish.cut:
+            try:
+                former.cut = buffer.recut(former.entry["parameters"])
+            except CutError as error:  # somebody else took the memory meanwhile
+                if former.cut is not None:
+                    former.cut.failure = str(error)
 
     def of(self, run: Run) -> list[Wish]:
         """What is under way for a run."""

@@ -17,6 +17,7 @@ from ptystream import __version__
 from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, ScanConfiguration
 from ptystream.params.patterns import fill
+from ptystream.scan.contents import contents, differing
 from ptystream.storage import ptyr
 
 
@@ -35,6 +36,23 @@ def file_name(pattern: str, run: str, info: Mapping[str, Any] | None = None) -> 
         return fill(pattern, run, info)
     except ValueError as error:
         raise ConfigurationError([Fault("io", pattern, str(error))]) from error
+
+
+def changed_files(configuration: Configuration, known: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Arrays of the scans that are not what was `known` of them, by label and name: path and file of each."""
+    found = []
+    for scan in configuration.scans:
+        for name in differing(contents(scan.data.parameters), known.get(scan.label, {})):
+            found.append(f"scans.{scan.label}.data.{name}: {given_of(configuration, scan.label, name)}")
+    return found
+
+
+def given_of(configuration: Configuration, label: str, name: str) -> str:
+    """A parameter of a scan's frames as it was given, in a few words: the name of a file, say."""
+    found: Any = configuration.given
+    for key in ("scans", label, "data", name):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found[:200] if isinstance(found, str) else "its value"
 
 
 def versions() -> dict[str, str]:

@@ -23,6 +23,7 @@ from ptystream.params.load import plugins
 from ptystream.reconstruction import PodTable, Reconstruction, Stack, Volume, described
 from ptystream.run_state import EngineEntry, RunState, Scan
 from ptystream.scan.block import Block, Revision, as_then, select
+from ptystream.scan.contents import contents, differing
 from ptystream.scan.cut import CutError
 from ptystream.schedule import Entry, Schedule, from_runs, to_runs
 from ptystream.spread import spread
@@ -98,11 +99,9 @@ class Run(RunState):
         elif not scan.frames:
             scan.model.anchor(self.reconstruction, block)
             scan.buffer.retry("off_canvas")
-        rows, refused = scan.model.place(self.reconstruction, block)
-        if len(refused):
-            out = np.isin(block.slots, refused)
-            scan.buffer.refuse(block.slots[out], "off_canvas", block.positions_m[out])
-            block = select(block, ~out)
+        came = len(block)
+        rows, block = self._placed(scan, block)
+        if len(block) < came:
             entry["indices"] = to_runs(block.indices)
         if len(block):
             scan.frames += len(block)
@@ -197,10 +196,11 @@ class Run(RunState):
         Where they were turned, everything begins anew: the object was that of frames that lay otherwise.
         """
         scan, chosen = self.scans[entry["scan"]], self.engine_entry
-        if "offset" in entry["parameters"] and self.reconstruction is not None:
+        entry["anew"] = self.begins_anew(entry)
+        if "offset" in entry["parameters"]:
             moved = np.subtract(entry["parameters"]["offset"], entry["before"]["offset"])
             if not scan.model.may_shift(self.reconstruction, moved):
-                raise CutError("offset: the object would become too large")
+                raise CutError(f"offset: {entry['parameters']['offset']}: the object would become too large, or lie too far off")
         working = self.engine
         state: Mapping[str, Any] | None = None
         if working is not None:
@@ -208,12 +208,22 @@ class Run(RunState):
             self.engine = None
         decided = scan.buffer.switch(entry["parameters"], entry.get("decisions"))
         self.cuts += 1
+        self._hold(scan, entry)
         self._stand_otherwise(scan, entry, decided)
-        if scan.frames and entry["anew"]:
+        if entry["anew"]:
             self._begin_anew()
             state = None
-        if working is not None and chosen is not None:
+        if working is not None and chosen is not None and self.reconstruction is not None:
             self._start_engine(self.engines[0].label if entry["anew"] else chosen.label, state)
+
+    def _hold(self, scan: Scan, entry: dict[str, Any]) -> None:
+        """Note what the arrays of a change are, or that they are no longer what they were: their files were changed."""
+        now = {name: found for name, found in contents(scan.buffer.parameters).items() if name in entry["parameters"]}
+        for name in differing(now, entry.get("contents", {})):
+            told = f"scans.{scan.label}.data.{name}: {str(entry['parameters'][name])[:200]}"
+            log.error("%s: %s is not what it was when frames were cut by it", self.name, told)
+            self.unlike.append(told)
+        entry.setdefault("contents", now)
 
     def _stand_otherwise(self, scan: Scan, entry: dict[str, Any], decided: dict[str, Any]) -> None:
         """What follows for the run where its frames were cut another way, or moved."""
@@ -244,8 +254,16 @@ class Run(RunState):
             rebin = scan.buffer.parameters.rebin or 1
             scan.model.tilt(self.reconstruction, ((-y if up_down else y) / rebin, (-x if left_right else x) / rebin))
 
+    def begins_anew(self, entry: Entry) -> bool:
+        """Whether a 'recut' or 'restart' leaves nothing of the picture; of a scan of which none is in it, it stays."""
+        return bool(entry["anew"]) and ("scan" not in entry or bool(self.scans[entry["scan"]].taken))
+
     def _begin_anew(self) -> None:
-        """Probe and object as they were begun, for the frames that there are; rows are numbered anew."""
+        """Probe and object as they were begun, for the frames that there are; rows are numbered anew.
+
+        A scan that has none any more begins with those that come, and where no scan has one, so does the run: as at its first
+        frame.
+        """
         taken = {}
         for scan in self.scans.values():
             own = [np.arange(first, first + len(block)) for first, block in zip(scan.rows, scan.taken, strict=True)]
@@ -253,19 +271,41 @@ class Run(RunState):
             taken[scan.label] = [block for block in kept if len(block)]
             scan.model = scan.model.again()
             times_ns = [at for r, at in zip(own, scan.times_ns, strict=True) if not np.isin(r, sorted(self._withdrawn)).all()]
-            scan.taken, scan.rows, scan.times_ns = [], [], times_ns
-        self.reconstruction = Reconstruction({}, {}, PodTable(max(s.model.pods for s in self.scans.values())))
+            scan.taken, scan.rows, scan.times_ns, scan.frames = [], [], times_ns, 0
+            if not scan.ended:
+                scan.buffer.retry("off_canvas")  # the canvas is as small as at the beginning
         self._withdrawn.clear()
         self.local = self.intensities = None
+        self.beside = {}
         begun = {label: (blocks[0], self.scans[label].buffer.frames) for label, blocks in taken.items() if blocks}
+        self.reconstruction = Reconstruction({}, {}, PodTable(max(s.model.pods for s in self.scans.values())))
         for label, (first, frames) in begun.items():
             scan = self.scans[label]
             others = {name: held for name, held in begun.items() if self.scans[name].taken}
             scan.model.start(self.reconstruction, first, frames, self.decided(label), others)
-            for block in taken[label]:
-                rows, _ = scan.model.place(self.reconstruction, block)
-                scan.taken.append(block)
-                scan.rows.append(int(rows[0]))
+            times_ns, scan.times_ns = scan.times_ns, []
+            for block, at_ns in zip(taken[label], times_ns, strict=True):
+                rows, placed = self._placed(scan, block)
+                if len(placed):
+                    scan.taken.append(placed)
+                    scan.rows.append(int(rows[0]))
+                    scan.times_ns.append(at_ns)
+                    scan.frames += len(placed)
+        for scan in self.scans.values():
+            if not scan.taken:
+                self._stores.pop(scan.number, None)
+        if not self._stores:
+            self.reconstruction, self.engine_entry, self.state = None, None, "waiting"
+
+    def _placed(self, scan: Scan, block: Block) -> tuple[NDArray[np.int64], Block]:
+        """(rows, frames) of a block for which there is room on the canvas; the others are counted."""
+        assert self.reconstruction is not None
+        rows, refused = scan.model.place(self.reconstruction, block)
+        if len(refused):
+            out = np.isin(block.slots, refused)
+            scan.buffer.refuse(block.slots[out], "off_canvas", block.positions_m[out])
+            block = select(block, ~out)
+        return rows, block
 
     def decided(self, label: str) -> dict[str, Any]:
         """What was decided for a scan, as it is in force."""
@@ -366,13 +406,17 @@ class Run(RunState):
         self.engine.finish()
         self.engine = None
         self._begin_anew()
-        self._start_engine(self.engines[0].label)
+        if self.reconstruction is not None:
+            self._start_engine(self.engines[0].label)
 
     def _apply_finish(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
         assert self.engine is not None
         self.last = self.engine.snapshot() if self.averaging else None
         self.see_coverage()
+        refined: dict[str, NDArray[Any]] = getattr(self.engine, "refined", dict)()
+        self.beside |= {name: held for name, held in refined.items() if name != "positions"}  # these go into the pod table
         self.engine.finish()
+        self.ended = self.engine if refined else None
         self.engine = None
 
     def _apply_end(self, entry: dict[str, Any], blocks: Mapping[str, Block]) -> None:
@@ -382,6 +426,7 @@ class Run(RunState):
 
     def forget(self) -> None:
         """It is over: its frames are given back."""
+        self.ended = None
         self._stores.clear()
 
     def resume(self, checkpoint: Checkpoint, changes: Sequence[Entry] = ()) -> None:
@@ -397,7 +442,7 @@ class Run(RunState):
                 getattr(self, f"_apply_{entry['do']}")(entry, {})
             elif entry["do"] == "recut":  # the buffer cuts so from the beginning, and what is known then is in the checkpoint
                 self.recut[entry["scan"]] = self.recut.get(entry["scan"], {}) | entry["decisions"]
-                if entry["anew"] and self.scans[entry["scan"]].frames:
+                if self.begins_anew(entry):
                     self._begin_anew()
             elif entry["do"] == "restart" and entry.get("anew"):
                 self._begin_anew()

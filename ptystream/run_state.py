@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from ptystream.engine import Context, Engine
 from ptystream.model.scan_model import ScanModel
 from ptystream.publish.snapshot import Image, Snapshot
-from ptystream.reconstruction import COLUMN, OBJECT, PROBE, ROW, Reconstruction, Storage
+from ptystream.reconstruction import COLUMN, OBJECT, PROBE, ROW, Reconstruction, Stack, Storage
 from ptystream.scan.block import Block, FrameStore, Revision
+from ptystream.scan.contents import contents
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.scan.series import Series
 from ptystream.schedule import Entry, Schedule, to_runs
@@ -42,6 +43,12 @@ class Scan:
     """When each of them was taken (`time.time_ns()`)."""
     frames: int = 0
     """Frames in the pod table that are not withdrawn."""
+    contents: dict[str, str] = field(init=False)
+    """What the arrays in the parameters were at its beginning, as of `ptystream.scan.contents`."""
+
+    def __post_init__(self) -> None:
+        """Before anything is changed."""
+        self.contents = contents(self.buffer.parameters)
 
     def known(self) -> dict[str, NDArray[np.float64]]:
         """'position' (frame, 2) and 'dose' (frame,) in force for the frames in the pod table, in their order."""
@@ -104,6 +111,8 @@ class RunState:
         self.reconstruction: Reconstruction | None = None
         self.engine: Engine | None = None
         self.engine_entry: EngineEntry | None = None
+        self.ended: Any = None
+        """The engine that is finished, where it has refined more than probe and object, until the run is forgotten."""
         self.last: Reconstruction | None = None
         """The last iterate, where the result is a mean of iterates."""
         self.state = "waiting"
@@ -141,12 +150,18 @@ class RunState:
         """Context of the engine at work."""
         self.restarts = 0
         """How often the starting probe was taken again."""
+        self.unlike: list[str] = []
+        """Arrays by which frames are to be cut, and that are not what they were: path and file of each."""
         self.cuts = 0
         """How often frames were cut another way, or moved, on request."""
         self.revisions: list[tuple[NDArray[np.int64], str]] | None = None
         """Rows that changed, and what of them, since somebody who follows the run has looked; None: nobody does."""
         self.quality: dict[str, dict[str, Any]] = {}
         """What was measured of it: `Snapshot.quality`."""
+        self.looks: dict[str, tuple[Image, NDArray[np.float32] | None]] = {}
+        """Pictures made without iteration, by the name that viewers show, each with where something of it is known."""
+        self.beside: dict[str, NDArray[Any]] = {}
+        """What an engine that is done has refined beside probe, object and positions, by name; rows as in the pod table."""
         self._resumed: Mapping[str, Any] | None = None
         """State of the engine in the checkpoint that the run goes on from."""
 
@@ -185,6 +200,11 @@ class RunState:
     def frames(self) -> int:
         """Frames that an engine may visit."""
         return 0 if self.reconstruction is None else self.reconstruction.pods.length - len(self._withdrawn)
+
+    @property
+    def withdrawn(self) -> frozenset[int]:
+        """Rows of the pod table that no engine may visit any more."""
+        return frozenset(self._withdrawn)
 
     def rows(self) -> NDArray[np.int64]:
         """Their rows of the pod table."""
@@ -237,7 +257,7 @@ class RunState:
             for name, storage in now_held.objects.items():
                 if name in self._coverage:
                     coverage[name] = self._coverage[name]
-                objects[name] = Image(storage.data, storage.pixel_size_m, storage.offset)
+                objects[name] = Image(storage.data, storage.pixel_size_m, storage.offset, depths_m=_depths(storage))
             positions = self.positions()[self.rows()].astype(np.float32)
         errors, misfit = self.history()
         self._snapshots += 1
@@ -331,6 +351,13 @@ class RunState:
             pixel = scan.model.to_pixels(positions)
             parts.append(np.concatenate([pixel, codes[:, None]], axis=1))
         return np.concatenate(parts).astype(np.float32) if parts else np.zeros((0, 3), np.float32)
+
+
+def _depths(storage: Storage) -> tuple[float, ...]:
+    """As of `Image.depths_m`."""
+    if not isinstance(storage, Stack) or storage.depth == 1:
+        return ()
+    return (0.0, *np.cumsum(storage.distances_m[: storage.depth - 1]).tolist())
 
 
 def summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

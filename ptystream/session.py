@@ -12,10 +12,12 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ptystream.bell import Bell
 from ptystream.events import Event
@@ -27,11 +29,14 @@ from ptystream.metrics import Metrics
 from ptystream.params.home import home, located
 from ptystream.params.load import EngineConfiguration
 from ptystream.publish.documenting import Documents
+from ptystream.publish.heartbeat import RunBeat
 from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
 from ptystream.recutting import PATH, Recutting, Wish, entry_of
 from ptystream.routing import Pending, Router
 from ptystream.run import Run
+from ptystream.run_state import EngineEntry
+from ptystream.scan.contents import digest
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.schedule import Entry
 from ptystream.standing import SESSION, Standing
@@ -58,6 +63,7 @@ READING_S = 600.0
 FLUSH_S = 5.0
 """How long the end of a session waits until what came is recorded, and acknowledged."""
 PAUSED = "paused"
+OVER = ("finished", "failed")
 
 
 class SessionError(RuntimeError):
@@ -96,12 +102,15 @@ class Session:
         """Runs that are over and had frames to work on, of an interrupted session that goes on too."""
         self.ended: float | None = None
         """When the last run was over, seconds since the epoch."""
+        self.unlike: list[str] = []
+        """Arrays that were steered before an interruption and are not what they were: path and file."""
         self.paused = False
         """Whether `pause` was called and `resume` was not yet."""
         self._tap, self._recorded, self._on_ready = tap, recorded, on_ready
         self.frame_files = frame_files
         self.health = health or Health()
         """Whether it is alive, and takes frames."""
+        self.health.warnings["files"] = lambda: "; ".join(f"{what} is not what it was" for what in self.unlike)
         self._bell = Bell()
         self.desk = Desk(Actions(self), self._bell.ring, self.metrics.asked)
         """Where the session is asked, and steered."""
@@ -129,6 +138,8 @@ class Session:
             for c in plan.channels
         ]
         metrics.before_scrape.append(self.measure)
+        if publisher is not None:
+            publisher.runs = self.beats
 
     # ------------------------------------------------------------------ called from any thread
 
@@ -157,6 +168,14 @@ class Session:
             told = {"run": self.plan.name, "state": "waiting", "received": 0, "used": 0, "iteration": 0}
             return told | kept | {"frames_per_second": 0.0}
         return status_of(run) | kept | self._recutting.told(run) | self._teller.rates(run)
+
+    def beats(self) -> list[RunBeat]:
+        """How far the runs under way are, or the last that was; takes no lock that is held for long."""
+        runs = [turn.run for turn in list(self._turns)]
+        current = self.current
+        if not runs and current is not None:
+            runs = [current]
+        return [RunBeat(run.name, run.state, run.iterations) for run in runs]
 
     def fruitless_because(self) -> str:
         """Why nothing is reconstructed, in a line."""
@@ -359,7 +378,14 @@ class Session:
             self.current, able.run.name = able.run, self._name(number)
             log.info("%s: %s", able.run.name, able.names)
             self._turns.append(
-                Turn(able, number, Loop(able.run, self.plan.loop), self._teller.of(able.run), self.plan.assess(able.run))
+                Turn(
+                    able,
+                    number,
+                    Loop(able.run, self.plan.loop),
+                    self._teller.of(able.run),
+                    self.plan.assess(able.run),
+                    self.plan.look_quickly(able.run),
+                )
             )
             self._resume(self._turns[-1])
             for entry in self._steered.values():
@@ -370,7 +396,8 @@ class Session:
     def _able(self, run: Run) -> bool:
         """Whether enough frames came for it, or no more will."""
         buffers = [scan.buffer for scan in run.scans.values()]
-        enough = sum(buffer.ledger.paired for buffer in buffers) >= self.plan.loop.frames_to_start
+        least = self.plan.quick_frames or self.plan.loop.frames_to_start
+        enough = sum(buffer.ledger.paired for buffer in buffers) >= least
         return enough or all(buffer.ended is not None for buffer in buffers)
 
     def _any_source(self) -> bool:
@@ -381,7 +408,7 @@ class Session:
 
     def _step(self, turn: Turn) -> bool:
         """One pass of one run; whether it did anything."""
-        run, loop = turn.run, turn.loop
+        run, loop, behind = turn.run, turn.loop, False
         try:
             if self._failure is not None:
                 self._end(run, "a part of the session died")
@@ -400,6 +427,10 @@ class Session:
                 run.state = "failed"
             if step is Step.DONE:
                 turn.assessor.finish()
+                if turn.looker is not None:
+                    turn.looker.finish()
+            elif turn.looker is not None:
+                behind = turn.looker.work(idle=step is Step.IDLE and len(self._turns) == 1)
             turn.told.tell(run, force=step is Step.DONE, current=run is self.current)
             self.measure()
             if engine is not None and run.engine is not engine:
@@ -414,7 +445,7 @@ class Session:
             raise
         if step is Step.DONE:
             self._conclude(turn)
-        return step is not Step.IDLE
+        return behind or step is not Step.IDLE
 
     def _rest(self, turn: Turn) -> bool:
         """A turn of a session that is paused."""
@@ -426,6 +457,8 @@ class Session:
         """Save a run that is over and give its frames back."""
         run, number = turn.run, turn.number if turn.run.frames else None
         turn.assessor.close()
+        if turn.looker is not None:
+            turn.looker.close()
         try:
             if self.plan.autosave is not None:
                 self.plan.autosave.forget(run.name)
@@ -595,21 +628,52 @@ class Session:
 
     def steer(self, path: str, value: Any, before: Any, who: str) -> str:
         """Have a parameter that was changed take effect, in the runs under way and those to come; tells what happens. Only in the
-        engine's thread. Raises `CutError` where frames that are in use cannot follow it."""
+        engine's thread. Raises `CutError` where frames that are in use cannot follow it, `Refused` where an engine cannot:
+        then it is in force in none of the runs."""
         entry = {"do": "steer", "path": path, "value": value, "before": before, "who": who, "time_ns": time.time_ns()}
         if PATH.fullmatch(path):
             told = self._recutting.ask([pending.run for pending in self._router.pending], entry)
+            if (content := self._content(path)) is not None:
+                entry["content"] = content
             self._standing.write({"steered": entry})
             self._put_in_force(entry)
             return told
-        for turn in self._turns:  # first: an engine that cannot take it leaves everything as it was
-            turn.run.apply(entry)
+        if path.split(".")[1] in {chosen.label for chosen in self.appended()} and path.startswith("engines."):
+            assert self.current is not None
+            self._apply_to_all(entry, [self.current])
+            self._note(self.current, entry)
+            return f"in force before the next pass, in {self.current.name} alone: its engine was put there on request"
+        # First: an engine that cannot take it leaves everything as it was.
+        self._apply_to_all(entry, [turn.run for turn in self._turns])
         if self._tap is not None:
             self._standing.write({"steered": entry})
         self._put_in_force(entry)
         for turn in self._turns:
             turn.loop.settings = self.plan.loop
         return "in force before the next pass"
+
+    def appended(self) -> list[EngineEntry]:
+        """Engines of the present run that are not in the configuration. Only in the engine's thread."""
+        configured = set() if self.plan.configuration is None else {e.label for e in self.plan.configuration.engines}
+        run = self.current
+        return [] if run is None or run.state in OVER else [e for e in run.engines if e.label not in configured]
+
+    def _apply_to_all(self, entry: Entry, runs: Sequence[Run]) -> None:
+        """In these runs, or in none of them: then those that have it get back what was. Raises `Refused`."""
+        back, told = {**entry, "value": entry["before"]}, list[Run]()
+        for run in runs:
+            told.append(run)
+            try:
+                run.apply(entry)
+            except Exception as error:
+                log.exception("%s: %s cannot be set", run.name, entry["path"])
+                for other in told:  # the one that refused too: its engine may have taken a part of it
+                    try:
+                        other.apply(back)
+                    except Exception as again:
+                        log.error("%s: %s cannot be set back: %s", other.name, entry["path"], again)
+                why = f"{run.name} cannot take it: {error}; it is as it was in every run"
+                raise Refused(entry["path"], entry["value"], why) from error
 
     def _put_in_force(self, entry: Entry) -> None:
         """For the session itself, and for runs to come."""
@@ -625,6 +689,11 @@ class Session:
         elif path == "io.publish.share":
             self._teller.share = value
 
+    def _content(self, path: str) -> str | None:
+        """What the array of a parameter in force is; None where it is none."""
+        value = None if self.plan.configuration is None else Tree(self.plan.configuration).held(path)
+        return digest(value) if isinstance(value, np.ndarray) else None
+
     def _steer_again(self, entry: Entry) -> None:
         """A change that was made before the session was interrupted, perhaps after the last dump."""
         try:
@@ -634,6 +703,10 @@ class Session:
             return
         if match := PATH.fullmatch(entry["path"]):
             self._router.recut.add(match.group(1))
+        if entry.get("content") is not None and entry["content"] != self._content(entry["path"]):
+            told = self.plan.name, entry["path"], entry["value"]
+            log.error("%s: %s: %.200s is not what it was before the interruption: frames are cut as it is now", *told)
+            self.unlike.append(f"{entry['path']}: {str(entry['value'])[:200]}")
         log.warning("%s: %s: %.1000s, as it was steered before the interruption", self.plan.name, entry["path"], entry["value"])
         self._put_in_force(entry)
 
@@ -690,6 +763,8 @@ class Session:
             elif run.engine is None or (now == asked.engine and run.iterations < asked.iterations):
                 left.append(asked)
                 continue
+            elif do == "steer" and asked.entry["path"].split(".")[1] in {chosen.label for chosen in run.engines}:
+                run.apply(asked.entry)
             elif do == "restart" and now == asked.engine:
                 self._restart(turn, asked.entry)
             elif do == "switch" and self._is_before(run, asked.entry["to"]):

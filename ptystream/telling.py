@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ptystream.engine import headline
 from ptystream.metrics import Metrics
@@ -12,7 +17,7 @@ from ptystream.publish.measured import told
 from ptystream.publish.pace import Pace
 from ptystream.publish.plotting import Plotter
 from ptystream.publish.publisher import Publisher
-from ptystream.publish.snapshot import Snapshot
+from ptystream.publish.snapshot import Image, Snapshot
 from ptystream.run import Run
 
 
@@ -106,10 +111,19 @@ class Told:
             follower.offer(run, snapshot)
         if publish:
             if teller.publisher is not None and snapshot is not None:
-                teller.publisher.offer(snapshot)
+                teller.publisher.offer(with_looks(snapshot, run.looks))
                 teller.metrics.viewers(teller.publisher.viewers)
             teller.metrics.run(run, ledger, time.time_ns(), current=current)
             self._pace.made(now, time.monotonic(), teller.share / teller.runs)
+
+
+def with_looks(snapshot: Snapshot, looks: Mapping[str, tuple[Image, NDArray[np.float32] | None]]) -> Snapshot:
+    """What viewers see: behind the objects, or alone where there are none yet, the pictures that needed no iteration."""
+    if not looks:
+        return snapshot
+    images = {name: image for name, (image, _) in looks.items()}
+    known = {name: there for name, (_, there) in looks.items() if there is not None}
+    return replace(snapshot, object={**snapshot.object, **images}, coverage={**snapshot.coverage, **known})
 
 
 def status_of(run: Run) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ptystream.assessment.assessor import Assessor
+from ptystream.assessment.looking import Looker
 from ptystream.loop import Loop
 from ptystream.routing import Pending
 from ptystream.run import Run
@@ -22,6 +23,8 @@ class Turn:
     loop: Loop
     told: Told
     assessor: Assessor
+    looker: Looker | None = None
+    """None: no quick look is wanted."""
     again: list[Asked] = field(default_factory=list)
     """What the session before was asked for and is still to be done."""
 

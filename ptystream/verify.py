@@ -21,9 +21,10 @@ from ptystream.plan import make_plan
 from ptystream.quality import align
 from ptystream.reconstruction import Reconstruction, Storage
 from ptystream.recording import Recording
-from ptystream.results import versions
+from ptystream.results import given_of, versions
 from ptystream.run import Run
 from ptystream.run_state import EngineEntry
+from ptystream.scan.contents import differing
 from ptystream.scan.cut import CutError
 from ptystream.schedule import Schedule
 from ptystream.session import Session, SessionError
@@ -56,6 +57,8 @@ class Verification:
     """Where the result was made."""
     iterations: int = 0
     frames: int = 0
+    unlike: list[str] = field(default_factory=list)
+    """Arrays that frames are cut by, and that are not what they were: path and file of each."""
     changed: dict[str, int] = field(default_factory=dict)
     """Probe or object → pixels in which the repetition differs; empty: the same bits."""
     apart: float = 0.0
@@ -101,6 +104,7 @@ class Verification:
         """For a person."""
         told = [f"{self.frames} frames, {self.iterations} iterations, made on the {self.device.upper()}"]
         told += [f"{name} was {then or 'not known'}, is {now}" for name, (then, now) in self.differing.items()]
+        told += [f"{what} is not what it was" for what in self.unlike]
         if self.same_bits:
             told.append("repetition of the schedule: the same bits")
         else:
@@ -137,7 +141,7 @@ def verify(
     found.differing = {k: (result.versions.get(k, ""), v) for k, v in now.items() if result.versions.get(k, "") != v}
     try:
         run = repeat(result, recording, configuration, tell)
-        found.iterations = run.iterations
+        found.iterations, found.unlike = run.iterations, _unlike(result, run, configuration)
         _compare(found, result, run)
         if offline:
             once = _offline(result, recording, configuration, 1, tell)
@@ -149,6 +153,18 @@ def verify(
         missing = recording.missing_in_all()  # frames were waited for: their time may be over before all of it was read
         lacking = f" ({missing} messages are not in it: the disk was full)" if missing else ""
         raise VerifyError(f"{recording.path}: {error}{lacking}") from error
+    return found
+
+
+def _unlike(result: ptyr.Result, run: Run, configuration: Configuration) -> list[str]:
+    """Arrays by which the repetition has cut frames, and that are not what they were; those that were changed on request are told
+    with the change."""
+    found = list(run.unlike)
+    for label, scan in run.scans.items():
+        steered = {name for e in result.schedule if e["do"] == "recut" and e["scan"] == label for name in e["parameters"]}
+        then = result.scans.get(label, {}).get("contents") or {}
+        for name in differing(scan.contents, {k: v for k, v in then.items() if k not in steered}):
+            found.append(f"scans.{label}.data.{name}: {given_of(configuration, label, name)}")
     return found
 
 

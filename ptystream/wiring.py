@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ptystream.assessment.assessor import Assessor
+from ptystream.assessment.looking import Looker
 from ptystream.autosave import Autosave
 from ptystream.checkpoint import Checkpoint
 from ptystream.decoder import Decoder
@@ -86,5 +87,9 @@ class Plan:
     """What it was made from; parameters that are steered change in it."""
     assess: Callable[[Run], Assessor] = lambda run: Assessor(run, share=0.0)
     """Makes what measures the quality of a run while it runs."""
+    look_quickly: Callable[[Run], Looker | None] = lambda run: None
+    """Makes what shows a picture without iteration; None: not wanted."""
+    quick_frames: int | None = None
+    """Frames from which on such a picture is made, before an engine has enough."""
     device: str = ""
     """In one line for the user, where the engines run."""

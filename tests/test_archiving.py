@@ -292,3 +292,37 @@ def test_the_file_lies_beside_whatever_the_result_is_called(tmp_path: Path) -> N
         ptyr.write(tmp_path / name, result())
         assert cxi_beside(tmp_path / name) == str(tmp_path / wanted)
         assert (tmp_path / wanted).exists()
+
+
+QUALITY: dict[str, Any] = {
+    "frc": {
+        "frequency_per_m": [1e6, 2e6, 3e6],
+        "correlation": [1.0, 0.8, 0.1],
+        "threshold": [0.4, 0.3, 0.2],
+        "resolution_m": None,
+        "measured_ns": 1_700_000_000 * 10**9,
+        "iteration": 30,
+    },
+    "coverage": {"overlap": 0.7, "holes": 0.01, "frames_per_beam": 4.5, "measured_ns": 1, "iteration": 30},
+    "convention": {"ranking": [{"name": "as it is", "orientation": 0, "misfit": 0.2}], "lead": 1.7, "measured_ns": 1},
+}
+
+
+def test_what_was_measured_of_its_quality_goes_with_it(tmp_path: Path) -> None:
+    """Into the result's own file, CXI, and Tiled's metadata."""
+    ptyr.write(tmp_path / "r.ptyr", result(quality=QUALITY))
+    back = ptyr.read(tmp_path / "r.ptyr")
+    assert back.quality == QUALITY and metadata(back, tmp_path / "r.ptyr")["quality"] == QUALITY
+    write_cxi(tmp_path / "r.cxi", back)
+    with h5py.File(tmp_path / "r.cxi") as file:
+        held = file["entry_1/quality"]
+        assert sorted(held) == ["convention", "coverage", "frc"]
+        assert held["coverage/overlap"][()] == 0.7 and held["frc/measured_ns"][()] == QUALITY["frc"]["measured_ns"]
+        assert held["frc/resolution_m"].shape is None, "the halves agree to the last pixel"
+        assert json.loads(text(held["convention/ranking"]))[0]["name"] == "as it is"
+        assert held["frc"].attrs["NX_class"] == "NXdata" and held["frc"].attrs["signal"] == "correlation"
+        np.testing.assert_array_equal(held["frc/frequency_per_m"][()], QUALITY["frc"]["frequency_per_m"])
+        assert held["frc/frequency_per_m"].attrs["units"] == "1/m"
+    write_cxi(tmp_path / "none.cxi", result())
+    with h5py.File(tmp_path / "none.cxi") as file:
+        assert "quality" not in file["entry_1"]

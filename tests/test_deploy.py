@@ -231,3 +231,13 @@ def test_the_container_command_runs_from_the_wheel_alone(tmp_path: Path) -> None
     done = subprocess.run(asked, cwd=data, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert (data / "results" / "demo" / "demo.ptyr").exists()
+
+
+def test_the_viewer_of_a_unit_may_be_steered_by_where_the_operator_says_so() -> None:
+    """By options that the command has, from the file that the unit reads; the tokens lie where it may write."""
+    text = (DEPLOY / "systemd" / "ptystream-view@.service").read_text()
+    (given,) = (line.split("OPTIONS=")[1] for line in text.splitlines() if line.startswith("# OPTIONS="))
+    words = given.split()
+    assert {"--steer", "--tokens"} <= {word for word in words if word.startswith("--")} <= options_of("view")
+    assert words[words.index("--tokens") + 1].startswith("/var/lib/ptystream/") and "StateDirectory=ptystream\n" in text
+    assert "--port ${PORT} $OPTIONS\n" in text and "EnvironmentFile=-/etc/ptystream/%i.env\n" in text

@@ -90,6 +90,7 @@ ELSEWHERE = {
     "live.epochs": "test_epochs.py",
     "live.overlap": "test_overlap.py",
     "live.aborted": "test_overlap.py",
+    "live.quick_look": "assessment/test_looking.py",
     "live.quality.share": "assessment/test_assessor.py",
     "live.quality.convention_check": "assessment/test_assessor.py",
     "io.autosave.keep": "test_dumps.py",

@@ -16,6 +16,7 @@ from problems import BEAM, GEOMETRY, PLACES
 from test_dumps import _waiting as waiting_for_dumps
 from test_dumps import configuration
 
+from ptystream.assessment.looking import Looker
 from ptystream.detectors.zmq.protocol import header, samples_parts
 from ptystream.loop import Loop
 from ptystream.metrics import Metrics
@@ -137,6 +138,31 @@ def test_the_next_scan_is_iterated_on_while_the_first_is_refined(tmp_path: Path)
         beside.session.stop()
         results = beside.ends()
     assert [result.ledger["used"] for result in results] == [BEAM.frames] * 2
+
+
+def test_a_run_that_waits_does_not_take_the_engine_from_another_for_its_quick_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle: list[tuple[int, bool]] = []
+    monkeypatch.setattr(Looker, "work", lambda self, *, idle=False: seen(idle))
+
+    def seen(now: bool) -> bool:
+        idle.append((len(beside.runs()), now))
+        return False
+
+    live = {"runs": 2, "quick_look": "icom"}
+    with Beside(tmp_path, [messages("a"), messages("b")], **LONG, live=live, min_frames_for_recon=60) as beside:
+        beside.give(50)
+        beside.until(lambda: (1, True) in idle)  # the only one, and it waits
+        beside.give(ALL - 50)
+        beside.until(lambda: beside.runs()[0].complete and beside.runs()[0].iterations)
+        beside.give(50)
+        beside.until(lambda: len(beside.runs()) == 2 and len(idle) > 50 and idle[-1][0] == 2)
+        before = len(idle)
+        beside.until(lambda: len(idle) > before + 20)
+        assert beside.runs()[1].iterations == 0  # it waits too
+        beside.session.stop()
+    assert not any(now for runs, now in idle if runs == 2)
 
 
 def test_with_an_overlap_of_one_the_next_scan_waits(tmp_path: Path) -> None:

@@ -244,6 +244,25 @@ def test_what_was_set_of_frames_is_so_in_the_session_behind_a_kill(
 
 
 @pytest.mark.slow
+def test_frames_that_were_turned_under_the_second_engine_are_so_behind_a_kill(tmp_path: Path) -> None:
+    """Everything has begun anew, or is to, with the first engine; the second one follows it."""
+    numiter = 20
+    with Beamline(tmp_path, numiter, cut={"orientation": 6}) as beamline:
+        turned = ["set", {"path": "scans.s.data.orientation", "value": 0}]
+        (tmp_path / "k.asked").write_text(json.dumps(["ml", turned]))
+        assert beamline.session("recutting", 40) == -signal.SIGKILL, (tmp_path / "log").read_text()
+        assert beamline.session() == 0, (tmp_path / "log").read_text()
+    result = ptyr.read(tmp_path / "k.ptyr")
+    assert result.ledger["used"] == result.ledger["expected"] == BEAM.frames
+    at = [k for k, entry in enumerate(result.schedule) if entry["do"] in ("recut", "engine", "resume")]
+    assert [result.schedule[k].get("label") for k in at][-1] == "ml"
+    (recut,) = (entry for entry in result.schedule if entry["do"] == "recut")
+    assert (recut["parameters"], recut["before"]) == ({"orientation": 0}, {"orientation": 6})
+    report = verify(result, Recording(tmp_path / "k.ptyrec"))
+    assert report.good and report.same_bits, report.lines()
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_twenty_moments(tmp_path: Path, reference: tuple[ptyr.Result, float]) -> None:
     assert len(KILLS) == len(set(KILLS)) == 20

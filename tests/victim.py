@@ -150,7 +150,14 @@ def live(config: str, moment: str | None, count: int, log: str, ready: Any) -> N
         serve = session.desk.serve
 
         def serving() -> bool:
-            if requests and session.current is not None and session.current.iterations >= iterations:
+            run = session.current
+            entry = None if run is None else run.engine_entry
+            engine = None if entry is None else entry.label
+            if (
+                requests
+                and run is not None
+                and (engine == iterations if isinstance(iterations, str) else run.iterations >= iterations)
+            ):
                 for name, arguments in requests:
                     session.desk.ask(Request(1, name, arguments), lambda reply: print(reply, file=sys.stderr))
                 requests.clear()

@@ -70,9 +70,12 @@ def simulate(
     stem: Annotated[
         bool, typer.Option("--stem", help="Without CONFIG: 4D-STEM of a sample of atoms; 1024 frames of 64.")
     ] = False,
+    microscope: Annotated[
+        str | None, typer.Option(help="Without CONFIG: 4D-STEM as this file of StemScan's parameters has it, frames alone.")
+    ] = None,
 ) -> None:
     """The detector side alone, on the wire: on that of a configuration, or on two native ones."""
-    options = (frames_address, positions_address, frames, rate, side, seed, wait, scans, first, stem)
+    options = (frames_address, positions_address, frames, rate, side, seed, wait, scans, first, stem, microscope)
     _call("simulate", "simulate", config, *options)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -52,10 +53,26 @@ def told(action: str, value: Any) -> str:
     if isinstance(value, dict):
         if "arrays" in value:
             value = {**value, "arrays": [_summary(entry) for entry in value["arrays"]]}
-        return "\n".join(f"{key}: {_below(entry) if action == 'status' else _short(entry)}" for key, entry in value.items())
+        if action == "frame" and isinstance(value.get("ledger"), dict):
+            value = {**value, "ledger": _way(value["ledger"])}
+        below = action in ("status", "frame")
+        return "\n".join(f"{key}: {_below(entry) if below else _short(entry)}" for key, entry in value.items())
     if isinstance(value, list):
         return "\n".join(told("", entry) + "\n" if isinstance(entry, dict) else _short(entry) for entry in value)
     return _short(value)
+
+
+def _way(ledger: dict[str, Any]) -> dict[str, Any]:
+    """What the ledger has of a frame, with a line for each step on its way: when, where that is known."""
+    steps = {step["state"]: _moment(step["at_ns"]) for step in ledger.get("history") or ()}
+    return {key: entry for key, entry in ledger.items() if key != "history"} | steps
+
+
+def _moment(at_ns: int | None) -> str:
+    """Date and time here, to the millisecond."""
+    if at_ns is None:
+        return "at a time that is not kept"
+    return datetime.fromtimestamp(at_ns / 1e9).astimezone().isoformat(" ", "milliseconds")
 
 
 def _below(value: Any) -> str:

@@ -100,7 +100,7 @@ def configuration(told: dict[str, Any], folder: Path, side: int) -> dict[str, An
                 "illumination": {"aperture": {"size": 0.42 * side * told["pixel_m"]}},
             }
         },
-        "live": {"restart_probe": True},
+        "live": {"restart_probe": True, "latency": 0.2},
         # The difference map circles about its solution, once in some forty iterations: the mean of two rounds stands still.
         "engines": {"dm": {"name": "DM", "numiter": 120, "average_last": 80}},
     }

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ptystream.model.propagate import Propagator, intensity
 from ptystream.model.subpixel import shift
-from ptystream.reconstruction import COLUMN, OBJECT, OBJECT_LAYER, PROBE, PROBE_LAYER, ROW, Reconstruction, Volume
+from ptystream.reconstruction import COLUMN, OBJECT, OBJECT_LAYER, PROBE, PROBE_LAYER, ROW, Reconstruction, Stack, Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,7 @@ class Sight:
 
 
 def sight_of(reconstruction: Reconstruction, row: int) -> Sight | None:
-    """What the frame of a row of the pod table sees now; None for one that was withdrawn, and for slices through a volume, where
-    a row is a whole rocking curve.
+    """What the frame of a row of the pod table sees now; None where `blind_because` says why.
 
     Copies as many pixels as the frame's views have, however large the objects are. Only in the thread that the reconstruction
     belongs to.
@@ -39,7 +38,7 @@ def sight_of(reconstruction: Reconstruction, row: int) -> Sight | None:
     pods, probes, objects = reconstruction.pods, list(reconstruction.probes.values()), list(reconstruction.objects.values())
     address = pods.address[row]
     chosen = np.flatnonzero(address[:, PROBE] >= 0)
-    if not len(chosen) or any(isinstance(objects[n], Volume) for n in address[chosen, OBJECT].tolist()):
+    if blind_because(reconstruction, row) is not None:
         return None
     views, windows = [], []
     for pod in address[chosen].tolist():
@@ -56,6 +55,28 @@ def sight_of(reconstruction: Reconstruction, row: int) -> Sight | None:
         pods.weight[row, chosen].copy(),
         tuple(ways[k] if k < len(ways) else Propagator() for k in chosen.tolist()),
     )
+
+
+def blind_because(reconstruction: Reconstruction, row: int) -> str | None:
+    """Why the frame of a row has no model here; None: it has one."""
+    address, objects = reconstruction.pods.address[row], list(reconstruction.objects.values())
+    seen = [objects[n] for n in address[address[:, PROBE] >= 0, OBJECT].tolist()]
+    if not seen:
+        return "no probe and object see this frame now"
+    if any(isinstance(storage, Volume) for storage in seen):
+        return "not worked out for rocking curves, where a frame is a slice through a volume"
+    if any(isinstance(storage, Stack) and storage.depth > 1 for storage in seen):
+        return "not worked out for thick samples, through which only their engine takes the wave"
+    return None
+
+
+def seen_by(reconstruction: Reconstruction, row: int) -> dict[str, str | None]:
+    """Names of the first probe and object that a frame sees."""
+    address = reconstruction.pods.address[row]
+    first = next(iter(address[address[:, PROBE] >= 0].tolist()), None)
+    if first is None:
+        return {"probe": None, "object": None}
+    return {"probe": list(reconstruction.probes)[first[PROBE]], "object": list(reconstruction.objects)[first[OBJECT]]}
 
 
 def photons(sight: Sight, subpix: str | None = None) -> NDArray[np.float64]:

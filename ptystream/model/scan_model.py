@@ -38,6 +38,10 @@ FAR = 2.0**40
 """Lattice coordinates end here (object pixels), so that differences of whole numbers cannot overflow."""
 
 
+FARTHEST = 2.0**30
+"""Object pixels by which positions may be moved: by more, and what is behind the point would be gone for good."""
+
+
 class SharingError(ValueError):
     """A scan cannot use the probe or the object of another one: what is wrong, and what to do."""
 
@@ -333,8 +337,12 @@ class ScanModel:
         reconstruction.pods.moved[row] = 0
         return True
 
-    def may_shift(self, reconstruction: Reconstruction, offset_m: NDArray[np.float64]) -> bool:
-        """Whether the canvas may become so large."""
+    def may_shift(self, reconstruction: Reconstruction | None, offset_m: NDArray[np.float64]) -> bool:
+        """Whether the canvas may become so large, and positions keep their digits."""
+        if np.abs(self._where(offset_m)).max() > FARTHEST:
+            return False
+        if reconstruction is None:
+            return True
         _, corner, _, step = self._shifted(reconstruction, offset_m)
         storage = reconstruction.objects.get(self.storage_id)
         return storage is None or bool(self._fits(storage, corner - step).all())

@@ -393,9 +393,15 @@ class Intake:
         return preparation, {"center": center}
 
     def another(
-        self, parameters: PtyScanParameters, preparation: Preparation, decisions: dict[str, Any], expected: int | None
+        self,
+        parameters: PtyScanParameters,
+        preparation: Preparation,
+        decisions: dict[str, Any],
+        expected: int | None,
+        former: Cut | None,
     ) -> Cut:
-        """A cut that is to follow, with the memory that it takes claimed. Raises `CutError`."""
+        """A cut that is to follow instead of the `former` one, with the memory that it takes claimed: what that one has, and more
+        where frames have come since. Raises `CutError`: the former one may go on then."""
         slabs = Slabs(
             preparation.shape,
             preparation.dtype,
@@ -404,9 +410,14 @@ class Intake:
             weights=preparation.weights,
             pool=self._pool,
         )
-        wanted, left = max(expected or 0, self._slots), self.budget.left
+        if former is not None:
+            slabs.succeed(former.slabs)
+        had, left = slabs.reserve(0), self.budget.left
+        wanted = max(expected or 0, self._slots)
         if slabs.reserve(wanted) < wanted:
-            slabs.trim()
+            slabs.keep(had)
+            if former is not None:
+                slabs.succeed(former.slabs)
             needed = wanted * slabs.frame_bytes / 2**30
             raise CutError(
                 f"{wanted} frames once more take {needed:.3f} GiB of memory: {left / 2**30:.3f} GiB are free, of the "

@@ -14,6 +14,16 @@ def allowed_bytes() -> int:
     return min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits()) // 2
 
 
+def free_bytes() -> int:
+    """Memory that the machine could give now: what is free, and what it holds of files and would drop."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return kilobytes * 1024
+
+
 def _limits() -> Iterator[int]:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     yield soft if soft != resource.RLIM_INFINITY else 1 << 62

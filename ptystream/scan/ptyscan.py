@@ -418,13 +418,15 @@ class PtyScan:
             if self._raw is None or not self._raw.there:
                 raise CutError("frames are not kept as they came: io.recording.active is off, and nothing can be cut again")
             preparation, decided = self._intake.way(parameters)
-            before, self._cutting = self._cutting, None
+            before = self._cutting
+            former = None if before is None else before[0]
+            cut = self._intake.another(parameters, preparation, decided, self.ledger.expected or None, former)
+            self._cutting = None
+            if former is not None:
+                former.stopped.set()
             self._intake.give_up()
         if before is not None:
-            before[0].stopped.set()
             before[1].join()
-        with self._condition:
-            cut = self._intake.another(parameters, preparation, decided, self.ledger.expected or None)
         thread = threading.Thread(target=self._cut_again, args=(cut,), name=f"cutting {self.label}", daemon=True)
         self._cutting = cut, thread
         thread.start()

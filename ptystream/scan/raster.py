@@ -53,6 +53,15 @@ class RasterParameters(Branch):
         slow, fast = self.points
         return slow * fast + (slow - 1) * self.flyback
 
+    def numbers(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Point of the raster (row × points in a row + column) at which each frame was taken; -1: none."""
+        slow, fast = self.points
+        row, column = np.divmod(np.asarray(index, np.int64), fast + self.flyback)
+        on = (row >= 0) & (row < slow) & (column < fast)
+        if self.snake:
+            column = np.where(row % 2 == 1, fast - 1 - column, column)
+        return np.where(on, row * fast + column, -1)
+
     def positions(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """(numbers of the frames on the raster, their positions (frame, 2), (y, x)), the middle of the raster at 0."""
         slow, fast = self.points

@@ -61,6 +61,15 @@ class Slabs:
         self._ahead = None
         self._claim.shrink(len(self._slabs))
 
+    def keep(self, frames: int) -> None:
+        """Give back what was claimed for more frames."""
+        self._claim.shrink(-(-frames // self.slab_frames))
+
+    def succeed(self, other: Slabs) -> None:
+        """Have the memory that another one, for frames alike, has claimed; that has claimed none then. Done twice, by either, all
+        is as before. What the other one holds is free when nobody knows it any more."""
+        self._claim, other._claim = other._claim, self._claim
+
     @property
     def nbytes(self) -> int:
         """Memory held, the slab taken ahead included."""

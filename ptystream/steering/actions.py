@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.home import home, located
-from ptystream.params.load import Configuration, check_engine
+from ptystream.params.load import Configuration, EngineConfiguration, check_engine
 from ptystream.plan import unfit
 from ptystream.recutting import PATH, brief
 from ptystream.run import Run
@@ -170,7 +170,13 @@ class Actions:
         return label
 
     def _tree(self) -> Tree:
-        return Tree(self._configuration("get"))
+        """What is in force, with the engines that were put behind those of the present run."""
+        configuration = self._configuration("get")
+        more = [
+            EngineConfiguration(chosen.label, chosen.name, chosen.make, chosen.parameters.model_copy(deep=True))
+            for chosen in self._session.appended()
+        ]
+        return Tree(replace(configuration, engines=(*configuration.engines, *more)))
 
     def _configuration(self, name: str) -> Configuration:
         configuration = self._session.plan.configuration

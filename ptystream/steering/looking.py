@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.model.frame import Sight, photons, sight_of
+from ptystream.model.frame import Sight, blind_because, photons, seen_by, sight_of
 from ptystream.run import Run
 from ptystream.run_state import Scan
 from ptystream.scan.records import Record, Records
@@ -71,11 +71,14 @@ class Looked:
         self._counts = scan.buffer.counts(record.slot) if record.slot >= 0 and record.prepared else None
         self._sight: Sight | None = None
         self._factor, self._taken, self._moved = 1.0, None, None
+        self._no_model: str | None = "no probe and object see this frame now"
+        self._seen: dict[str, str | None] = {"probe": None, "object": None}
         self._subpix = subpix_of(run)
         row = None if record.slot < 0 else scan.model.row(record.slot)
         if row is None or run.reconstruction is None:
             return
-        self._sight = sight_of(run.reconstruction, row)
+        self._sight, self._no_model = sight_of(run.reconstruction, row), blind_because(run.reconstruction, row)
+        self._seen = seen_by(run.reconstruction, row)
         self._taken = scan.taken_at(row)
         self._moved = run.reconstruction.pods.moved[row].tolist()
         fits = getattr(run.engine_entry and run.engine_entry.parameters, "floating_intensities", False)
@@ -114,6 +117,8 @@ class Looked:
             "iteration": self._iteration,
             "bin": bins,
             "misfit": misfit,
+            "no_model": self._no_model,
+            **self._seen,
             "arrays": arrays,
         }
 

@@ -64,6 +64,8 @@ class Server:
             why = error.strerror if isinstance(error, zmq.ZMQError) else str(error)
             raise SteeringError(f"io.steering: {address!r}: {why}") from error
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.failure: BaseException | None = None
+        """Why nobody is answered any more; None while they are."""
         self._waker, self._closed = Waker(), threading.Event()
         self._replies: deque[tuple[bytes, Reply]] = deque()
         self._thread = threading.Thread(target=self._serve, name="steering", daemon=True)
@@ -94,7 +96,8 @@ class Server:
                     self._take()
                 self._send()
             self._send()
-        except zmq.ZMQError:
+        except BaseException as error:  # the session goes on without it
+            self.failure = error
             log.exception("%s: nobody can ask any more", self.endpoint)
         finally:
             self._socket.close()
@@ -125,6 +128,8 @@ class Server:
 
     def _answer(self, identity: bytes, reply: Reply) -> None:
         """Called from any thread."""
+        if self.failure is not None:
+            return  # nobody sends them
         self._replies.append((identity, reply))
         self._waker.wake()
 

@@ -41,13 +41,24 @@ class Tree:
             found = found[name]
         return found
 
+    def held(self, path: str) -> Any:
+        """The value of a parameter that may change, as it is held: of a file its array."""
+        prefix, _, name = path.rpartition(".")
+        return getattr(dict(self._branches())[prefix], name)
+
     def steerable(self) -> dict[str, Any]:
         """Every parameter that may change while the session runs, by its path, with its value."""
         return {path: value for path, value, _ in self._steerable()}
 
     def described(self) -> list[dict[str, Any]]:
         """The same with what each may be: path, value, types, lower, upper, choices, doc."""
-        return [{"path": path, "value": value, **described(field)} for path, value, field in self._steerable()]
+        found = []
+        for path, value, field in self._steerable():
+            told = described(field)
+            if (most := _most(field)) is not None:
+                told["upper"] = most
+            found.append({"path": path, "value": value, **told})
+        return found
 
     def set(self, path: str, value: Any) -> Change:
         """Put a value in force here. Raises `Refused` for a path that is none or may not change, and a value that may not be."""
@@ -56,11 +67,17 @@ class Tree:
             raise Refused(path, value, f"may not change while the session runs; {closest(path, steerable)}")
         prefix, _, name = path.rpartition(".")
         branch = dict(self._branches())[prefix]
+        held = getattr(branch, name)
         try:
             setattr(branch, name, value)
         except ValidationError as error:
+            branch.__dict__[name] = held  # what looks at the whole branch does so when it is assigned
             fault = faults_of(error, type(branch), prefix)[0]
             raise Refused(path, value, fault.remedy) from None
+        most, now = _most(type(branch).model_fields[name]), getattr(branch, name)
+        if most is not None and isinstance(now, (int, float)) and now > most:
+            branch.__dict__[name] = held
+            raise Refused(path, value, f"may be {most:g} at most while the session runs; a configuration may say more")
         return Change(path, getattr(branch, name), before)
 
     def _steerable(self) -> Iterator[tuple[str, Any, FieldInfo]]:
@@ -76,6 +93,12 @@ class Tree:
             yield f"scans.{scan.label}.data", scan.data.parameters
         for engine in self._configuration.engines:
             yield from _within(f"engines.{engine.label}", engine.parameters)
+
+
+def _most(field: FieldInfo) -> float | None:
+    """The largest value that may be set while the session runs; None: what a configuration may say."""
+    extra: Any = field.json_schema_extra
+    return extra.get("most") if isinstance(extra, dict) else None
 
 
 def _within(prefix: str, branch: BaseModel) -> Iterator[tuple[str, BaseModel]]:

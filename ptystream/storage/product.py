@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptystream import __version__
+from ptystream.model.aberrations import names
 from ptystream.publish.snapshot import LEDGER_CODES
 from ptystream.quality import fit_ramp, remove_ramp
-from ptystream.reconstruction import Storage, Volume
+from ptystream.reconstruction import Stack, Storage, Volume
 from ptystream.schedule import steered
 
 from .nexus import group, moment, note, number, values
@@ -44,7 +45,9 @@ def write_product(file: h5py.File, result: Result, name: str | None = None) -> N
     _instrument(entry, told, energy)
     entry["instrument_1/source_1/illumination"] = h5py.SoftLink("/entry_1/probe/data")
     _positions(entry, result, told)
+    _beside(entry, result)
     _curves(entry, result)
+    _quality(entry, result)
     _ledger(entry, result)
     _provenance(entry, result)
     _as_ptychodus(file, entry, result, name, told, energy)
@@ -73,8 +76,8 @@ def _images(entry: h5py.Group, result: Result, name: str) -> None:
 
 
 def _image(parent: h5py.Group, name: str, storage: Storage, *, centred: bool) -> h5py.Group:
-    volume = isinstance(storage, Volume)
-    first = "r3" if volume else "layer"
+    stack = isinstance(storage, Stack) and storage.layers == 1
+    first = "r3" if isinstance(storage, Volume) else "z" if stack else "layer"
     made = group(parent, name, "NXdata", signal="data", axes=[first, "y", "x"], interpretation="image")
     made.create_dataset("data", data=storage.data, **PACKED)
     made["data"].attrs["interpretation"] = "image"
@@ -83,6 +86,10 @@ def _image(parent: h5py.Group, name: str, storage: Storage, *, centred: bool) ->
         number(made, "r3", (np.arange(storage.slices) + start) * storage.slice_m, "m")
     else:
         made["layer"] = np.arange(len(storage.data))
+    if isinstance(storage, Stack):
+        number(made, "z", np.tile(np.concatenate([[0.0], np.cumsum(storage.distances_m)]), storage.layers), "m")
+        made["mode"] = np.repeat(np.arange(storage.layers), storage.depth)
+        number(made, "slice_distances", storage.distances_m, "m")
     pixel = storage.pixel_size_m or (1.0, 1.0)
     offset = [-(n // 2) for n in storage.shape] if centred else storage.offset
     for axis, n, p, o in zip("yx", storage.shape, pixel, offset, strict=True):
@@ -95,8 +102,9 @@ def _image(parent: h5py.Group, name: str, storage: Storage, *, centred: bool) ->
 
 
 def _for_the_eye(entry: h5py.Group, storage: Storage, coverage: NDArray[np.float32] | None) -> None:
-    """Real pictures of the first layer, for programs that show no complex numbers: constant and ramp of the phase removed."""
-    image = np.asarray(storage.data[0])
+    """Real pictures of the first layer (of a stack all its slices together), for programs that show no complex numbers: constant
+    and ramp of the phase removed."""
+    image = np.asarray(storage.through())
     lit = coverage if coverage is not None and coverage.shape == image.shape else np.ones(image.shape, np.float32)
     ramp = fit_ramp(image, lit)
     flat = remove_ramp(image, ramp)
@@ -114,6 +122,11 @@ def _instrument(entry: h5py.Group, told: Mapping[str, Any], energy: float | None
     source["name"], source["probe"], source["type"] = "not known", "x-ray", "not known"
     beam = group(instrument, "beam_1", "NXbeam")
     detector = group(instrument, "detector_1", "NXdetector")
+    voltage = told.get("acc_voltage")
+    energy = voltage or energy
+    if voltage:
+        del source["probe"]
+        source["probe"] = "electron"
     joules = None if energy is None else energy * KEV_J
     pixel = told.get("psize")
     y, x = (None, None) if pixel is None else np.broadcast_to(np.asarray(pixel, float), 2)
@@ -153,6 +166,22 @@ def _positions(entry: h5py.Group, result: Result, told: Mapping[str, Any]) -> No
         number(shown, f"refined_{name}", refined, units)
 
 
+def _beside(entry: h5py.Group, result: Result) -> None:
+    """What was refined beside object, probe and positions."""
+    if not result.beside:
+        return
+    made, held = group(entry, "refined", "NXcollection"), result.beside
+    if "tilts" in held:
+        number(made, "tilts", held["tilts"], "rad")
+        made["tilts"].attrs["columns"] = [f"{axis}_{where}" for where in ("before", "inside", "after") for axis in "yx"]
+    if "current" in held:
+        number(made, "beam_current", held["current"]).attrs["long_name"] = "factor on the amplitude of the probe"
+    if "aberrations" in held:
+        number(made, "aberrations", held["aberrations"] * 1e-10, "m").attrs["columns"] = names(held["aberrations"].shape[1])
+    if "background" in held:
+        number(made, "static_background", held["background"] ** 2).attrs["long_name"] = "photons in each pixel, centred"
+
+
 def _curves(entry: h5py.Group, result: Result) -> None:
     """Engines' own errors and the data misfit; only the misfit is of one kind in all iterations."""
     held = {
@@ -169,6 +198,18 @@ def _curves(entry: h5py.Group, result: Result) -> None:
     for name, values_of in shown.items():
         number(metrics, name, values_of)
     metrics["iteration"] = np.arange(1, len(shown[signal]) + 1)
+
+
+def _quality(entry: h5py.Group, result: Result) -> None:
+    """What was measured of it last, where anything was; the ring correlation so that it can be drawn."""
+    if not result.quality:
+        return
+    values(entry, "quality", result.quality)
+    if (frc := entry["quality"].get("frc")) is not None and "correlation" in frc and "frequency_per_m" in frc:
+        frc.attrs.update({"NX_class": "NXdata", "signal": "correlation", "axes": ["frequency_per_m"]})
+        frc.attrs["auxiliary_signals"] = ["threshold"]
+        in_metres = all(storage.pixel_size_m for storage in result.object.values())
+        frc["frequency_per_m"].attrs["units"] = "1/m" if in_metres else "1/px"
 
 
 def _ledger(entry: h5py.Group, result: Result) -> None:

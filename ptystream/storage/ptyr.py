@@ -79,12 +79,16 @@ class Result:
     """Which frames `positions_m` belong to: place of the scan in `scans`, and the source's number, (frame, 2)."""
     scans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What is known of each scan, by its key in `scans`: acquisition ([its name, how many had it before]), label,
-    experimentID, version, series, angle (degrees), num_frames, shape, psize, energy, distance, center, and `ended`: why it
-    was over."""
+    experimentID, version, series, angle (degrees), num_frames, shape, psize, energy, acc_voltage, distance, center, and `ended`:
+    why it was over."""
     used: Mapping[str, Any] = field(default_factory=dict)
     """Every parameter with the value that was in force; empty where that is not known."""
     quality: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What was measured of it last, as of `Snapshot.quality`."""
+    beside: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """What was refined beside object, probe and positions: 'tilts' of each frame, or of all, (frame or 1, 6): before, inside,
+    after, each y and x, radians; 'current', factors on the amplitude, (frame,); 'aberrations' of each subscan, (subscan,
+    coefficient), Å; 'background', the square root of its photons, centred, (y, x)."""
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
     """Of a dump: what a restart needs besides (`ptystream.checkpoint`)."""
 
@@ -182,6 +186,7 @@ def _result(content: Mapping[str, Any], ours: Mapping[str, Any]) -> Result:
         scans=json.loads(ours.get("scans", "{}")),
         used=json.loads(ours.get("used", "{}")),
         quality=json.loads(ours.get("quality", "{}")),
+        beside=dict(ours.get("beside", {})),
         checkpoint=ours.get("checkpoint", {}),
     )
 
@@ -285,6 +290,7 @@ def _ours(result: Result) -> dict[str, Any]:
         "frame_numbers": np.asarray(result.frame_numbers, np.int64),
         "scans": json.dumps(result.scans, default=plain),
         "quality": json.dumps(result.quality, default=plain),
+        "beside": {name: np.asarray(array, float) for name, array in result.beside.items()},
         "checkpoint": dict(result.checkpoint),
     }
 

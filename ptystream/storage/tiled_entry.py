@@ -125,6 +125,7 @@ def metadata(result: ptyr.Result, path: Path) -> dict[str, Any]:
         "frames": int(result.ledger.get("used", 0)),
         "ledger": dict(result.ledger),
         "decisions": result.decisions,
+        "quality": {name: dict(figure) for name, figure in result.quality.items()},
         "steering": steered(result.schedule),
         "versions": dict(result.versions),
         "made_by": dict(result.made_by),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptystream.model.frame import photons, sight_of
+from ptystream.model.frame import blind_because, photons, seen_by, sight_of
 from ptystream.model.propagate import Propagator
-from ptystream.reconstruction import PodTable, Reconstruction, Storage, Volume
+from ptystream.reconstruction import PodTable, Reconstruction, Stack, Storage, Volume
 
 SIDE = 6
 
@@ -75,10 +75,16 @@ def test_what_a_frame_sees_is_a_copy_and_no_larger_than_its_views() -> None:
     assert sight.objects.shape == sight.probes.shape == (4, SIDE, SIDE)
 
 
-def test_a_frame_that_was_withdrawn_and_a_rocking_curve_have_no_such_model() -> None:
+def test_what_has_no_such_model_says_why_and_what_a_frame_sees_has_a_name() -> None:
     held = fields()
+    assert blind_because(held, 0) is None and seen_by(held, 0) == {"probe": "p", "object": "o"}
     held.pods.withdraw(np.array([0]))
-    assert sight_of(held, 0) is None
+    assert sight_of(held, 0) is None and blind_because(held, 0) == "no probe and object see this frame now"
+    assert seen_by(held, 0) == {"probe": None, "object": None}
     held = fields()
     held.objects["o"] = Volume(held.objects["o"].data, None, (-10, 2))
-    assert sight_of(held, 0) is None
+    assert sight_of(held, 0) is None and "rocking curves" in (blind_because(held, 0) or "")
+    held.objects["o"] = Stack(held.objects["o"].data, None, (-10, 2), depth=2, distances_m=(1e-9,))
+    assert sight_of(held, 0) is None and "thick samples" in (blind_because(held, 0) or "")
+    held.objects["o"] = Stack(held.objects["o"].data, None, (-10, 2), depth=1)
+    assert sight_of(held, 0) is not None

@@ -278,7 +278,7 @@ def _acquired(home: Path, source: str, given: dict[str, Any], heard: Heard) -> s
     store, ledger = buffer.frames, buffer.ledger
     frames = [store.slab(s // store.slab_frames)[s % store.slab_frames] for b in blocks for s in b.slots.tolist()]
     where = [(b.indices, b.positions_m, b.dose) for b in blocks]
-    held_by, decided = {"a": SimpleNamespace(buffer=buffer, model=model)}, {"a": buffer.decisions}
+    held_by, decided = {"a": SimpleNamespace(buffer=buffer, model=model, contents={})}, {"a": buffer.decisions}
     told_by: Any = SimpleNamespace(scans=held_by, decided=decided.__getitem__, acquisitions={"a": ("a", "scan", 0)})
     told = _described(configuration.scans[0], told_by)
     ended_so, counts = buffer.ended, ledger.counts()

@@ -179,3 +179,41 @@ def test_the_offline_run_has_the_engines_behind_a_new_beginning(tmp_path: Path) 
     assert worked(result, "e") == ["e", "f"]
     report = verify(result, Recording(tmp_path / "t.ptyrec"))
     assert report.same_bits and report.offline is not None and report.offline < 1e-5
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_engine_that_was_appended_is_steered_by_its_path(tmp_path: Path, killed: bool) -> None:
+    """In this run alone; and again by a session that goes on."""
+    asked = [
+        ("append", {"engine": "ML", "parameters": {"numiter": 5}}),
+        ("get", {"path": "engines.added00.numiter"}),
+        ("set", {"path": "engines.added00.numiter", "value": 3}),
+        ("set", {"path": "engines.added00.numiter", "value": 0}),
+        ("get", {"path": "engines.added00.numiter"}),
+        ("steerable", {}),
+    ]
+    made = Steered(tmp_path, after(4), *asked)
+    assert made.replies[1].value == 5 and made.replies[2].value["before"] == 5
+    assert made.replies[2].value["happens"] == "in force before the next pass, in t alone: its engine was put there on request"
+    assert "should be greater than or equal to 1" in str(made.replies[3].fault)
+    assert made.replies[4].value == 3 and made.replies[5].value["engines.added00.numiter"] == 3
+    result = again(tmp_path, unfinished) if killed else ptyr.read(made.results[-1])
+    assert engines(result) == [("e DM", 12), ("added00 ML", 3)]
+    (entry,) = (e for e in result.schedule if e["do"] == "steer")
+    assert (entry["path"], entry["before"], entry["value"]) == ("engines.added00.numiter", 5, 3)
+    file = "k.ptyrec" if killed else "t.ptyrec"
+    assert verify(result, Recording(tmp_path / file), offline=False).same_bits
+    assert made.session.appended() == []
+
+
+def test_one_that_is_at_work_is_steered_too(tmp_path: Path) -> None:
+    """And one that the next run does not have is none there."""
+    switched = Steered(tmp_path, after(4), ("switch", {"engine": "ML", "parameters": {"numiter": 50}}), live={"runs": 2})
+    assert engines(ptyr.read(switched.results[0])) == [("e DM", 4), ("added00 ML", 50)]
+    asked = ("switch", {"engine": "ML", "parameters": {"numiter": 50}}), ("set", {"path": "engines.added00.numiter", "value": 6})
+    (tmp_path / "b").mkdir()
+    made = Steered(tmp_path / "b", after(4), *asked, live={"runs": 2, "overlap": 1})
+    assert [reply.fault for reply in made.replies] == [None, None]
+    first, second = (ptyr.read(path) for path in made.results)
+    assert engines(first) == [("e DM", 4), ("added00 ML", 6)] and engines(second) == [("e DM", 12)]
+    assert not any(entry["do"] == "steer" for entry in second.schedule)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq.auth
 from launched import Launched
+from problems import feed, make_run
 
 from ptystream.cli.ctl import _given, ctl
+from ptystream.metrics import Metrics
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
+from ptystream.publish.documenting import Documents, Lines
+from ptystream.steering.server import Server
 
 
 def test_ctl_asks_and_steers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,3 +109,59 @@ def test_names_that_are_no_arguments_are_those_of_parameters() -> None:
     assert found == {"engine": "ML", "parameters": wanted}
     with pytest.raises(RuntimeError, match="was given a value already"):
         _given("append", ["ML", "a=1", "a.b=2"], takes)
+
+
+class Dead:
+    """Something that ends a thread."""
+
+    def __call__(self, *_: Any) -> None:
+        raise SystemExit("of an error of ours")
+
+
+@pytest.mark.parametrize("part", ["steering", "documents"])
+def test_the_death_of_a_part_is_told_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, part: str
+) -> None:
+    monkeypatch.setattr(*{"steering": (Server, "_take", Dead()), "documents": (Lines, "put", Dead())}[part])
+    serve, urls = Metrics.serve, list[str]()
+
+    def serving(self: Metrics, *arguments: Any) -> Any:
+        served = serve(self, *arguments)
+        urls.append(served[0].removesuffix("/metrics"))
+        return served
+
+    monkeypatch.setattr(Metrics, "serve", serving)
+    running = Launched(tmp_path, {"documents": {"file": "t.jsonl"}})
+
+    def got(path: str) -> str:
+        with urllib.request.urlopen(urls[0] + path, timeout=10) as answer:
+            return str(answer.read().decode())
+
+    try:
+        if part == "steering":
+            with pytest.raises(RuntimeError, match="no answer"):
+                ctl(running.endpoint, "status", [], None, None, 0.5, False)
+        deadline = time.monotonic() + 30
+        while f'ptystream_dead_part{{part="{part}"}} 1.0' not in got("/metrics"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        other = {"steering": "documents", "documents": "steering"}[part]
+        assert f'ptystream_dead_part{{part="{other}"}} 0.0' in got("/metrics")
+        assert f"warning: {part}: SystemExit: of an error of ours" in got("/healthz")  # 200: no reason to start it again
+    finally:
+        running.end()
+    assert {"steering": "nobody can ask any more", "documents": "none are made any more"}[part] in caplog.text
+    assert (tmp_path / "t.ptyr").exists()
+
+
+def test_what_documents_are_not_told_any_more_is_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    counted: list[tuple[str, bool]] = []
+    told = Documents([], count=lambda target, done: counted.append((target, done)))
+    monkeypatch.setattr(told, "_tell", Dead())
+    for _ in range(3):
+        run = make_run()
+        feed(run, 0, 3)
+        told.over(run)
+        told._thread.join(30)
+    assert counted == [("documents", False)] * 3 and isinstance(told.failure, SystemExit)
+    told.close()

@@ -12,7 +12,7 @@ import pytest
 from launched import Launched
 from problems import BEAM, PATTERNS, PLACES, end, feed, make_run
 
-from ptystream.cli.ctl import ctl
+from ptystream.cli.ctl import ctl, told
 from ptystream.events import Frames, Payload, ScanStarted
 from ptystream.loop import Loop, LoopSettings
 from ptystream.run import Run
@@ -106,6 +106,7 @@ def test_one_frame_with_its_model_and_its_history(run: Run) -> None:
     assert list(history) == ["received", "prepared", "paired", "used"]
     assert history["received"] == 1000 and before - 600e9 < history["used"] <= before
     assert told["iteration"] == run.iterations == 2
+    assert told["no_model"] is None and (told["probe"], told["object"]) == (next(iter(held.probes)), next(iter(held.objects)))
 
 
 def test_a_frame_that_was_not_used_has_its_reason_and_no_model(run: Run) -> None:
@@ -113,6 +114,7 @@ def test_a_frame_that_was_not_used_has_its_reason_and_no_model(run: Run) -> None
     assert set(arrays(told)) == {"pattern", "mask"}
     assert told["ledger"]["reason"] == told["ledger"]["history"][-1]["state"] == "position_missing"
     assert told["position_m"] is None and told["misfit"] is None
+    assert told["no_model"] == "no probe and object see this frame now" and told["object"] is None
     with pytest.raises(Refused, match="nothing is known of a frame of this number"):
         Looked(run, run.scans["s"], 5000)
 
@@ -280,3 +282,26 @@ def test_a_running_session_tells_frames_over_its_socket(tmp_path: Path, capsys: 
         np.testing.assert_array_equal(pattern, found["pattern"])
     finally:
         running.end()
+
+
+def test_a_frames_way_is_told_for_people_a_line_for_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    steps = [{"state": "received", "at_ns": 1_700_000_000_125_000_000}, {"state": "prepared", "at_ns": None}]
+    ledger = {"state": "off_canvas", "reason": "off_canvas", "history": steps, "dose": None}
+    printed = told("frame", {"frame": 17, "ledger": ledger, "misfit": {"amplitude": 0.25, "photon": 1.5}, "arrays": []})
+    assert printed.splitlines() == [
+        "frame: 17",
+        "ledger: ",
+        "  state: off_canvas",
+        "  reason: off_canvas",
+        "  dose: -",
+        "  received: 2023-11-14 22:13:20.125+00:00",
+        "  prepared: at a time that is not kept",
+        "misfit: ",
+        "  amplitude: 0.25",
+        "  photon: 1.5",
+        "arrays: -",
+    ]
+    monkeypatch.undo()
+    time.tzset()

@@ -10,15 +10,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import BEAM, GEOMETRY, feed, make_run
-from steered import Steered, after, ask_when
+from memory import Memory
+from problems import BEAM, GEOMETRY, PATTERNS, feed, make_run
+from steered import Steered, after, ask_when, configuration
 
+from ptystream.dumping import Dumping
+from ptystream.events import Payload
+from ptystream.loop import Loop, LoopSettings
+from ptystream.metrics import Metrics
+from ptystream.plan import make_plan, recorder_of
 from ptystream.raw import RawFrames
-from ptystream.recording import Recording
+from ptystream.recording import Recorder, Recording
+from ptystream.recutting import Recutting
+from ptystream.scan.cut import CutError
 from ptystream.scan.intake import Intake
 from ptystream.scan.memory import Budget
 from ptystream.session import Session
 from ptystream.storage import ptyr
+from ptystream.transport import Message
 from ptystream.verify import FACTOR, distance, verify
 
 RIGHT = [float(BEAM.side // 2)] * 2
@@ -320,3 +329,157 @@ def test_what_was_asked_for_is_told_in_lines_of_bounded_length(tmp_path: Path, c
     mask[3] = 0
     Run(tmp_path, ("mask", mask.tolist()), numiter=12)
     assert max(len(record.getMessage()) for record in caplog.records) < 3000
+
+
+class SlowRaw:
+    """Frames as they came, which are given when a test says so."""
+
+    there, lost = True, 0
+
+    def __init__(self) -> None:
+        self.may, self.asked = threading.Event(), threading.Event()
+
+    def frames(self, epoch: str, wanted: Any, stopped: Any = None) -> Any:
+        self.asked.set()
+        while not (self.may.wait(0.01) or stopped.is_set()):
+            pass
+        for number in [] if stopped.is_set() else list(wanted):
+            yield number, Payload(PATTERNS[number].tobytes(), "raw", np.dtype("<u2"), PATTERNS[number].shape)
+
+
+def slow_run(budget: Budget) -> tuple[Any, SlowRaw]:
+    run = make_run(center=WRONG)
+    buffer = run.scans["s"].buffer
+    buffer._intake.budget, buffer.ledger.expected = budget, 92
+    feed(run, 0, 92)
+    buffer._raw = raw = SlowRaw()  # type: ignore[assignment]
+    return run, raw
+
+
+def test_a_second_change_needs_no_memory_but_that_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, raw = slow_run(budget := Budget(64 << 20))
+    buffer, recutting = run.scans["s"].buffer, Recutting()
+    told = {"path": "scans.s.data.center", "who": "anna", "time_ns": 1}
+    recutting.ask([run], {**told, "value": [1.0, 2.0], "before": WRONG})
+    budget.claim(budget.left, 1)  # another scan
+    recutting.ask([run], {**told, "value": RIGHT, "before": [1.0, 2.0]})
+    raw.may.set()
+    (wish,) = recutting.of(run)
+    buffer._cutting[1].join(30)
+    assert wish.ready and wish.cut is not None and wish.cut.done == 92 and wish.cut.parameters.center == tuple(RIGHT)
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_second_change_for_which_there_is_no_memory_leaves_the_first_untouched(other: bool) -> None:
+    """Whether it is refused here, or in another run."""
+    run, raw = slow_run(budget := Budget(128 << 20))
+    waits = raw
+    runs, recutting = [run], Recutting()
+    if other:
+        second, more = slow_run(budget)
+        second.name, runs = "second", [run, second]
+        waits = more
+    told = {"path": "scans.s.data.center", "who": "anna", "time_ns": 1}
+    recutting.ask(runs, {**told, "value": RIGHT, "before": WRONG})
+    assert waits.asked.wait(30) and raw.asked.wait(30)
+    under_way = recutting.of(runs[-1])[0].cut
+    left = budget.left
+    refusing = runs[-1].scans["s"].buffer
+    refusing.ledger.expected = 1_000_000_000  # so many are to come that they do not fit
+    with pytest.raises(CutError, match=r"second: \d+ frames once more take" if other else r"^\d+ frames once more take"):
+        recutting.ask(runs, {**told, "value": [1.0, 2.0], "before": RIGHT})
+    assert budget.left == left and recutting.of(runs[-1])[0].cut is under_way
+    raw.may.set()
+    waits.may.set()
+    for each in runs:
+        (wish,) = recutting.of(each)
+        each.scans["s"].buffer._cutting[1].join(30)
+        assert wish.ready and wish.entry["parameters"] == {"center": RIGHT}
+        assert wish.cut is not None and wish.cut.done == 92 and wish.cut.parameters.center == tuple(RIGHT)
+        each.apply(wish.entry)
+        assert each.decided("s")["center"] == RIGHT
+
+
+def test_a_mistyped_offset_is_refused_and_no_position_loses_a_digit(tmp_path: Path) -> None:
+    made = Run(tmp_path, ("offset", [1e12, 0.0]), numiter=12)
+    plain = Run(tmp_path / "plain", numiter=12)
+    assert not any(entry["do"] == "recut" for entry in made.result.schedule)
+    assert np.array_equal(made.result.positions_m, plain.result.positions_m)
+    assert made.session.plan.configuration is not None
+    assert made.session.plan.configuration.scans[0].data.parameters.offset == (0.0, 0.0)
+
+
+def masked(folder: Path, *rows: int) -> str:
+    """The file of a mask without some rows."""
+    made = np.ones((BEAM.side, BEAM.side), np.uint8)
+    made[list(rows)] = 0
+    np.save(folder / "mask.npy", made)
+    return str(folder / "mask.npy")
+
+
+@pytest.mark.parametrize("steered", [False, True])
+def test_a_mask_whose_file_was_changed_since_is_named_by_verify(tmp_path: Path, steered: bool) -> None:
+    file = masked(tmp_path, 3)
+    made = Run(tmp_path, ("mask", file), numiter=12) if steered else Run(tmp_path, numiter=12, when=after(99), mask=file)
+    assert verify(made.result, made.recording, offline=False).unlike == []
+    masked(tmp_path, 3, 4)
+    found = verify(made.result, made.recording, offline=False)
+    assert not found.good and [told.split(": ") for told in found.unlike] == [["scans.s.data.mask", file]]
+    assert f"scans.s.data.mask: {file} is not what it was" in found.lines()
+
+
+def test_a_mask_that_was_given_as_numbers_is_known_again(tmp_path: Path) -> None:
+    """As a list in the result, whatever type of number it was."""
+    mask = np.ones((BEAM.side, BEAM.side), np.uint8)
+    mask[3] = 0
+    made = Run(tmp_path, numiter=12, when=after(99), mask=mask)
+    assert made.result.scans["s"]["contents"]["mask"]
+    assert verify(made.result, made.recording, offline=False).unlike == [] and made.repeats()
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_session_that_was_killed_notices_a_steered_mask_whose_file_was_changed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: bool
+) -> None:
+    made = Run(tmp_path, ("mask", masked(tmp_path, 3)), numiter=12)
+    kept = Recorder(tmp_path / "k.ptyrec", {})
+    for message in made.recording:
+        if message.channel != "session" or b'"steered"' in bytes(message.parts[0]):
+            kept.write(message)
+    kept.close()
+    if changed:
+        masked(tmp_path, 3, 4)
+    none = {name: Memory(name, []) for name in ("s/data", "s/positions")}
+    plan = make_plan(configuration(tmp_path, scans=scans(), engines={"e": {"name": "DM", "numiter": 12}}), transports=none)
+    session = Session(plan, metrics=Metrics(), recorded=Recording(tmp_path / "k.ptyrec"))
+    session.run()
+    told = f"scans.s.data.mask: {tmp_path / 'mask.npy'} is not what it was"
+    assert (told in caplog.text) is changed and any(told in line for line in session.health.concerns()) is changed
+    assert (told in str(verify(ptyr.read(session.results[-1]), Recording(tmp_path / "k.ptyrec"), offline=False).lines())) is False
+
+
+def test_a_configuration_whose_mask_was_changed_does_not_go_on_from_a_dump(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def given() -> Any:
+        root = {"io": {"home": str(tmp_path), "rfile": "%(run)s_%(iterations)04d.ptyr", "recording": {"active": True}}}
+        return configuration(tmp_path, scans=scans(mask=file), **root)
+
+    file = masked(tmp_path, 3)
+    recorder, _ = recorder_of(given())
+    assert recorder is not None
+    recorder.write(Message(1, "s/data", (b"frame",)))
+    recorder.close(finished=False)
+    masked(tmp_path, 3, 4)
+    recorder, before = recorder_of(given())
+    assert recorder is not None and before == recorder.path
+    assert f"scans.s.data.mask: {file} is not what it was before the interruption" in caplog.text
+    run = make_run()
+    feed(run, 0, 92)
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20))
+    loop.step()
+    dumping = Dumping(given(), recorder)
+    dumping._dump(run, loop)()
+    assert dumping.checkpoint(run.name) is None
+    assert f"were cut by what is another now: scans.s.data.mask: {file}" in caplog.text
+    recorder.close()
