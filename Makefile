@@ -15,10 +15,10 @@ demo: setup
 	$(BIN)/ptystream demo $(DEMO)
 
 test: setup
-	$(BIN)/python -P -m pytest $(TESTS)
+	$(BIN)/python -P -m pytest -n 2 --dist loadfile $(TESTS)
 
 quick: setup
-	$(BIN)/python -P -m pytest -m "not slow" $(TESTS)
+	$(BIN)/python -P -m pytest -n 2 --dist loadfile -m "not slow" $(TESTS)
 
 matrix: setup
 	$(BIN)/python tests/matrix.py

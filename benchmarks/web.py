@@ -142,10 +142,10 @@ class Telling:
 
 
 @contextmanager
-def reconstructing(frames: int = 400, side: int = 128) -> Iterator[tuple[Session, Publisher]]:
-    """Difference map on one thread, frames on a raster that makes an object of about 2000²; until the block is left."""
+def reconstructing(frames: int = 1521, side: int = 128) -> Iterator[tuple[Session, Publisher]]:
+    """Difference map on one thread, overlapping frames on a raster, an object of about 2000²; until the block is left."""
     with tempfile.TemporaryDirectory() as folder:
-        data = {"name": "MoonFlowerScan", "num_frames": frames, "shape": side, "density": 0.75, "model": "raster"}
+        data = {"name": "MoonFlowerScan", "num_frames": frames, "shape": side, "density": 0.375, "model": "raster"}
         given = {
             "run": "bench",
             "threads": 1,
@@ -203,7 +203,7 @@ def slowdown(rounds: int = 3, seconds: float = 12.0) -> None:
                 for name, kinds in PHASES.items():
                     found[name].append(_phase(session, address, pid, kinds, seconds, telling))
                     print(f"round {number + 1}, {name}: {found[name][-1]['rate']:.3f} iterations/s", file=sys.stderr, flush=True)
-    print(f"object {shape}, 400 frames of 128², difference map on one thread; {rounds} rounds of {seconds:g} s each, medians")
+    print(f"object {shape}, 1521 frames of 128², difference map on one thread; {rounds} rounds of {seconds:g} s each, medians")
     print("engine: iterations/s, the processor time of its whole process for one, the share of its thread's time for snapshots")
     print("server, viewers: cores that they take together; pictures/s, MB/s: of one viewer. Reach: telling below 2 %")
     columns = ("iter/s", "slower", "ms cpu/iter", "telling", "server", "viewers", "pictures/s", "MB/s")
