@@ -7,6 +7,8 @@ from pathlib import Path
 NAMES = (
     "dm",
     "engines",
+    "multislice",
+    "growing",
     "ptyscan",
     "ingest",
     "decode",

@@ -147,10 +147,15 @@ def make_plan(
         configuration=configuration,
         assess=lambda run: Assessor(run, root.live.quality.share, root.live.quality.convention_check, alone=ranks is None),
         look_quickly=lambda run: None if root.live.quick_look == "none" else Looker(run, root.live.quick_look),
-        quick_frames=None if root.live.quick_look == "none" else min(QUICK_FRAMES, settings.frames_to_start),
+        quick_frames=_quick_frames(root, settings),
         device=reason if ranks is None else f"{ranks.size} ranks; {reason}",
         close=partial(_wait, savers, output),
     )
+
+
+def _quick_frames(root: RootParameters, settings: LoopSettings) -> int | None:
+    """Frames from which on there is a quick look; None: there is none."""
+    return None if root.live.quick_look == "none" else min(QUICK_FRAMES, settings.frames_to_start)
 
 
 def _overlap(configuration: Configuration, alone: bool) -> int:
@@ -364,7 +369,7 @@ def _maker(
 
     def make(decisions: Mapping[str, Any] | None) -> tuple[PtyScan, Any]:
         positions = None if scan.positions is None else scan.positions.parameters
-        quick = None if root.live.quick_look == "none" else min(QUICK_FRAMES, settings.frames_to_start)
+        quick = _quick_frames(root, settings)
         p, saver = scan.data.parameters, None
         if p.save is not None:
             limit, before = settings.frames_per_block, savers.get(scan.label)

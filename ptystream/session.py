@@ -638,7 +638,7 @@ class Session:
             self._standing.write({"steered": entry})
             self._put_in_force(entry)
             return told
-        if path.split(".")[1] in {chosen.label for chosen in self.appended()} and path.startswith("engines."):
+        if _engine_of(path) in {chosen.label for chosen in self.appended()}:
             assert self.current is not None
             self._apply_to_all(entry, [self.current])
             self._note(self.current, entry)
@@ -763,7 +763,7 @@ class Session:
             elif run.engine is None or (now == asked.engine and run.iterations < asked.iterations):
                 left.append(asked)
                 continue
-            elif do == "steer" and asked.entry["path"].split(".")[1] in {chosen.label for chosen in run.engines}:
+            elif do == "steer" and _engine_of(asked.entry["path"]) in {chosen.label for chosen in run.engines}:
                 run.apply(asked.entry)
             elif do == "restart" and now == asked.engine:
                 self._restart(turn, asked.entry)
@@ -793,3 +793,9 @@ class Session:
     def _check(self) -> None:
         if self._failure is not None:
             raise SessionError(f"the session ended: {self._failure}") from self._failure
+
+
+def _engine_of(path: str) -> str | None:
+    """Label of the engine that a parameter belongs to; None: to no engine."""
+    branch, _, rest = path.partition(".")
+    return rest.partition(".")[0] if branch == "engines" else None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ptystream.detectors.simulated.simulator import Beamline
 from ptystream.engine import Context
 from ptystream.engines.dm import DM
 from ptystream.events import Frames, Payload, Samples, ScanEnded, ScanStarted
+from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.model.geometry import Geometry
 from ptystream.model.scan_model import Full, ScanModel
 from ptystream.run import Run
@@ -76,3 +79,29 @@ def end(run: Run, count: int = BEAM.frames, label: str = "s") -> None:
     """Both sources say that it is over."""
     for source in ("data", "positions"):
         run.scans[label].buffer.feed(source, ScanEnded("a", count), 0)
+
+
+def eventful(run: Run, visited: Sequence[int]) -> Run:
+    """Frames come in portions of which one has a single frame; one moves, one is withdrawn, one gets another dose.
+
+    `visited`: rows of a pass over some of them, midway; none where there are none.
+    """
+    loop = Loop(run, LoopSettings(min_frames_for_recon=20, ranks=1))
+    for first, stop in ((0, 40), (40, 41), (41, 78), (78, BEAM.frames)):
+        feed(run, first, stop)
+        assert loop.step() is Step.WORKED
+        if stop == 41:
+            place = [float(v) for v in PLACES[7] + 1.5e-8]
+            run.apply({"do": "revise", "scan": "s", "what": "position", "index": 7, "value": place})
+            run.apply({"do": "revise", "scan": "s", "what": "withdrawn", "index": 12, "value": None})
+            run.apply({"do": "revise", "scan": "s", "what": "dose", "index": 20, "value": [1.1]})
+            run.apply({"do": "revise", "scan": "s", "what": "mask", "value": [[3, 4], [9, 11]]})
+            run.snapshot({})
+            if visited:
+                run.apply({"do": "iterate", "iterations": 1, "rows": [[row, 1] for row in visited]})
+    end(run)
+    run.apply({"do": "average"})
+    for _ in range(60):
+        if loop.step() is Step.DONE:
+            return run
+    pytest.fail("the run does not end")

@@ -328,7 +328,7 @@ def test_a_wanted_latency_bounds_what_a_step_visits() -> None:
 
         half.engine.iterate = iterate  # type: ignore[union-attr, method-assign]
     for _ in range(12):
-        halves.step(latency_s=20 * run.iter_info[-1]["duration"] / 92)  # room for 10 frames in half of it
+        halves.step(latency_s=21 * run.iter_info[-1]["duration"] / 92)  # room for 10 frames, and a half, in half of it
     assert {len(rows) for rows in visited} == {10}
     assert len(set.union(*visited)) > 80  # all in turn
     halves.close()

@@ -89,8 +89,8 @@ import sys
 sys.path.insert(0, {tests!r})
 from ptystream.parallel import team
 ranks = team()
-from test_spread_multislice import EVERYTHING, eventful, prepared, same
-same(eventful(prepared(EVERYTHING, None)), eventful(prepared(EVERYTHING, ranks)))
+from test_spread_multislice import EVERYTHING, prepared, same, through
+same(through(prepared(EVERYTHING, None)), through(prepared(EVERYTHING, ranks)))
 print("over")
 """
 

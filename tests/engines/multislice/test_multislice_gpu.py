@@ -17,7 +17,7 @@ from device import DeviceArray, device, get, put
 from problems import BEAM, feed
 from scipy import fft
 from test_spread_multislice import CASES as REFINED
-from test_spread_multislice import SLICES, eventful, prepared, same
+from test_spread_multislice import SLICES, prepared, same, through
 
 from ptystream.engine import Context
 from ptystream.engines import backend
@@ -100,7 +100,7 @@ def made(where: str, settings: dict[str, Any]) -> Run:
 @pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("case", CASES)
 def test_whatever_comes_and_is_asked_for_gives_the_cpu_result(case: str) -> None:
-    same(eventful(made("cpu", CASES[case])), eventful(made("gpu", CASES[case])), 1e-6)
+    same(through(made("cpu", CASES[case])), through(made("gpu", CASES[case])), 1e-6)
 
 
 @pytest.mark.usefixtures("emulated")
@@ -241,7 +241,7 @@ def a_gpu() -> Any:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_gpu_agrees_with_the_cpu(case: str, a_gpu: Any) -> None:
-    same(eventful(made("cpu", CASES[case])), eventful(made("gpu", CASES[case])), 1e-6)
+    same(through(made("cpu", CASES[case])), through(made("gpu", CASES[case])), 1e-6)
 
 
 @pytest.mark.parametrize("setup", journeys.EVERYTHING)
