@@ -35,7 +35,7 @@ BEAM = Beamline(frames=92, side=32, photons=2e5, step_px=3.0, samples_per_frame=
 FIRST = 32
 REACHED = 1.2
 """Photon misfit at which a reconstruction counts as there: the noise alone gives 0.91."""
-MOST = 150
+MOST = 300
 """Epochs after which it is given up."""
 PROBLEMS: dict[str, dict[str, Any]] = {
     "one slice": {},

@@ -158,6 +158,11 @@ class Spread:
         found: dict[str, NDArray[Any]] = getattr(self.engine, "refined", dict)()
         return found
 
+    def modelled(self, row: int) -> Any:
+        """See `PyPty.modelled`: all that it takes is on this rank. None of an engine that has no model of its own."""
+        found: Callable[[int], Any] = getattr(self.engine, "modelled", lambda row: None)
+        return found(row)
+
     def simulated(self) -> Iterator[tuple[Rows, NDArray[Any]]]:
         """See `PyPty.simulated`. Where it is left before its end, the rest is gone through all the same: the others do."""
         self._tell("simulated")

@@ -68,7 +68,7 @@ def feed(run: Run, first: int, stop: int, *, positions: bool = True, patterns: n
     buffer = run.scans[label].buffer
     if first == 0:
         buffer.feed("data", ScanStarted("a"), 0)
-    payloads = tuple(Payload(p.tobytes(), "raw", np.dtype("<u2"), p.shape) for p in patterns[first:stop])
+    payloads = tuple(Payload(p.tobytes(), "raw", p.dtype, p.shape) for p in patterns[first:stop])
     buffer.feed("data", Frames("a", np.arange(first, stop), payloads), 1000 + first)
     if positions:
         part = PLACES[first:stop]

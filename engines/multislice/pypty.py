@@ -218,6 +218,18 @@ class PyPty:
             self.ranks.exchange(np.searchsorted(part, mine(self.ranks, part)), found)
             yield self.reconstruction.pods.index[part], np.fft.fftshift(found, axes=(1, 2))
 
+    def modelled(self, row: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None:
+        """(modelled photons, measured ones, validity) of the frame of a row, as they are compared, on the host: each (y, x) with
+        zero frequency at [0, 0], or (1, signal); None where nothing is seen of it. Takes one wave through the specimen."""
+        for batch in self.patterns.batches(np.array([row]), self._stack):
+            model, (measured, valid) = self.objective.patterns(self.at, batch), batch.measured()
+            if self.objective.detectors is not None:
+                model = self.on.xp.tensordot(model, self.objective.detectors, axes=((1, 2), (1, 2)))
+            found = (self.on.get(part)[0] for part in (model, measured, self.on.xp.broadcast_to(valid, measured.shape)))
+            photons, counts, seen = (part.reshape(-1, part.shape[-1]) for part in found)
+            return photons, counts, seen
+        return None
+
     def finish(self) -> None:
         """See `ptystream.engine.Engine.finish`."""
         if self._mean is not None and self._mean[0]:

@@ -18,9 +18,9 @@ class Sight:
     """A copy of what one frame sees: its probes and its part of the objects, one of each for a pod."""
 
     probes: NDArray[np.complexfloating[Any, Any]]
-    """Shape (pod, y, x)."""
+    """Shape (pod, slice, y, x): of a rocking curve the slices of the volume that it sees, otherwise one."""
     objects: NDArray[np.complexfloating[Any, Any]]
-    """Shape (pod, y, x)."""
+    """Shape (pod, slice, y, x)."""
     remainder: NDArray[np.float32]
     """How far each probe is to be shifted, pixels. Shape (pod, 2)."""
     weight: NDArray[np.float32]
@@ -45,8 +45,12 @@ def sight_of(reconstruction: Reconstruction, row: int) -> Sight | None:
         probe, seen = probes[pod[PROBE]], objects[pod[OBJECT]]
         height, width = probe.shape
         top, left = pod[ROW] - seen.offset[0], pod[COLUMN] - seen.offset[1]
-        views.append(_on_host(probe.data[pod[PROBE_LAYER]]))
-        windows.append(_on_host(seen.data[pod[OBJECT_LAYER], top : top + height, left : left + width]))
+        of_probe, of_object = slice(pod[PROBE_LAYER], pod[PROBE_LAYER] + 1), slice(pod[OBJECT_LAYER], pod[OBJECT_LAYER] + 1)
+        if isinstance(probe, Volume) and isinstance(seen, Volume):
+            first = int(pods.depth[row]) - seen.first
+            of_probe, of_object = slice(None), slice(first, first + probe.slices)
+        views.append(_on_host(probe.data[of_probe]))
+        windows.append(_on_host(seen.data[of_object, top : top + height, left : left + width]))
     ways = reconstruction.propagators.get(int(pods.frame[row, 0]), ())
     return Sight(
         np.stack(views),
@@ -63,8 +67,6 @@ def blind_because(reconstruction: Reconstruction, row: int) -> str | None:
     seen = [objects[n] for n in address[address[:, PROBE] >= 0, OBJECT].tolist()]
     if not seen:
         return "no probe and object see this frame now"
-    if any(isinstance(storage, Volume) for storage in seen):
-        return "not worked out for rocking curves, where a frame is a slice through a volume"
     if any(isinstance(storage, Stack) and storage.depth > 1 for storage in seen):
         return "not worked out for thick samples, through which only their engine takes the wave"
     return None
@@ -80,13 +82,20 @@ def seen_by(reconstruction: Reconstruction, row: int) -> dict[str, str | None]:
 
 
 def photons(sight: Sight, subpix: str | None = None) -> NDArray[np.float64]:
-    """Photons on the detector (y, x), zero frequency at [0, 0]. `subpix`: 'linear' or 'fourier', how a probe is shifted by a
-    fraction of a pixel; None: it is not. May be called from any thread."""
+    """Photons on the detector (y, x), zero frequency at [0, 0]; of a rocking curve (q3 · q1, q2).
+
+    `subpix`: 'linear' or 'fourier', how a probe is shifted by a fraction of a pixel; None: it is not. May be called from any
+    thread.
+    """
     probes = sight.probes.astype(complex)
     if subpix is not None:
-        probes = shift(probes, sight.remainder.astype(float), subpix)
-    waves = sight.weight.astype(float)[:, None, None] * probes * sight.objects
-    return np.asarray(sum(intensity(way, wave) for way, wave in zip(sight.ways, waves, strict=True)))
+        slices, remainder = (
+            probes.reshape(-1, *probes.shape[2:]),
+            np.repeat(sight.remainder.astype(float), probes.shape[1], axis=0),
+        )
+        probes = shift(slices, remainder, subpix).reshape(probes.shape)
+    waves = sight.weight.astype(float)[:, None, None, None] * probes * sight.objects
+    return np.asarray(sum(intensity(way, wave[None])[0, 0] for way, wave in zip(sight.ways, waves, strict=True)))
 
 
 def _on_host(array: Any) -> NDArray[Any]:

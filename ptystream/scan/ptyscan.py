@@ -540,6 +540,10 @@ class PtyScan:
             slot = -1 if record is None else int(self.ledger.slot[record])
             return None if slot < 0 else slot
 
+    def plane_of(self, index: int) -> int | None:
+        """Of a frame that is part of a larger one in `frames`: which; None: it is all of it."""
+        return None
+
     def index_of(self, slot: int) -> int:
         """Frame number of a slot. Raises `KeyError`."""
         with self._condition:

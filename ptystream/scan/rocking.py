@@ -180,6 +180,16 @@ class RockingScan(PtyScan):
             record = self.ledger.find(index)
             return None if record is None else self._curve_of.get(record)
 
+    def plane_of(self, index: int) -> int | None:
+        """See `PtyScan.plane_of`: along q3 of its curve."""
+        with self._condition:
+            record = self.ledger.find(index)
+            curve = None if record is None else self._curve_of.get(record)
+            if curve is None:
+                return None
+            at = int(np.flatnonzero(self._members[curve] == record)[0])
+            return int(np.fft.ifftshift(np.arange(self._group)).tolist().index(at))
+
     def index_of(self, slot: int) -> int:
         """Number of the frame at a curve's lowest angle."""
         with self._condition:

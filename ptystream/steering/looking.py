@@ -11,6 +11,7 @@ from ptystream.model.frame import Sight, blind_because, photons, seen_by, sight_
 from ptystream.run import Run
 from ptystream.run_state import Scan
 from ptystream.scan.records import Record, Records
+from ptystream.scan.rocking import upwards
 from ptystream.steering.arrays import carried
 from ptystream.steering.desk import Refused
 
@@ -70,15 +71,27 @@ class Looked:
         self._iteration = run.iterations
         self._counts = scan.buffer.counts(record.slot) if record.slot >= 0 and record.prepared else None
         self._sight: Sight | None = None
+        self._picture = scan.model.geometry.signals is None
+        self._plane = scan.buffer.plane_of(index)
+        self._side = scan.model.geometry.shape[0]
+        self._own: tuple[NDArray[Any], ...] | None = None
         self._factor, self._taken, self._moved = 1.0, None, None
         self._no_model: str | None = "no probe and object see this frame now"
         self._seen: dict[str, str | None] = {"probe": None, "object": None}
         self._subpix = subpix_of(run)
-        row = None if record.slot < 0 else scan.model.row(record.slot)
+        slot = scan.buffer.slot_of(index)
+        row = None if slot is None else scan.model.row(slot)
         if row is None or run.reconstruction is None:
             return
-        self._sight, self._no_model = sight_of(run.reconstruction, row), blind_because(run.reconstruction, row)
+        if (own := getattr(run.engine, "modelled", None)) is not None:
+            self._own = own(row)
+        if self._own is None:
+            self._sight, self._no_model = sight_of(run.reconstruction, row), blind_because(run.reconstruction, row)
+        else:
+            self._no_model = None
         self._seen = seen_by(run.reconstruction, row)
+        if (probe := self._seen["probe"]) is not None:
+            self._side = run.reconstruction.probes[probe].shape[0]
         self._taken = scan.taken_at(row)
         self._moved = run.reconstruction.pods.moved[row].tolist()
         fits = getattr(run.engine_entry and run.engine_entry.parameters, "floating_intensities", False)
@@ -88,17 +101,15 @@ class Looked:
     def told(self) -> dict[str, Any]:
         """What is known of it, its pattern, what the reconstruction makes of it, and how far they are apart."""
         record, arrays, misfit, bins = self._record, [], None, 1
-        if self._counts is not None:
-            counts, valid = self._counts
-            pattern, bins = _shown(np.where(valid, counts, 0).astype(np.float32))
-            mask = _shown(valid.astype(np.float32))[0] >= bins**2 - 0.5
+        counts, valid, model = self._compared()
+        if counts is not None:
+            pattern, bins = self._shown(np.where(valid, counts, 0).astype(np.float32))
+            mask = self._shown(valid.astype(np.float32))[0] >= bins**2 - 0.5
             pattern[~mask] = 0
             arrays += [carried("pattern", pattern), carried("mask", mask)]
-            if self._sight is not None:
-                model = (self._factor * photons(self._sight, self._subpix)).astype(np.float32)
-                if model.shape == counts.shape:
-                    arrays.append(carried("model", _shown(model)[0]))
-                    misfit = _misfit(model, counts, valid)
+            if model is not None and model.shape == counts.shape:
+                arrays.append(carried("model", self._shown(model)[0]))
+                misfit = _misfit(model, counts, valid)
         return {
             "run": self._run,
             "scan": self._scan,
@@ -116,11 +127,30 @@ class Looked:
             "pixel_size_m": self._pixel,
             "iteration": self._iteration,
             "bin": bins,
+            "side": self._side,
             "misfit": misfit,
             "no_model": self._no_model,
             **self._seen,
             "arrays": arrays,
         }
+
+    def _compared(self) -> tuple[Any, Any, Any]:
+        """(counts, which of them are valid, modelled photons) as far as there are any, each (y, x)."""
+        if self._own is not None:  # its patterns may be wider than the frame, and multiplied
+            model, counts, valid = self._own
+            return counts, valid > 0, model.astype(np.float32)
+        if self._counts is None:
+            return None, None, None
+        if self._sight is None:
+            return *self._counts, None
+        model = (self._factor * photons(self._sight, self._subpix)).astype(np.float32)
+        if self._plane is not None:
+            model = upwards(model.reshape(-1, *self._counts[0].shape)[self._plane])
+        return *self._counts, model
+
+    def _shown(self, frame: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
+        """As `shown`; signals are no picture: they stay as they are."""
+        return shown(frame) if self._picture else (frame, 1)
 
     def _history(self) -> list[dict[str, Any]]:
         record = self._record
@@ -163,7 +193,7 @@ def _pixel(scan: Scan) -> list[float] | None:
     return None if pixel is None else [float(pixel[0]), float(pixel[1])]
 
 
-def _shown(frame: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
+def shown(frame: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
     """The frame with zero frequency in its middle, and how many pixels squared were summed to one."""
     centred = np.fft.fftshift(frame)
     bins = -(-max(centred.shape) // MOST_PIXELS)
@@ -179,5 +209,6 @@ def _misfit(model: NDArray[np.float32], counts: NDArray[Any], valid: NDArray[np.
     if not valid.any():
         return None
     there, measured = model[valid].astype(float), counts[valid].astype(float)
-    amplitude = float(np.mean((np.sqrt(there) - np.sqrt(measured)) ** 2))
-    return {"amplitude": amplitude, "photon": float(np.mean((there - measured) ** 2 / (measured + 1)))}
+    bright = np.maximum(measured, 0)  # signals may be below 0
+    amplitude = float(np.mean((np.sqrt(np.maximum(there, 0)) - np.sqrt(bright)) ** 2))
+    return {"amplitude": amplitude, "photon": float(np.mean((there - measured) ** 2 / (bright + 1)))}

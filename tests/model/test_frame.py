@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ptystream.model.bragg import rocking_curve
 from ptystream.model.frame import blind_because, photons, seen_by, sight_of
 from ptystream.model.propagate import Propagator
 from ptystream.reconstruction import PodTable, Reconstruction, Stack, Storage, Volume
@@ -72,7 +73,7 @@ def test_what_a_frame_sees_is_a_copy_and_no_larger_than_its_views() -> None:
     before = sight.objects.copy()
     held.objects["o"].data[...] = 0
     np.testing.assert_array_equal(sight.objects, before)
-    assert sight.objects.shape == sight.probes.shape == (4, SIDE, SIDE)
+    assert sight.objects.shape == sight.probes.shape == (4, 1, SIDE, SIDE)
 
 
 def test_what_has_no_such_model_says_why_and_what_a_frame_sees_has_a_name() -> None:
@@ -82,9 +83,21 @@ def test_what_has_no_such_model_says_why_and_what_a_frame_sees_has_a_name() -> N
     assert sight_of(held, 0) is None and blind_because(held, 0) == "no probe and object see this frame now"
     assert seen_by(held, 0) == {"probe": None, "object": None}
     held = fields()
-    held.objects["o"] = Volume(held.objects["o"].data, None, (-10, 2))
-    assert sight_of(held, 0) is None and "rocking curves" in (blind_because(held, 0) or "")
     held.objects["o"] = Stack(held.objects["o"].data, None, (-10, 2), depth=2, distances_m=(1e-9,))
     assert sight_of(held, 0) is None and "thick samples" in (blind_because(held, 0) or "")
     held.objects["o"] = Stack(held.objects["o"].data, None, (-10, 2), depth=1)
     assert sight_of(held, 0) is not None
+
+
+@pytest.mark.parametrize("subpix", [None, "linear"])
+def test_of_a_rocking_curve_it_is_the_transform_of_a_volume(subpix: str | None) -> None:
+    pods, angles = PodTable(1), 4
+    address, remainder = np.array([[[0, 0, 0, 0, -3, 5]]], np.int32), np.array([[[0.25, -0.375]]], np.float32)
+    pods.append(address, remainder, np.array([[0.5]], np.float32), np.array([[0, 7]]), depth=np.array([-1]))
+    probe, seen = Volume(wave(angles, SIDE, SIDE), None, (0, 0)), Volume(wave(9, 20, 21, seed=1), None, (-10, 2), first=-3)
+    held = Reconstruction({"p": probe}, {"o": seen}, pods, {0: (rocking_curve(angles),)})
+    sight = sight_of(held, 0)
+    assert sight is not None and blind_because(held, 0) is None
+    beam = np.stack([moved(view, 0.25, -0.375, subpix) for view in probe.data])
+    expected = np.abs(np.fft.fftn(0.5 * beam * seen.data[2:6, 7 : 7 + SIDE, 3 : 3 + SIDE], norm="ortho")) ** 2
+    np.testing.assert_allclose(photons(sight, subpix).reshape(expected.shape), expected, rtol=1e-9)

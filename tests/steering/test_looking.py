@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import test_bragg_run as rocking
 from launched import Launched
 from problems import BEAM, PATTERNS, PLACES, end, feed, make_run
 
 from ptystream.cli.ctl import ctl, told
+from ptystream.engines.multislice.pypty import PyPty
 from ptystream.events import Frames, Payload, ScanStarted
 from ptystream.loop import Loop, LoopSettings
 from ptystream.run import Run
@@ -138,6 +141,85 @@ class _Floating:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._others, name)
+
+
+def to_some_iterations(made: Run, count: int = 2) -> Run:
+    loop = Loop(made, LoopSettings(min_frames_for_recon=16))
+    for _ in range(40):
+        if made.iterations >= count:
+            return made
+        loop.step()
+    pytest.fail("it does not begin")
+
+
+def test_through_a_thick_sample_its_engine_says_what_a_frame_should_be() -> None:
+    """With all that only the engine knows of: slices, tilts, a background, zeros around the frame, a factor."""
+    pixel = BEAM.pixel_m * 1e10
+    setup = {"pixel_size_x_A": pixel, "pixel_size_y_A": pixel, "num_slices": 2, "slice_distances": [2e6], "numiter": 9}
+    more = {"static_background": 9.0 * 36**2, "tilts": [[0, 0, 1e-6, 0, 0, 0]], "data_multiplier": 0.5}
+    wide = {"data_pad": 2, "pad_zeros": True, "damping_cutoff_multislice": 2.0}
+    made = make_run(engine=PyPty, engines=[setup | more | wide])
+    model = made.scans["s"].model
+    made.scans["s"].model = type(model)("s", 0, model.p, replace(model.geometry, pad=2))
+    feed(made, 0, BEAM.frames)
+    end(made)
+    told = Looked(to_some_iterations(made), made.scans["s"], 11).told()
+    found, middle = arrays(told), slice(2, -2)
+    np.testing.assert_allclose(found["pattern"][middle, middle], 0.5 * PATTERNS[11])
+    assert found["mask"].all() and not found["pattern"][:2].any() and told["no_model"] is None
+    assert (told["side"], found["pattern"].shape) == (BEAM.side + 4, (BEAM.side + 4,) * 2)
+    (expected,) = (part[np.flatnonzero(numbers == 11)[0]] for numbers, part in made.engine.simulated() if 11 in numbers)
+    np.testing.assert_allclose(found["model"], expected, rtol=1e-5, atol=1e-5 * expected.max())
+    assert found["model"].min() >= 8.99  # the background: 9 in each pixel
+    assert told["misfit"]["amplitude"] == pytest.approx(np.mean((np.sqrt(expected) - np.sqrt(found["pattern"])) ** 2), rel=1e-4)
+    made.apply({"do": "revise", "scan": "s", "what": "withdrawn", "index": 11, "value": None})
+    told = Looked(made, made.scans["s"], 11).told()
+    assert "model" not in arrays(told) and told["no_model"] == "no probe and object see this frame now"
+
+
+def test_signals_are_shown_in_their_order_beside_those_of_the_model() -> None:
+    pixel, count = BEAM.pixel_m * 1e10, 5
+    masks = np.random.default_rng(0).random((count, BEAM.side, BEAM.side))
+    signals = np.einsum("kyx,myx->km", PATTERNS.astype(float), masks)[:, None].astype("<u4")
+    made = make_run(
+        engine=PyPty,
+        engines=[
+            {"pixel_size_x_A": pixel, "pixel_size_y_A": pixel, "masks": masks, "algorithm": "lsq_compressed", "epoch_max": 9}
+        ],
+        signals=count,
+    )
+    model = made.scans["s"].model
+    made.scans["s"].model = type(model)("s", 0, model.p, replace(model.geometry, signals=count))
+    feed(made, 0, BEAM.frames, patterns=signals)
+    end(made)
+    told = Looked(to_some_iterations(made), made.scans["s"], 3).told()
+    found = arrays(told)
+    np.testing.assert_allclose(found["pattern"], signals[3], rtol=1e-6)
+    (expected,) = (part[np.flatnonzero(numbers == 3)[0]] for numbers, part in made.engine.simulated() if 3 in numbers)
+    np.testing.assert_allclose(found["model"][0], np.einsum("yx,myx->m", expected, masks), rtol=1e-4)
+    assert told["side"] == BEAM.side and told["bin"] == 1
+
+
+def test_a_frame_of_a_rocking_curve_is_a_plane_of_its_model() -> None:
+    run = rocking.make_run(numiter=12, subpix=None)
+    run.scans["s"].buffer.feed("data", ScanStarted("a"), 0)
+    rocking.feed(run, np.random.default_rng(1).permutation(len(rocking.FRAMES)))
+    to_some_iterations(run, 12)
+    assert run.engine is not None
+    held = run.engine.snapshot()
+    probe, sample = held.probes["SsG00"], held.objects["SsG00"]
+    for index in (5, 123, 124):
+        told = Looked(run, run.scans["s"], index).told()
+        found = arrays(told)
+        np.testing.assert_array_equal(found["pattern"], rocking.FRAMES[index])
+        depth, corner, _ = run.scans["s"].model._views(rocking.PLACES[index][None, :2], np.zeros(1))
+        low = np.array([depth[0], *corner[0]]) - sample.corner
+        window = sample.data[tuple(slice(a, a + n) for a, n in zip(low, probe.data.shape, strict=True))]
+        curve = np.fft.fftshift(np.abs(np.fft.fftn(probe.data * window, norm="ortho")) ** 2)
+        angle = round((rocking.ROCKED[index] - rocking.THETA) / rocking.STEP) + rocking.ANGLES // 2
+        upside = np.fft.fftshift(np.roll(np.fft.ifftshift(curve[angle])[::-1], 1, axis=0))
+        np.testing.assert_allclose(found["model"], upside, rtol=1e-3, atol=1e-3 * upside.max())
+        assert (told["side"], told["no_model"], told["object"]) == (rocking.SIDE, None, "SsG00")
 
 
 def test_a_large_frame_is_summed_over_squares_and_masked_where_any_pixel_is(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:

@@ -136,6 +136,7 @@ class Asked:
             "pixel_size_m": [PIXEL, PIXEL],
             "iteration": 7,
             "bin": 1,
+            "side": len(pattern),
             "misfit": {"amplitude": 0.25, "photon": 0.5},
             "arrays": arrays,
         }

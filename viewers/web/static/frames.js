@@ -58,5 +58,5 @@ function show({ header, arrays }, number) {
   $("frame-history").replaceChildren(...steps.map((step) => element("li", {}, element("b", {}, step.state.replaceAll("_", " ")), step.at_ns ? ` ${clock(step.at_ns)}${step !== first ? ` · ${((step.at_ns - first.at_ns) / 1e9).toFixed(3)} s after ${first.state}` : ""}` : "")));
   // Of several scans one may have an object or a probe of its own: those that this frame sees are shown.
   const sees = Object.fromEntries(["object", "probe"].filter((kind) => header[kind] && header[kind] in state.picture.header[kind] && namesOf(state.picture, kind).length > 1).map((kind) => [kind, header[kind]]));
-  change({ ...sees, frame: { number, scan: header.scan, position: at, side: pattern ? pattern.shape[0] * (header.bin || 1) : 0 } });
+  change({ ...sees, frame: { number, scan: header.scan, position: at, side: pattern ? header.side : 0 } });
 }
