@@ -45,6 +45,8 @@ class Archivist:
         self.done: list[str] = []
         """Where results are, as the places say it."""
         self.failed = 0
+        self.failure: BaseException | None = None
+        """What the thread died of: from then on nothing is archived."""
         self._queue: queue.Queue[tuple[Place, Path] | None] = queue.Queue(MAX_WAITING * max(1, len(places)))
         self._thread = threading.Thread(target=self._serve, name="archivist", daemon=True)
         self._thread.start()
@@ -64,6 +66,9 @@ class Archivist:
         """A result was written. Does not wait."""
         for place in self._places:
             if finished or not place.only_finished:
+                if self.failure is not None:
+                    self._fail(place, path, self._dead)
+                    continue
                 try:
                     self._queue.put_nowait((place, path))
                 except queue.Full:
@@ -74,15 +79,31 @@ class Archivist:
         if timeout_s is None:
             timeout_s = sum(place.limit_s for place, _ in [entry for entry in list(self._queue.queue) if entry])
             timeout_s += max((place.limit_s for place in self._places), default=0.0) + 1.0
-        with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=timeout_s)
+        if self.failure is None:
+            with contextlib.suppress(queue.Full):
+                self._queue.put(None, timeout=timeout_s)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             log.error("results are still being archived: the session ends without them")
+        elif self.failure is not None:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    if (entry := self._queue.get_nowait()) is not None:
+                        self._fail(*entry, self._dead)
 
     def _serve(self) -> None:
-        while (entry := self._queue.get()) is not None:
-            self._put(*entry)
+        entry = None
+        try:
+            while (entry := self._queue.get()) is not None:
+                self._put(*entry)
+        except BaseException as error:  # no thread to be had, or no memory
+            self.failure = error
+            if entry is not None:
+                self._fail(*entry, self._dead)
+
+    @property
+    def _dead(self) -> str:
+        return f"nothing is archived any more: {type(self.failure).__name__}: {self.failure}"
 
     def _put(self, place: Place, path: Path) -> None:
         """In a thread that is left behind where it takes too long: a library may wait for a peer for as long as it likes."""

@@ -118,6 +118,7 @@ def launch(
         if archivist is not None:
             stack.callback(archivist.close)
             plan = archivist.beside(plan)
+            _watch("archive", archivist, health, metrics)
         documents = documents_of(configuration, metrics, on_document)
         if documents is not None:
             stack.callback(documents.close)
@@ -153,6 +154,7 @@ def launch(
         server = None if namespace is None else _interaction(namespace, session.desk, root.io)
         if server is not None:
             stack.callback(server.close)
+            _watch("interaction", server, health, metrics)
         if on_session is not None:
             on_session(session)
         if root.ipython_kernel:

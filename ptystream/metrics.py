@@ -75,7 +75,7 @@ METRICS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 KNOWN_LABELS = {
     "ptystream_steering_requests_total": ("done", "refused"),
     "ptystream_runs_total": ("finished", "failed"),
-    "ptystream_dead_part": ("documents", "steering"),
+    "ptystream_dead_part": ("archive", "documents", "interaction", "steering"),
 }
 """Values of a label that are there before anything has happened, so that the first time is an increase."""
 

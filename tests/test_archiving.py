@@ -287,6 +287,29 @@ def test_more_than_can_wait_are_told_and_counted(caplog: pytest.LogCaptureFixtur
     assert len(archivist.done) == 101
 
 
+def test_its_death_is_known_and_nothing_is_lost_unsaid(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    go, counted = threading.Event(), list[tuple[str, bool]]()
+
+    def die(*_: Any) -> None:
+        go.wait(60)
+        raise MemoryError("no thread to be had")
+
+    archivist = Archivist([Place("cxi", str)], lambda place, done: counted.append((place, done)))
+    monkeypatch.setattr(archivist, "_put", die)
+    for name in ("first", "second"):
+        archivist.offer(Path(name), finished=True)
+    go.set()
+    archivist._thread.join(60)
+    assert isinstance(archivist.failure, MemoryError)
+    archivist.offer(Path("third"), finished=True)
+    began = time.monotonic()
+    archivist.close()
+    archivist.close()
+    assert time.monotonic() - began < 30 and counted == [("cxi", False)] * 3 and archivist.failed == 3
+    for name in ("first", "second", "third"):
+        assert f"cxi: {name} is not archived there: nothing is archived any more: MemoryError: no thread to be had" in caplog.text
+
+
 def test_the_file_lies_beside_whatever_the_result_is_called(tmp_path: Path) -> None:
     for name, wanted in (("a.ptyr", "a.cxi"), ("b", "b.cxi"), ("c.d.ptyr", "c.d.cxi"), ("e.h5", "e.h5.cxi")):
         ptyr.write(tmp_path / name, result())

@@ -72,6 +72,8 @@ class InteractionServer:
             "DO": self._do,
             "GETNOW": self._get_now,
         }
+        self.failure: BaseException | None = None
+        """What the thread died of."""
         self._warnings: deque[tuple[str, str]] = deque(maxlen=MAX_WARNINGS)
         """(ticket, text) of what the log said and clients are not told yet; the newest, where that is much."""
         self._listener = _Listener(self._warn)
@@ -134,7 +136,8 @@ class InteractionServer:
                     for client in [c for c in self._clients.values() if c.is_gone(now, self._p.pingtimeout)]:
                         log.info("interaction: %s (%s) was not heard of any more", client.name, client.id)
                         self._drop(client)
-        except zmq.ZMQError:
+        except BaseException as error:  # the session goes on without it
+            self.failure = error
             log.exception("%s: nobody can ask any more", self.endpoint)
         finally:
             self._namespace.wanted = False

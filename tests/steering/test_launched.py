@@ -14,6 +14,7 @@ from launched import Launched
 from problems import feed, make_run
 
 from ptystream.cli.ctl import _given, ctl
+from ptystream.interaction.server import InteractionServer
 from ptystream.metrics import Metrics
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
@@ -118,11 +119,20 @@ class Dead:
         raise SystemExit("of an error of ours")
 
 
-@pytest.mark.parametrize("part", ["steering", "documents"])
+MORTAL: dict[str, tuple[Any, str, str]] = {
+    "steering": (Server, "_take", "nobody can ask any more"),
+    "interaction": (InteractionServer, "_tell", "nobody can ask any more"),
+    "documents": (Lines, "put", "none are made any more"),
+}
+"""Parts without which a session goes on: class, what of it kills its thread, what the log says."""
+
+
+@pytest.mark.parametrize("part", MORTAL)
 def test_the_death_of_a_part_is_told_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, part: str
 ) -> None:
-    monkeypatch.setattr(*{"steering": (Server, "_take", Dead()), "documents": (Lines, "put", Dead())}[part])
+    where, killed, said = MORTAL[part]
+    monkeypatch.setattr(where, killed, Dead())
     serve, urls = Metrics.serve, list[str]()
 
     def serving(self: Metrics, *arguments: Any) -> Any:
@@ -131,7 +141,7 @@ def test_the_death_of_a_part_is_told_and_the_run_goes_on(
         return served
 
     monkeypatch.setattr(Metrics, "serve", serving)
-    running = Launched(tmp_path, {"documents": {"file": "t.jsonl"}})
+    running = Launched(tmp_path, {"documents": {"file": "t.jsonl"}, "interaction": {"active": True}, "cxi": True})
 
     def got(path: str) -> str:
         with urllib.request.urlopen(urls[0] + path, timeout=10) as answer:
@@ -145,12 +155,12 @@ def test_the_death_of_a_part_is_told_and_the_run_goes_on(
         while f'ptystream_dead_part{{part="{part}"}} 1.0' not in got("/metrics"):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        other = {"steering": "documents", "documents": "steering"}[part]
-        assert f'ptystream_dead_part{{part="{other}"}} 0.0' in got("/metrics")
+        told = got("/metrics")
+        assert all(f'ptystream_dead_part{{part="{other}"}} 0.0' in told for other in {*MORTAL, "archive"} - {part})
         assert f"warning: {part}: SystemExit: of an error of ours" in got("/healthz")  # 200: no reason to start it again
     finally:
         running.end()
-    assert {"steering": "nobody can ask any more", "documents": "none are made any more"}[part] in caplog.text
+    assert said in caplog.text
     assert (tmp_path / "t.ptyr").exists()
 
 
