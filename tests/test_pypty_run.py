@@ -222,5 +222,5 @@ def test_currents_are_those_of_the_measurements_that_are_selected(made: dict[str
 
 def test_faults_of_a_dictionary_are_all_told_at_once(made: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError) as found:
-        ptystream.pypty_run(page(made, epoch_mx=3, focal_spread=5.0, hist_length=-1))
-    assert {fault.path for fault in found.value.faults} >= {"epoch_mx", "focal_spread"}
+        ptystream.pypty_run(page(made, epoch_mx=3, wedge_mu=5.0, hist_length=-1))
+    assert {fault.path for fault in found.value.faults} >= {"epoch_mx", "wedge_mu"}

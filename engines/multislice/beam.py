@@ -6,6 +6,7 @@ hold the photons of a pattern: Σ|P|² over modes. Transforms are orthonormal.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,9 +18,12 @@ from scipy.ndimage import map_coordinates
 from ptystream.model.aberrations import chi
 from ptystream.parallel import ALONE
 
+from .coherence import chances, modes
 from .hermite import hermite_modes
 from .optics import ANGSTROM, band
 from .page.arrays import APERTURE
+
+log = logging.getLogger(__name__)
 
 FIRST = 1000
 """Frames of which the mean pattern is taken, at most."""
@@ -249,12 +253,14 @@ def modulated(p: Any, frame: Frame, waves: Wave) -> Wave:
         phase += np.fft.ifftshift(placed(ctf, frame.shape))
     if phase.any():
         waves = filtered(waves, np.exp(-1j * phase))
+    if p.mc_n_modes is not None:
+        waves = partly_coherent(p, waves, frame)
     if p.defocus_spread_modes is not None:
         waves = defocused_modes(waves, np.ravel(p.defocus_spread_modes).astype(float) * ANGSTROM, frame)
     if p.n_hermite_probe_modes is not None:
         kept = limited(waves, frame)
-        modes = hermite_modes(kept, tuple(p.n_hermite_probe_modes))
-        waves = scaled_like(limited(modes, frame), kept)  # polynomials reach beyond the limit
+        orders = tuple(p.n_hermite_probe_modes)
+        waves = scaled_like(limited(hermite_modes(kept, orders), frame), kept)  # polynomials reach beyond the limit
     return waves
 
 
@@ -265,6 +271,23 @@ def defocused_modes(waves: Wave, defoci_m: NDArray[np.float64], frame: Frame) ->
     first = scaled_like(waves[:, :1], waves)
     plates = np.exp(-1j * chi(defoci_m[:, None], frame.frequency(), frame.wavelength_m))
     return np.asarray(filtered(first, plates) / np.sqrt(len(defoci_m)))
+
+
+def partly_coherent(p: Any, waves: Wave, frame: Frame) -> Wave:
+    """The strongest modes of the first mode of each subscan with a source of finite size and a spread of focus."""
+    (y, x), limit = frame.frequency(), frame.limit() > 0
+    turns = np.stack([(part + np.zeros(frame.shape))[limit] for part in (2 * np.pi * y, 2 * np.pi * x)])
+    defocus = chi([1.0], frame.frequency(), frame.wavelength_m)[limit]
+    sy, sx = p.spatial_coh_y_A * ANGSTROM, p.spatial_coh_x_A * ANGSTROM
+    covariance = np.zeros((3, 3))
+    covariance[:2, :2] = [[sy**2, p.spatial_coh_xy * sx * sy], [p.spatial_coh_xy * sx * sy, sx**2]]
+    covariance[2, 2] = (p.focal_spread * ANGSTROM) ** 2
+    points = chances(covariance, p.n_mc_samples)
+    found = np.zeros((len(waves), p.mc_n_modes, *frame.shape), complex)
+    for probe, spectra in zip(waves, found, strict=True):
+        spectra[:, limit], share = modes(np.fft.fft2(probe[0])[limit], np.vstack([turns, defocus]), points, p.mc_n_modes)
+        log.info("mc_n_modes: %d modes have %.4g %% of the beam's photons", p.mc_n_modes, 100 * share)
+    return scaled_like(np.asarray(np.fft.ifft2(found)), waves)
 
 
 def scaled_like(waves: Wave, other: Wave) -> Wave:

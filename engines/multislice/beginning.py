@@ -37,6 +37,7 @@ BEAM = (
     "beam_ctf",
     "defocus_spread_modes",
     "n_hermite_probe_modes",
+    "mc_n_modes",
 )
 """Parameters of which any makes the probe the page's to say; otherwise it is the scan's illumination."""
 

@@ -312,12 +312,6 @@ UNDOCUMENTED: Mapping[str, str] = {
     "wedge_mu": "use `beta_wedge`, which takes the wedge out of the object after each epoch",
     "probe_mod_reg_weight": "leave it out: use `window` and `probe_constraint_mask` to keep the probe smooth",
     "probe_mod_tol": "leave it out: use `window` and `probe_constraint_mask` to keep the probe smooth",
-    "mc_n_modes": "give the probe several modes: `defocus_spread_modes`, `n_hermite_probe_modes` or `probe`",
-    "n_mc_samples": "give the probe several modes: `defocus_spread_modes`, `n_hermite_probe_modes` or `probe`",
-    "focal_spread": "give the probe several modes by `defocus_spread_modes`",
-    "spatial_coh_x_A": "give the probe several modes by `n_hermite_probe_modes`",
-    "spatial_coh_y_A": "give the probe several modes by `n_hermite_probe_modes`",
-    "spatial_coh_xy": "give the probe several modes by `n_hermite_probe_modes`",
     "data_simulation_exitwave": "leave it out: `data_simulation_flag` gives the patterns",
 }
 """Parameters that PyPty's code reads and its page does not tell, and what to use here; `scan_step_A` is taken."""

@@ -12,6 +12,9 @@ from ptystream.params.home import located
 
 from .arrays import ArrayOrNumber, ArrayParameter, ProbeParameter
 
+MOST_MODES = 1024
+"""Modes that a probe is begun with, at most."""
+
 
 class ExperimentParameters(Branch):
     """The microscope."""
@@ -186,6 +189,25 @@ class BeamParameters(Branch):
 
     defocus_spread_modes: ArrayParameter = parameter(None)
     """Defocus of each probe mode, Å; None: the probe has one mode."""
+
+    mc_n_modes: int | None = parameter(None, lower=1, upper=MOST_MODES, ours=True)
+    """Modes of a partly coherent beam, the strongest: of a source of finite size (`spatial_coh_…`) and a spread of focus
+    (`focal_spread`). None: the beam is coherent. The log says what share of the photons they have."""
+
+    focal_spread: float = parameter(0.0, lower=0.0, ours=True)
+    """Standard deviation of the defocus, Å, for `mc_n_modes`."""
+
+    spatial_coh_x_A: float = parameter(0.0, lower=0.0, ours=True)  # noqa: N815  (as PyPty's code has it)
+    """Standard deviation along x of the source's image on the specimen, Å, for `mc_n_modes`."""
+
+    spatial_coh_y_A: float = parameter(0.0, lower=0.0, ours=True)  # noqa: N815
+    """Along y."""
+
+    spatial_coh_xy: float = parameter(0.0, lower=-1.0, upper=1.0, ours=True)
+    """Correlation of the two, from -1 to 1."""
+
+    n_mc_samples: int = parameter(256, lower=16, upper=4096, ours=True)
+    """Points at which the chances of `mc_n_modes` are looked at. They fill the Gaussian evenly, the same in every run."""
 
     aberrations: ArrayParameter = parameter(None)
     """Aberrations of the probe, Å, in Krivanek's notation: C10, C12a, C12b, C21a, C21b, C23a, C23b, C30, …; the list may stop

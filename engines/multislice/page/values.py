@@ -12,6 +12,7 @@ import numpy as np
 from ptystream.params.course import varies
 
 from ..losses import COMPRESSED
+from .setup import MOST_MODES
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +84,7 @@ FINITE = (
     *("defocus_spread_modes", "mean_pattern", "probe_constraint_mask", "aperture_mask"),
 )
 """Arrays that are nonsense with a number in them that is none."""
-MOST_MODES = 1024
-"""Modes that a probe is begun with, at most."""
+OTHER_MODES = ("defocus_spread_modes", "n_hermite_probe_modes")
 
 
 def arrays(p: Any) -> list[str]:
@@ -107,6 +107,19 @@ def arrays(p: Any) -> list[str]:
     there = p.probe.shape[3] if isinstance(p.probe, np.ndarray) and p.probe.ndim == 4 else 1
     if 1 < there <= last:
         faults.append(f"probe_marker: {last}: probe has {there} subscans, counted from 0")
+    return faults + incoherent(p)
+
+
+def incoherent(p: Any) -> list[str]:
+    """Faults of what makes a beam partly coherent."""
+    widths = [name for name in ("focal_spread", "spatial_coh_x_A", "spatial_coh_y_A") if getattr(p, name)]
+    if p.mc_n_modes is None:
+        return [f"{name}: needs mc_n_modes" for name in widths]
+    faults = [f"mc_n_modes: {name} gives the probe its modes" for name in OTHER_MODES if getattr(p, name) is not None]
+    if not widths:
+        faults.append("mc_n_modes: needs focal_spread, spatial_coh_x_A or spatial_coh_y_A")
+    if p.mc_n_modes > p.n_mc_samples:
+        faults.append(f"mc_n_modes: {p.mc_n_modes}: must be n_mc_samples, {p.n_mc_samples}, or fewer")
     return faults
 
 

@@ -222,6 +222,53 @@ def test_hermite_modes_of_a_gaussian_beam_are_hermite_functions() -> None:
         np.testing.assert_allclose(found[k], wanted, atol=1e-3 * np.abs(wanted).max())
 
 
+def blurred(light: np.ndarray, sigma_px: tuple[float, float]) -> np.ndarray:
+    """Convolved with a Gaussian, written out."""
+    y, x = (np.fft.fftfreq(N) * N for _ in range(2))
+    kernel = np.exp(-(y[:, None] ** 2) / (2 * sigma_px[0] ** 2)) * np.exp(-(x[None] ** 2) / (2 * sigma_px[1] ** 2))
+    return np.fft.ifft2(np.fft.fft2(light) * np.fft.fft2(kernel / kernel.sum())).real
+
+
+def test_a_source_of_finite_size_blurs_the_beam_and_leaves_the_pattern(caplog: pytest.LogCaptureFixture) -> None:
+    given = {"spatial_coh_y_A": 0.6, "spatial_coh_x_A": 0.3, "extra_probe_defocus": 40.0}
+    with caplog.at_level("INFO"):
+        found = made(mc_n_modes=40, n_mc_samples=1024, **given)[0]
+    plain = made(extra_probe_defocus=40.0)[0, 0]
+    wanted = blurred(np.abs(plain) ** 2, (3.0, 1.5))  # pixels of 0.2 Å
+    light = (np.abs(found) ** 2).sum(axis=0)
+    assert np.abs(light - wanted).max() < 0.02 * wanted.max()
+    pattern = (np.abs(beam.forth(found)) ** 2).sum(axis=0)
+    np.testing.assert_allclose(pattern, np.abs(beam.forth(plain)) ** 2, atol=0.01 * np.abs(beam.forth(plain)).max() ** 2)
+    flat = found.reshape(40, -1)
+    products, each = flat.conj() @ flat.T, (np.abs(flat) ** 2).sum(axis=1)
+    np.testing.assert_allclose(products, np.diag(each), atol=1e-8 * each[0])
+    assert (np.diff(each) <= 0).all() and power(found) == pytest.approx(1e4)
+    share = float(caplog.text.split("40 modes have ")[1].split()[0])
+    assert 99 < share <= 100
+    correlated = np.abs(made(mc_n_modes=30, spatial_coh_xy=0.9, **given)[0]) ** 2
+    y, x = np.indices((N, N)) - N // 2
+    moment = float((correlated.sum(axis=0) * y * x).sum() / correlated.sum())
+    assert moment == pytest.approx(0.9 * 3.0 * 1.5, rel=0.1)
+
+
+def test_a_spread_of_focus_is_the_mean_over_defoci() -> None:
+    found = made(mc_n_modes=16, n_mc_samples=512, focal_spread=60.0, extra_probe_defocus=100.0)[0]
+    defoci = np.linspace(-240, 240, 81)
+    share = np.exp(-(defoci**2) / (2 * 60.0**2))
+    share /= share.sum()
+    wanted = sum(w * np.abs(made(extra_probe_defocus=100.0 + d)[0, 0]) ** 2 for w, d in zip(share, defoci, strict=True))
+    light = (np.abs(found) ** 2).sum(axis=0)
+    assert np.abs(light - wanted).max() < 0.02 * wanted.max()
+    assert np.vdot(found[0], made(extra_probe_defocus=100.0)[0, 0]).real > 0
+
+
+def test_a_few_modes_of_it_have_all_the_photons_and_each_subscan_its_own() -> None:
+    found = made(mc_n_modes=2, spatial_coh_x_A=0.5, probe_marker=[0, 1])
+    assert found.shape == (2, 2, N, N)
+    np.testing.assert_allclose([power(each) for each in found], 1e4)
+    np.testing.assert_array_equal(found, made(mc_n_modes=2, spatial_coh_x_A=0.5, probe_marker=[0, 1]))
+
+
 def test_hermite_modes_go_with_subscans_and_defocus_modes() -> None:
     found = made(n_hermite_probe_modes=[1, 0], probe_marker=[0, 1, 1, 2], defocus_spread_modes=[0.0])
     assert found.shape == (3, 2, N, N)
