@@ -281,6 +281,7 @@ class RunState:
             series=self.series.id,
             angle=self.series.angle,
             started_ns=round(self.started * 1e9),
+            scans=tuple(self.scans),
             quality=dict(self.quality),
         )
 

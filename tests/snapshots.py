@@ -38,6 +38,7 @@ def snapshot(number: int = 0, *, run: str = "test", state: str = "running", side
         ledger_map=r.normal(size=(frames, 3)).astype("f4"),
         newest_frame_ns=None if number % 2 else time.time_ns(),
         rates={"frames_per_second": 12.5},
+        scans=("s", "t")[: number % 3],
         quality=quality(number) if number % 3 else {},
     )
 

@@ -96,5 +96,6 @@ def seen_in(result: Result) -> Snapshot:
         ledger_map=result.ledger_frames,
         newest_frame_ns=None,
         series=next((told["series"] for told in result.scans.values() if told.get("series") is not None), None),
+        scans=tuple(result.scans),
         angle=next((told["angle"] for told in result.scans.values() if told.get("angle") is not None), None),
     )

@@ -182,6 +182,7 @@ def _described(snapshot: Snapshot, form: str, images: Mapping[str, dict[str, Any
     header["angle"] = None if snapshot.angle is None else float(snapshot.angle)
     header["ledger"] = {name: int(count) for name, count in snapshot.ledger.items()}
     header["rates"] = {name: float(rate) for name, rate in snapshot.rates.items()}
+    header["scans"] = list(snapshot.scans)
     header["quality"] = {name: dict(values) for name, values in snapshot.quality.items()}
     header |= images
     header["arrays"] = [{"name": k, "dtype": a.dtype.str, "shape": list(a.shape)} for k, a in named.items()]
@@ -227,6 +228,7 @@ def _snapshot(
         angle=header["angle"],
         ledger=header["ledger"],
         rates=header["rates"],
+        scans=tuple(header["scans"]),
         quality=header["quality"],
         **named,
     )
@@ -253,6 +255,9 @@ def _check_header(header: Mapping[str, Any]) -> None:
         for key, value in header[name].items():
             _need(key, str, f"a name in {name}")
             _need(value, kind, f"{name}.{key}")
+    _need(header["scans"], list, "scans")
+    for label in header["scans"]:
+        _need(label, str, "a label in scans")
     if wrong := measured.faults(header["quality"]):
         raise SchemaError(wrong)
     for images in ("probe", "object"):

@@ -66,6 +66,8 @@ class Snapshot:
     """Angle of the sample, degrees."""
     started_ns: int = 0
     """When its run began (`time.time_ns()`): of several runs of a session the newest has the largest; 0: not known."""
+    scans: tuple[str, ...] = ()
+    """Labels of the scans that are reconstructed together."""
     quality: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What was measured of its quality, plain values by figure and name (`measured.FIGURES`); a figure that was not measured yet
     is not there."""

@@ -803,14 +803,15 @@ def test_a_frame_of_either_of_two_scans_is_found_on_their_map(site: Site, opened
     site.session.scans = ["s", "t"]
     probes = {name: Image((wave(9)[None, :32, :32]).astype("c8"), (PIXEL, PIXEL), (0, 0)) for name in ("p", "second")}
     both = np.concatenate([PLACES, PLACES + np.array([100, 0, 0], "f4")])
-    site.publisher.offer(snapshot(1, probe=probes, ledger_map=both))
+    site.publisher.offer(snapshot(1, ledger_map=both, scans=("s", "t")))  # they share probe and object so far
     page = opened(operator=True)
     page.wait_for_selector("#map-scan:not([hidden])")
+    site.publish(page, snapshot(2, probe=probes, ledger_map=both, scans=("s", "t")))
     assert page.eval_on_selector_all("#map-scan option", "a => a.map(o => o.text)") == ["all scans", "s", "t"]
     assert page.eval_on_selector_all("#probe-name option", "a => a.map(o => o.text)") == ["probe p", "probe second"]
     site.session.answers.clear()  # the session takes its time
     page.wait_for_timeout(2100)  # what it answered is no longer fresh
-    site.publish(page, snapshot(2, probe=probes, ledger_map=both, ledger={"received": 5}))
+    site.publish(page, snapshot(3, probe=probes, ledger_map=both, scans=("s", "t"), ledger={"received": 5}))
     page.mouse.click(*on_map(page, 110, 60))
     assert page.inner_text("#map-note") == "asking the session…"
     site.session.answers.set()

@@ -59,12 +59,13 @@ export async function numbered() {
 
 export function draw() {
   if (!state.picture) return;
-  const { header } = state.picture, count = Math.max(...["probe", "object"].map((kind) => Object.keys(header[kind]).length));
-  if (known.run !== header.run) { known = { run: header.run, scans: [] }; state.scan = ""; }
+  const { header } = state.picture;
+  if (known.run !== header.run) state.scan = "";
+  known = { run: header.run, scans: header.scans };
   // Pictures tell places and states of all scans together, the ledger which is whose.
-  const large = $("map-figure").classList.contains("large"), fresh = asked.table && asked.run === header.run && asked.scan === state.scan, wanted = large || state.scan || (count > 1 && !known.scans.length);
+  const large = $("map-figure").classList.contains("large"), fresh = asked.table && asked.run === header.run && asked.scan === state.scan, wanted = large || state.scan;
   points = (large || state.scan) && fresh ? asked.table : fromPicture(state.picture);
-  if (wanted && state.me.steering) numbered().then((table) => { known.scans = table.scans; if (large || state.scan) points = table; show(); }, (error) => { $("map-note").textContent = error.message; });
+  if (wanted && state.me.steering) numbered().then((table) => { points = table; show(); }, (error) => { $("map-note").textContent = error.message; });
   show();
 }
 
@@ -85,7 +86,7 @@ function show() {
   $("map-scans").hidden = !each.length; $("map-scans").textContent = each.join(" · ");
   for (const [list, whole] of [[$("map-scan"), true], [$("frame-scan"), false]]) {
     const { scans } = known, entries = whole ? [["", "all scans"], ...scans.map((name) => [name, name])] : scans.map((name) => [name, name]);
-    list.hidden = scans.length < 2;
+    list.hidden = scans.length < 2 || !state.me.steering;
     if ([...list.options].map((o) => o.value).join("\n") !== entries.map(([value]) => value).join("\n")) list.replaceChildren(...entries.map(([value, text]) => new Option(text, value)));
   }
   $("map-scan").value = state.scan;
