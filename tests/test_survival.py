@@ -226,7 +226,7 @@ def ask(folder: Path, iterations: int) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("moment", "count", "iterations"),
-    [("recutting", 1, 2), ("recutting", 40, 10), ("recut", 1, 10), ("iterated", 60, 12), ("dumped", 3, 12)],
+    [("recutting", 1, 2), ("recutting", 15, 10), ("recut", 1, 10), ("iterated", 60, 12), ("dumped", 3, 12)],
 )
 def test_what_was_set_of_frames_is_so_in_the_session_behind_a_kill(
     tmp_path: Path, put_right: tuple[ptyr.Result, float], moment: str, count: int, iterations: int
