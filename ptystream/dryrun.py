@@ -22,11 +22,12 @@ from ptystream.model.bragg_model import Bragg3d
 from ptystream.model.scan_model import ScanModel
 from ptystream.parallel import team
 from ptystream.params.load import Configuration, ScanConfiguration
-from ptystream.plan import _Sample, geometry_of, make_plan
+from ptystream.plan import geometry_of, make_plan
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.results import file_name
 from ptystream.run_state import EngineEntry
 from ptystream.scan.block import Block
+from ptystream.warming import Sample
 
 TRIAL_BYTES = 64 << 20
 """Waves of the frames that an engine is tried on."""
@@ -242,7 +243,7 @@ def _held(trial: _Trial) -> tuple[float, float]:
     return float(held), float(peak)
 
 
-class _Frames(_Sample):
+class _Frames(Sample):
     """So many empty frames of 16 bits."""
 
     def __init__(self, shape: tuple[int, int], frames: int) -> None:

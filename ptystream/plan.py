@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import os
-import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ptystream import __version__
 from ptystream.assessment.assessor import Assessor
@@ -30,7 +28,6 @@ from ptystream.loop import LoopSettings
 from ptystream.model import sharing
 from ptystream.model.bragg_model import Bragg3d
 from ptystream.model.geometry import Geometry, GeometryError
-from ptystream.model.opr import decomposed
 from ptystream.model.scan_model import ScanModel
 from ptystream.model.spectrum import CoherenceParameters
 from ptystream.parallel import team
@@ -39,12 +36,10 @@ from ptystream.params.errors import ConfigurationError, Fault
 from ptystream.params.load import Configuration, EngineConfiguration, ScanConfiguration, SourceConfiguration
 from ptystream.pypty_output import PyPtyOutput
 from ptystream.raw import RawFrames
-from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.recording import Recorder, Recording
-from ptystream.results import as_json, changed_files, effective, file_name, made_by, versions
+from ptystream.results import as_json, changed_files, file_name, save
 from ptystream.run import Run
 from ptystream.run_state import EngineEntry
-from ptystream.scan.block import Block
 from ptystream.scan.contents import contents
 from ptystream.scan.header import left_out
 from ptystream.scan.memory import FRAMES, Budget, allowed_bytes
@@ -54,9 +49,9 @@ from ptystream.scan.rocking import RockingScan
 from ptystream.scan.saver import Saver
 from ptystream.spread import spread
 from ptystream.stopwatch import write_benchmark
-from ptystream.storage import ptyr
 from ptystream.storage.leftovers import sweep
 from ptystream.transport import Surroundings, Transport
+from ptystream.warming import warm_up
 from ptystream.wiring import Channel, Plan, ScanEntry
 
 log = logging.getLogger(__name__)
@@ -143,7 +138,7 @@ def make_plan(
         look=(lambda run: None) if output is None else output.look,
         over=(lambda run: None) if output is None else output.finish,
         checkpoint=dumping.checkpoint if interrupted else lambda name: None,
-        warm_up=lambda: warm_up(configuration, engines, context),
+        warm_up=lambda: warm_up(next(iter(models.values())), engines, context),
         configuration=configuration,
         assess=lambda run: Assessor(run, root.live.quality.share, root.live.quality.convention_check, alone=ranks is None),
         look_quickly=lambda run: None if root.live.quick_look == "none" else Looker(run, root.live.quick_look),
@@ -460,143 +455,6 @@ def recorder_of(configuration: Configuration) -> tuple[Recorder | None, Path | N
     }
     metadata["contents"] = {scan.label: contents(scan.data.parameters) for scan in configuration.scans}
     return Recorder(path, metadata, fsync=settings.fsync, go_on=settings.when_full == "continue"), interrupted
-
-
-def result_of(run: Run, configuration: Configuration) -> ptyr.Result:
-    """The value that is stored."""
-    assert run.reconstruction is not None
-    held = run.reconstruction if run.engine is None else run.engine.snapshot()  # cut short: it lies on the engine's device
-    errors, misfit = run.history()
-    snapshot = run.snapshot({})
-    last = {} if run.last is None else {"probe": run.last.probes, "object": run.last.objects}
-    return ptyr.Result(
-        run=run.name,
-        probe=held.probes,
-        object=held.objects,
-        parameters=configuration.given,
-        iter_info=run.iter_info,
-        positions_m=snapshot.positions * run.pixels_m(),
-        errors=errors,
-        misfit=misfit,
-        ledger=run.ledger(),
-        ledger_frames=snapshot.ledger_map,
-        schedule=run.schedule.to_list(),
-        decisions=run.decisions,
-        versions=versions() | {"device": run.context.device},
-        coverage=snapshot.coverage,
-        last=last,
-        refined_m=run.refined(),
-        error_local=run.local_errors(),
-        runtime=_runtime(run, held),
-        started=run.started,
-        ended=time.time(),
-        uid=run.uid,
-        made_by=made_by(),
-        frame_numbers=run.frame_numbers(),
-        scans={scan.label: _described(scan, run) for scan in configuration.scans},
-        used=effective(configuration),
-        quality=run.quality,
-        beside=_beside(run),
-    )
-
-
-def _beside(run: Run) -> dict[str, NDArray[Any]]:
-    """What was refined beside object, probe and positions, for the frames of the result."""
-    refined = getattr(run.engine, "refined", None)  # cut short: the engine has it still
-    held = run.beside | ({} if refined is None else refined())
-    rows, found = run.rows(), {}
-    for name in ("tilts", "current"):
-        if name in held and (len(held[name]) == 1 or len(held[name]) > rows.max(initial=-1)):
-            found[name] = held[name] if len(held[name]) == 1 else held[name][rows]
-    if "aberrations" in held:
-        found["aberrations"] = held["aberrations"]
-    if "background" in held:
-        found["background"] = np.fft.fftshift(held["background"])
-    return found
-
-
-def _runtime(run: Run, held: Reconstruction) -> dict[str, Any]:
-    """What else engines leave, under ptypy's names."""
-    found: dict[str, Any] = {}
-    if intensities := run.floating_intensities():
-        found["float_intens"] = intensities
-    dimensions = 0 if run.engine_entry is None else getattr(run.engine_entry.parameters, "subspace_dim", 0)
-    own = {name: storage for name, storage in held.probes.items() if storage.modes_per_frame} if dimensions else {}
-    for name, storage in own.items():
-        modes, coefficients = decomposed(storage.data, storage.modes_per_frame, dimensions)
-        found.setdefault("OPR_modes", {})[name] = modes
-        found.setdefault("OPR_coeffs", {})[name] = coefficients
-    return found
-
-
-def _described(scan: ScanConfiguration, run: Run) -> dict[str, Any]:
-    """What a result tells of a scan, beside its pictures."""
-    held = run.scans[scan.label]
-    p = held.buffer.parameters
-    told = {name: getattr(p, name) for name in ("experimentID", "version", "psize", "energy", "distance", "acc_voltage")}
-    decided = run.decided(scan.label)
-    own = run.acquisitions.get(scan.label)
-    return {
-        "acquisition": None if own is None else list(own[1:]),
-        "label": p.label or scan.label,
-        **told,
-        "series": held.buffer.series.id,
-        "angle": held.buffer.series.angle,
-        "shape": list(_geometry(scan, p).shape),
-        "num_frames": int(held.buffer.ledger.counts().get("used", 0)),
-        "center": decided.get("center", p.center),
-        "ended": held.buffer.ended or "",
-        "contents": held.contents,
-    }
-
-
-def save(run: Run, configuration: Configuration, recorder: Recorder | None) -> Path | None:
-    """Write the result of a run; what it used is recorded first."""
-    if recorder is not None:
-        recorder.flush()
-    root = configuration.root
-    if root.io.rfile is None or run.reconstruction is None:
-        return None
-    info = (run.iter_info[-1] if run.iter_info else {}) | run.series.keys()
-    name = file_name(root.io.rfile, run.name, info)
-    return ptyr.write(Path(root.io.home) / name, result_of(run, configuration), root.io.rformat)
-
-
-class _Sample:
-    """Two all but empty frames, to compile on."""
-
-    slab_frames, limit = 2, 65535.0
-
-    def __init__(self, shape: tuple[int, int], dtype: str) -> None:
-        self.shape, self.dtype = shape, np.dtype(dtype)
-        self.mask = np.ones(shape, np.uint8)
-        self.weights: NDArray[np.float32] | None = None
-        self._slab = np.ones((2, *shape), dtype)
-        self._slab.reshape(2, -1)[:, 0] = 1 << 14  # zero frequency stands out, as engines may ask of it
-
-    def slab(self, number: int) -> Any:
-        return self._slab
-
-
-def warm_up(configuration: Configuration, engines: Iterable[EngineEntry], context: Context) -> None:
-    """Run each engine on two empty frames of every usual count type, so that nothing compiles when frames come."""
-    first = next(iter(models_of(configuration).values()))
-    scan = first.label
-    for dtype in ("u2", "u4"):
-        for entry in engines:
-            model = first.again()
-            store = _Sample(first.store_shape, dtype)
-            made = Reconstruction({}, {}, PodTable(model.pods))
-            zero = np.zeros(2, np.int64)
-            block = Block(scan, np.arange(2), np.arange(2), np.zeros((2, 2)), np.ones(2), zero)
-            model.start(made, block, store)
-            model.place(made, block)
-            engine = entry.make(entry.parameters)
-            engine.start(made, {model.number: store}, context)
-            start = int(getattr(entry.parameters, "probe_update_start", 0))
-            engine.iterate(start + 1 if start < 5 else 1)
-            engine.snapshot(("coverage",))
-            engine.finish()
 
 
 def with_recorder(recorder: Recorder | None) -> Tap | None:

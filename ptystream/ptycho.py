@@ -16,8 +16,9 @@ from ptystream.launch import launch
 from ptystream.parallel import team
 from ptystream.params.load import load, plugins, tree_of
 from ptystream.params.plain import Param, merged, plain
-from ptystream.plan import make_plan, result_of, warm_up
+from ptystream.plan import make_plan
 from ptystream.reconstruction import Storage, described
+from ptystream.results import result_of
 from ptystream.run import Run
 from ptystream.session import Session, SessionError
 from ptystream.storage import ptyr
@@ -121,7 +122,7 @@ class Ptycho:
         self._loaded: ptyr.Result | None = None
         if level >= 4:
             plan = make_plan(self.configuration, transports=transports)
-            warm_up(self.configuration, plan.engines, plan.context)
+            plan.warm_up()
         if level >= 5:
             self.run()
 

@@ -18,13 +18,15 @@ from ptystream.model.bragg_parameters import Bragg3dParameters
 from ptystream.model.geometry import Geometry
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
-from ptystream.plan import make_plan, models_of, save, warm_up
+from ptystream.plan import make_plan, models_of
 from ptystream.reconstruction import Volume
+from ptystream.results import save
 from ptystream.run import Run
 from ptystream.run_state import EngineEntry, Scan
 from ptystream.scan.parameters import ChannelsParameters, PositionsParameters, PtyScanParameters
 from ptystream.scan.rocking import RockingScan
 from ptystream.storage import ptyr
+from ptystream.warming import warm_up
 
 ANGLES, SIDE, STEP, THETA = 10, 24, 0.01, 22.32
 OPTICS = {"energy": 8.5, "distance": 2.0, "psize": 200e-6}
@@ -255,7 +257,7 @@ def test_a_configuration_becomes_a_model_that_an_engine_runs_on() -> None:
     (model,) = models_of(made).values()
     assert isinstance(model, Bragg3d)
     engines = [EngineEntry(e.label, e.name, e.parameters, e.engine) for e in made.engines]
-    warm_up(made, engines, Context())
+    warm_up(models_of(made)["s"], engines, Context())
 
 
 def test_the_plan_makes_a_buffer_of_rocking_curves() -> None:

@@ -16,7 +16,7 @@ from ptystream.engines.ml import ML
 from ptystream.engines.opr import DMOPR
 from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.model.opr import OPR, decomposed
-from ptystream.plan import result_of
+from ptystream.results import result_of
 from ptystream.run import Run
 from ptystream.storage import ptyr
 

@@ -16,11 +16,12 @@ from ptystream.model.parameters import FullParameters
 from ptystream.model.scan_model import Full
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
-from ptystream.plan import geometry_of, make_plan, models_of, warm_up
+from ptystream.plan import geometry_of, make_plan, models_of
 from ptystream.run_state import EngineEntry
 from ptystream.scan.memory import FRAMES
 from ptystream.scan.parameters import PtyScanParameters
 from ptystream.scan.ptyscan import PtyScan
+from ptystream.warming import warm_up
 
 SOURCE = {"name": "ZmqScan", "address": "tcp://127.0.0.1:5570", "shape": 32, **GEOMETRY}
 
@@ -107,7 +108,7 @@ def test_scans_that_share_begin_alike() -> None:
 
 def test_an_engine_is_compiled_for_every_set_up() -> None:
     given = configuration({"resample": 2, "coherence": {"energies": [1.0, 0.9]}, "illumination": {"model": "stxm"}})
-    warm_up(given, [EngineEntry("a", "DM", given.engines[0].parameters, DM)], Context())
+    warm_up(models_of(given)["s"], [EngineEntry("a", "DM", given.engines[0].parameters, DM)], Context())
 
 
 def test_in_the_near_field_positions_are_judged_in_its_own_pixels() -> None:

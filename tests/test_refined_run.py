@@ -17,7 +17,7 @@ from ptystream.events import Samples
 from ptystream.loop import Loop, LoopSettings, Step
 from ptystream.model.parameters import CoherenceParameters, FullParameters
 from ptystream.model.scan_model import Full
-from ptystream.plan import result_of
+from ptystream.results import result_of
 from ptystream.run import Run
 from ptystream.run_state import EngineEntry
 from ptystream.schedule import Schedule

@@ -19,7 +19,8 @@ import pytest
 from every import RAMP, Cases, aperture, beam_models, beam_modes, digest, laid, leaves, put_in, results, specimen
 
 from ptystream.params.load import load, plugins, source_parameters
-from ptystream.plan import _described, make_plan
+from ptystream.plan import make_plan
+from ptystream.results import _described
 from ptystream.scan.block import EOS, Signal
 from ptystream.scan.parameters import PtyScanParameters
 from ptystream.storage import ptyd, ptyd_reading

@@ -23,13 +23,14 @@ from ptystream.events import Frames, Payload, ScanStarted
 from ptystream.metrics import Metrics
 from ptystream.params.errors import ConfigurationError
 from ptystream.params.load import load
-from ptystream.plan import _Sample, make_plan, recorder_of
+from ptystream.plan import make_plan, recorder_of
 from ptystream.reconstruction import PodTable, Reconstruction
 from ptystream.recording import Recording
 from ptystream.scan.block import Block
 from ptystream.session import Session
 from ptystream.storage import ptyr
 from ptystream.transport import Message, TransportClosed
+from ptystream.warming import Sample
 
 RAW = np.zeros((BEAM.frames, 70, 90), "u4")
 RAW[:, 20:52, 30:62] = PATTERNS
@@ -396,7 +397,7 @@ def test_scans_that_share_an_object_must_see_the_same_pixel(tmp_path: Path) -> N
     made = Reconstruction({}, {}, PodTable(1))
     block = Block("s", np.arange(2), np.arange(2), PLACES[:2], np.ones(2), np.zeros(2, int))
     first, second = (entry.make(None)[1] for entry in make_plan(load(tree)).scans)
-    store = _Sample(first.geometry.shape, "u2")
+    store = Sample(first.geometry.shape, "u2")
     first.start(made, block, store)
     second.stand(replace(second.geometry, energy_kev=7.9))  # as its header says
     with pytest.raises(ValueError, match=r"scans\.t\.share\.object"):
