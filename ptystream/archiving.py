@@ -86,10 +86,7 @@ class Archivist:
         if self._thread.is_alive():
             log.error("results are still being archived: the session ends without them")
         elif self.failure is not None:
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    if (entry := self._queue.get_nowait()) is not None:
-                        self._fail(*entry, self._dead)
+            self._fail_waiting()  # what came while it died
 
     def _serve(self) -> None:
         entry = None
@@ -100,6 +97,14 @@ class Archivist:
             self.failure = error
             if entry is not None:
                 self._fail(*entry, self._dead)
+            self._fail_waiting()
+
+    def _fail_waiting(self) -> None:
+        """Those that nobody puts anywhere any more; there is room for `close` again."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (entry := self._queue.get_nowait()) is not None:
+                    self._fail(*entry, self._dead)
 
     @property
     def _dead(self) -> str:
@@ -117,7 +122,10 @@ class Archivist:
 
         thread = threading.Thread(target=put, name=f"archive {place.name}", daemon=True)
         began = time.monotonic()
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # there is none to be had just now
+            return self._fail(place, path, str(error))
         thread.join(place.limit_s)
         if not answer:
             self._fail(place, path, f"not done within {place.limit_s:g} s")
@@ -130,5 +138,5 @@ class Archivist:
 
     def _fail(self, place: Place, path: Path, why: str) -> None:
         self.failed += 1
-        self._count(place.name, False)
         log.error("%s: %s is not archived there: %s", place.name, path, why)
+        self._count(place.name, False)

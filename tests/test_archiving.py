@@ -310,6 +310,45 @@ def test_its_death_is_known_and_nothing_is_lost_unsaid(monkeypatch: pytest.Monke
         assert f"cxi: {name} is not archived there: nothing is archived any more: MemoryError: no thread to be had" in caplog.text
 
 
+def test_one_that_dies_while_much_waits_holds_no_end_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def die(*_: Any) -> None:
+        begun.set()
+        go.wait(60)
+        raise MemoryError("no room")
+
+    archivist = Archivist([Place("cxi", str)])
+    monkeypatch.setattr(archivist, "_put", die)
+    archivist.offer(Path("first"), finished=True)
+    assert begun.wait(30)
+    for number in range(100):
+        archivist.offer(Path(str(number)), finished=True)
+    closing = threading.Thread(target=archivist.close)
+    closing.start()  # waits for room, or for the end of a thread that has died by then
+    go.set()
+    closing.join(60)
+    assert not closing.is_alive() and archivist.failed == 101
+    assert caplog.text.count("nothing is archived any more") == 101
+
+
+def test_a_thread_that_cannot_be_had_costs_one_result(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    archivist, start = Archivist([Place("cxi", lambda path: path.name)]), threading.Thread.start
+
+    def none(self: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    for name in ("first", "second"):
+        archivist.offer(Path(name), finished=True)
+    archivist.close()
+    assert archivist.done == ["cxi: second"] and archivist.failed == 1 and archivist.failure is None
+    assert "first is not archived there: can't start new thread" in caplog.text
+
+
 def test_the_file_lies_beside_whatever_the_result_is_called(tmp_path: Path) -> None:
     for name, wanted in (("a.ptyr", "a.cxi"), ("b", "b.cxi"), ("c.d.ptyr", "c.d.cxi"), ("e.h5", "e.h5.cxi")):
         ptyr.write(tmp_path / name, result())

@@ -7,6 +7,7 @@ hold the photons of a pattern: Σ|P|² over modes. Transforms are orthonormal.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ from scipy.ndimage import map_coordinates
 
 from ptystream.model.aberrations import chi
 from ptystream.parallel import ALONE
+from ptystream.scan.memory import allowed_bytes
 
 from .coherence import chances, modes
 from .hermite import hermite_modes
@@ -25,6 +27,8 @@ from .page.arrays import APERTURE
 
 log = logging.getLogger(__name__)
 
+COPIES = 4
+"""Arrays as large as a probe that making its modes holds at a time."""
 FIRST = 1000
 """Frames of which the mean pattern is taken, at most."""
 
@@ -160,9 +164,22 @@ def starting(p: Any, frame: Frame, pattern: NDArray[np.float64] | None, counts: 
         waves = _of_pattern(p, frame, pattern)
     if counts is not None:
         waves = scaled(waves, counts)
-    if p.probe_marker is not None and len(waves) == 1:
-        waves = np.repeat(waves, int(np.max(p.probe_marker)) + 1, axis=0)
-    return limited(modulated(p, frame, waves), frame)
+    subscans = 1 if p.probe_marker is None else int(np.max(p.probe_marker)) + 1
+    name, count = modes_of(p)
+    if (need := COPIES * 16 * max(len(waves), subscans) * count * math.prod(frame.shape)) > allowed_bytes():
+        raise ValueError(f"{name}: {count} modes of {frame.shape} pixels take {need >> 20} MiB: that is more than there is")
+    waves = limited(modulated(p, frame, waves), frame)
+    return np.repeat(waves, subscans, axis=0) if len(waves) == 1 else waves
+
+
+def modes_of(p: Any) -> tuple[str, int]:
+    """(the parameter that gives a probe its modes, how many)."""
+    if p.mc_n_modes is not None:
+        return "mc_n_modes", int(p.mc_n_modes)
+    orders = (0, 0) if p.n_hermite_probe_modes is None else tuple(p.n_hermite_probe_modes)
+    if orders != (0, 0):
+        return "n_hermite_probe_modes", math.prod(order + 1 for order in orders)
+    return "defocus_spread_modes", 1 if p.defocus_spread_modes is None else int(np.size(p.defocus_spread_modes))
 
 
 def as_bright_as_given(p: Any) -> bool:
@@ -275,18 +292,21 @@ def defocused_modes(waves: Wave, defoci_m: NDArray[np.float64], frame: Frame) ->
 
 def partly_coherent(p: Any, waves: Wave, frame: Frame) -> Wave:
     """The strongest modes of the first mode of each subscan with a source of finite size and a spread of focus."""
-    (y, x), limit = frame.frequency(), frame.limit() > 0
+    (y, x), limit, waves = frame.frequency(), frame.limit() > 0, limited(waves, frame)
     turns = np.stack([(part + np.zeros(frame.shape))[limit] for part in (2 * np.pi * y, 2 * np.pi * x)])
     defocus = chi([1.0], frame.frequency(), frame.wavelength_m)[limit]
-    sy, sx = p.spatial_coh_y_A * ANGSTROM, p.spatial_coh_x_A * ANGSTROM
-    covariance = np.zeros((3, 3))
-    covariance[:2, :2] = [[sy**2, p.spatial_coh_xy * sx * sy], [p.spatial_coh_xy * sx * sy, sx**2]]
-    covariance[2, 2] = (p.focal_spread * ANGSTROM) ** 2
-    points = chances(covariance, p.n_mc_samples)
+    for name, side, pixel in zip(("spatial_coh_y_A", "spatial_coh_x_A"), frame.shape, frame.pixel_m, strict=True):
+        if 6 * getattr(p, name) * ANGSTROM > side * pixel:
+            given, most = getattr(p, name), side * pixel / ANGSTROM / 6
+            raise ValueError(f"{name}: {given:g} Å: must be {most:.3g} or less, a sixth of the window that the probe lies in")
+    widths = tuple(width * ANGSTROM for width in (p.spatial_coh_y_A, p.spatial_coh_x_A, p.focal_spread))
+    points = chances(widths, p.spatial_coh_xy, p.n_mc_samples)
     found = np.zeros((len(waves), p.mc_n_modes, *frame.shape), complex)
+    shares = []
     for probe, spectra in zip(waves, found, strict=True):
         spectra[:, limit], share = modes(np.fft.fft2(probe[0])[limit], np.vstack([turns, defocus]), points, p.mc_n_modes)
-        log.info("mc_n_modes: %d modes have %.4g %% of the beam's photons", p.mc_n_modes, 100 * share)
+        shares.append(share)
+    log.info("mc_n_modes: %d modes have %.4g %% of the beam's photons", p.mc_n_modes, 100 * min(shares))
     return scaled_like(np.asarray(np.fft.ifft2(found)), waves)
 
 

@@ -26,7 +26,7 @@ from .first import first_probe, lens_functions
 from .objective import Objective
 from .optics import ANGSTROM, Optics
 from .patterns import Patterns
-from .together import rows_of
+from .together import of_rank_0, rows_of
 
 BEAM = (
     "probe",
@@ -105,7 +105,7 @@ def waves_of(
     made = first_probe(plain, patterns.optics, frames, good, patterns.pods.index[rows_of(batches)], total=ranks.total)
     if as_bright_as_given(p):  # for an unnormalised transform and a mean over modes
         made = made / unit(p.probe.shape[:2], (p.probe.shape[2] if p.probe.ndim > 2 else 1) * stack.layers)
-    return on.put(made.astype(held.dtype))
+    return on.put(of_rank_0(ranks, made).astype(held.dtype))
 
 
 def subscans(p: Any) -> int:

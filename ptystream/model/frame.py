@@ -12,6 +12,8 @@ from ptystream.model.propagate import Propagator, intensity
 from ptystream.model.subpixel import shift
 from ptystream.reconstruction import COLUMN, OBJECT, OBJECT_LAYER, PROBE, PROBE_LAYER, ROW, Reconstruction, Stack, Volume
 
+UNTOLD = "only the engine that takes the wave through this sample has its model, and it is not at work"
+
 
 @dataclass(frozen=True, slots=True)
 class Sight:
@@ -68,7 +70,7 @@ def blind_because(reconstruction: Reconstruction, row: int) -> str | None:
     if not seen:
         return "no probe and object see this frame now"
     if any(isinstance(storage, Stack) and storage.depth > 1 for storage in seen):
-        return "not worked out for thick samples, through which only their engine takes the wave"
+        return UNTOLD
     return None
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptystream.model.frame import Sight, blind_because, photons, seen_by, sight_of
+from ptystream.model.frame import UNTOLD, Sight, blind_because, photons, seen_by, sight_of
+from ptystream.reconstruction import Stack
 from ptystream.run import Run
 from ptystream.run_state import Scan
 from ptystream.scan.records import Record, Records
@@ -85,10 +86,12 @@ class Looked:
             return
         if (own := getattr(run.engine, "modelled", None)) is not None:
             self._own = own(row)
-        if self._own is None:
-            self._sight, self._no_model = sight_of(run.reconstruction, row), blind_because(run.reconstruction, row)
-        else:
+        if self._own is not None:
             self._no_model = None
+        elif run.engine is None and any(isinstance(storage, Stack) for storage in run.reconstruction.objects.values()):
+            self._no_model = UNTOLD
+        else:
+            self._sight, self._no_model = sight_of(run.reconstruction, row), blind_because(run.reconstruction, row)
         self._seen = seen_by(run.reconstruction, row)
         if (probe := self._seen["probe"]) is not None:
             self._side = run.reconstruction.probes[probe].shape[0]
@@ -110,6 +113,10 @@ class Looked:
             if model is not None and model.shape == counts.shape:
                 arrays.append(carried("model", self._shown(model)[0]))
                 misfit = _misfit(model, counts, valid)
+            elif model is not None:
+                self._no_model = f"it has {' × '.join(map(str, model.shape))} pixels, and the frame as it is kept has others"
+        elif self._no_model is None:
+            self._no_model = "the frame is not kept any more"
         return {
             "run": self._run,
             "scan": self._scan,

@@ -18,6 +18,7 @@ from ptystream.cli.ctl import ctl, told
 from ptystream.engines.multislice.pypty import PyPty
 from ptystream.events import Frames, Payload, ScanStarted
 from ptystream.loop import Loop, LoopSettings
+from ptystream.model.frame import UNTOLD
 from ptystream.run import Run
 from ptystream.scan.ptyscan import PtyScan
 from ptystream.scan.records import record_of
@@ -175,6 +176,18 @@ def test_through_a_thick_sample_its_engine_says_what_a_frame_should_be() -> None
     made.apply({"do": "revise", "scan": "s", "what": "withdrawn", "index": 11, "value": None})
     told = Looked(made, made.scans["s"], 11).told()
     assert "model" not in arrays(told) and told["no_model"] == "no probe and object see this frame now"
+    made.engine = None
+    told = Looked(made, made.scans["s"], 12).told()
+    assert "model" not in arrays(told) and told["no_model"] == UNTOLD
+    made.scans["s"].buffer.release()
+    told = Looked(made, made.scans["s"], 12).told()
+    assert not arrays(told) and told["no_model"] == UNTOLD
+
+
+def test_a_frame_that_is_not_kept_any_more_says_so(run: Run) -> None:
+    run.scans["s"].buffer.release()
+    told = Looked(run, run.scans["s"], 11).told()
+    assert not arrays(told) and told["no_model"] == "the frame is not kept any more" and told["object"] is not None
 
 
 def test_signals_are_shown_in_their_order_beside_those_of_the_model() -> None:

@@ -188,25 +188,26 @@ class BeamParameters(Branch):
     """Orders (x, y) up to which Hermite modes of the probe are made; None: none."""
 
     defocus_spread_modes: ArrayParameter = parameter(None)
-    """Defocus of each probe mode, Å; None: the probe has one mode."""
+    """Defocus of each probe mode, Å, of a `probe` with several modes that of its first; None: the probe has one mode."""
 
     mc_n_modes: int | None = parameter(None, lower=1, upper=MOST_MODES, ours=True)
     """Modes of a partly coherent beam, the strongest: of a source of finite size (`spatial_coh_…`) and a spread of focus
-    (`focal_spread`). None: the beam is coherent. The log says what share of the photons they have."""
+    (`focal_spread`). Of a `probe` with several modes the first is taken. None: the beam is coherent. The log says what share of
+    the photons they have."""
 
-    focal_spread: float = parameter(0.0, lower=0.0, ours=True)
+    focal_spread: float = parameter(0.0, lower=0.0, upper=1e12, ours=True)
     """Standard deviation of the defocus, Å, for `mc_n_modes`."""
 
-    spatial_coh_x_A: float = parameter(0.0, lower=0.0, ours=True)  # noqa: N815  (as PyPty's code has it)
+    spatial_coh_x_A: float = parameter(0.0, lower=0.0, upper=1e9, ours=True)  # noqa: N815  (as PyPty's code has it)
     """Standard deviation along x of the source's image on the specimen, Å, for `mc_n_modes`."""
 
-    spatial_coh_y_A: float = parameter(0.0, lower=0.0, ours=True)  # noqa: N815
+    spatial_coh_y_A: float = parameter(0.0, lower=0.0, upper=1e9, ours=True)  # noqa: N815
     """Along y."""
 
     spatial_coh_xy: float = parameter(0.0, lower=-1.0, upper=1.0, ours=True)
     """Correlation of the two, from -1 to 1."""
 
-    n_mc_samples: int = parameter(256, lower=16, upper=4096, ours=True)
+    n_mc_samples: int = parameter(256, lower=16, upper=2048, ours=True)
     """Points at which the chances of `mc_n_modes` are looked at. They fill the Gaussian evenly, the same in every run."""
 
     aberrations: ArrayParameter = parameter(None)

@@ -114,10 +114,13 @@ def incoherent(p: Any) -> list[str]:
     """Faults of what makes a beam partly coherent."""
     widths = [name for name in ("focal_spread", "spatial_coh_x_A", "spatial_coh_y_A") if getattr(p, name)]
     if p.mc_n_modes is None:
-        return [f"{name}: needs mc_n_modes" for name in widths]
+        others = [name for name in ("spatial_coh_xy", "n_mc_samples") if getattr(p, name) != type(p).model_fields[name].default]
+        return [f"{name}: needs mc_n_modes" for name in widths + others]
     faults = [f"mc_n_modes: {name} gives the probe its modes" for name in OTHER_MODES if getattr(p, name) is not None]
     if not widths:
         faults.append("mc_n_modes: needs focal_spread, spatial_coh_x_A or spatial_coh_y_A")
+    if p.spatial_coh_xy and not (p.spatial_coh_x_A and p.spatial_coh_y_A):
+        faults.append("spatial_coh_xy: needs spatial_coh_x_A and spatial_coh_y_A")
     if p.mc_n_modes > p.n_mc_samples:
         faults.append(f"mc_n_modes: {p.mc_n_modes}: must be n_mc_samples, {p.n_mc_samples}, or fewer")
     return faults
