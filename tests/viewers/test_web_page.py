@@ -861,7 +861,7 @@ def test_slices_of_a_thick_object_are_shown_together_or_one_by_one(site: Site, o
     angstrom = (2e-11, 2e-11)
     thick = Image(slices, angstrom, (0, 0), depths_m=(0.0, 5e-10, 2e-9))
     site.publisher.offer(snapshot(1, object={"o": thick}))
-    page = opened()
+    page = opened(operator=True)
     told = ["all slices together", "slice 1 of 3, 0 nm deep", "slice 2 of 3, 5 Å deep", "slice 3 of 3, 2 nm deep"]
     assert page.eval_on_selector_all("#object-layer option", "a => a.map(o => o.text)") == told
     assert page.inner_text("#left .title").startswith("object phases of all slices, added")
@@ -886,3 +886,6 @@ def test_slices_of_a_thick_object_are_shown_together_or_one_by_one(site: Site, o
     assert (colour[..., 0] != colour[..., 2]).any()  # one that does has the wheel
     page.hover("#left .view")
     assert re.search(r"y -?[\d.]+ Å, x", page.inner_text("#readout"))
+    page.mouse.click(*on_map(page, 0, 40))
+    page.wait_for_selector("#frame-pictures:not([hidden])")
+    assert page.inner_text("#frame-model-says") == "model, through all slices"

@@ -3,7 +3,7 @@ import * as api from "./api.js";
 import { diverging, rising } from "./colours.js";
 import * as legends from "./legends.js";
 import { paintCounts, paintDifference } from "./painting.js";
-import { namesOf, spreadOf } from "./pictures.js";
+import { namesOf, slicesOf, spreadOf } from "./pictures.js";
 import { $, change, element, rows, state } from "./state.js";
 import { clock, length, place, short } from "./units.js";
 
@@ -40,6 +40,8 @@ function show({ header, arrays }, number) {
     legends.strip($("frame-legend"), rising, ["0", short(Math.round(Math.expm1(Math.log1p(most) / 2))), short(Math.round(most))]);
     for (const name of ["model", "residual"]) $(`frame-${name}`).closest("figure").hidden = !model;
     if (model) {
+      const seen = state.picture.header.object[header.object];
+      $("frame-model-says").textContent = seen && slicesOf(seen) > 1 ? "model, through all slices" : "model |F(P·O)|²";
       paintCounts($("frame-model"), model, null, most);
       const residual = Float32Array.from(model.data, (v, k) => (mask && !mask.data[k] ? NaN : Math.sqrt(Math.max(0, v)) - Math.sqrt(Math.max(0, pattern.data[k])))), size = spreadOf(residual);
       paintDifference($("frame-residual"), { height: pattern.shape[0], width: pattern.shape[1] }, residual, size);
