@@ -195,11 +195,12 @@ def test_ranks_that_round_differently_go_on_together() -> None:
     """Of processors of two kinds each finds its own slopes and terms: as many steps are tried on all, and the same ones kept."""
     pairs: dict[int, list[int]] = {0: [], 1: []}
     scales: dict[int, list[dict[str, float]]] = {0: [], 1: []}
-    random = np.random.default_rng(1)
+    random = np.random.default_rng(1)  # of rank 1 alone: drawn in one order
 
     class Rounding(PyPty):
         def _clean(self, name: str, held: Any) -> Any:
-            return super()._clean(name, held) * (1 - self.ranks.rank * random.uniform(0, 0.9))
+            cleaned = super()._clean(name, held)
+            return cleaned * (1 - random.uniform(0, 0.9)) if self.ranks.rank else cleaned
 
         def _epoch(self, visited: Any) -> Any:
             found = super()._epoch(visited)
@@ -211,7 +212,7 @@ def test_ranks_that_round_differently_go_on_together() -> None:
         run = whole({"wolfe_c2_constant": 0.11, "update_probe_pos": 1, "numiter": 8}, ranks, Rounding)
     assert run.state == "finished" and max(each["trials"] for info in run.iter_info for each in info["pypty"]) > 1
     assert pairs[0] == pairs[1] and len(pairs[0]) == 8
-    assert scales[0] == scales[1] and scales[0][-1]
+    assert scales[0] == scales[1] and any(scales[0])
 
 
 def test_a_function_of_the_epoch_is_refused_before_anybody_is_told() -> None:
