@@ -21,7 +21,7 @@ from ptystream.metrics import Metrics
 from ptystream.plan import make_plan, recorder_of
 from ptystream.raw import RawFrames
 from ptystream.recording import Recorder, Recording
-from ptystream.recutting import Recutting
+from ptystream.recutting import Recutting, Wish
 from ptystream.scan.cut import CutError
 from ptystream.scan.intake import Intake
 from ptystream.scan.memory import Budget
@@ -272,11 +272,16 @@ def test_without_memory_for_both_it_is_refused(tmp_path: Path, monkeypatch: pyte
     assert not any(entry["do"] == "recut" for entry in made.result.schedule)
 
 
-def test_frames_that_are_turned_between_two_engines_begin_with_the_first(tmp_path: Path) -> None:
+def test_frames_that_are_turned_between_two_engines_begin_with_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The switch is asked for in the same moment in which the frames are ready."""
+    really, seen = Wish.ready.fget, list[bool]()
+    monkeypatch.setattr(Wish, "ready", property(lambda wish: bool(seen) and really(wish)))  # not before it was asked for
 
     def ready(session: Session) -> bool:
-        return bool(session._recutting._wishes) and all(wish.ready for wish in session._recutting._wishes)
+        wishes = session._recutting._wishes
+        if wishes and all(really(wish) for wish in wishes):
+            seen.append(True)
+        return bool(seen)
 
     class Switched(Run):
         def prepare(self, session: Session) -> None:
