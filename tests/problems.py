@@ -105,3 +105,13 @@ def eventful(run: Run, visited: Sequence[int]) -> Run:
         if loop.step() is Step.DONE:
             return run
     pytest.fail("the run does not end")
+
+
+def same_storages(one: Run, other: Run, tolerance: float) -> None:
+    """Probes and objects of two runs lie alike and differ by no more than that part of their largest value."""
+    assert one.reconstruction is not None and other.reconstruction is not None
+    for kind in ("probes", "objects"):
+        for name, storage in getattr(one.reconstruction, kind).items():
+            theirs = getattr(other.reconstruction, kind)[name]
+            assert theirs.offset == storage.offset
+            np.testing.assert_allclose(theirs.data, storage.data, rtol=0, atol=tolerance * np.abs(storage.data).max())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import test_bragg_run as rocking
-from problems import BEAM, PATTERNS, PLACES, end, eventful, feed, make_run
+from problems import BEAM, PATTERNS, PLACES, end, eventful, feed, make_run, same_storages
 from teams import Board, Thread, team
 
 from ptystream.engine import Progress
@@ -62,18 +62,13 @@ def through(run: Run) -> Run:
 
 
 def same(one: Run, other: Run, tolerance: float) -> None:
-    assert one.reconstruction is not None and other.reconstruction is not None
-    for kind in ("probes", "objects"):
-        for name, storage in getattr(one.reconstruction, kind).items():
-            theirs = getattr(other.reconstruction, kind)[name]
-            assert theirs.offset == storage.offset
-            np.testing.assert_allclose(theirs.data, storage.data, rtol=0, atol=tolerance * np.abs(storage.data).max())
+    same_storages(one, other, tolerance)
     for mine, theirs in zip(one.history(), other.history(), strict=True):
         np.testing.assert_allclose(theirs[:, :2], mine[:, :2], rtol=1e3 * tolerance, atol=tolerance)
     np.testing.assert_allclose(theirs[:, 2], mine[:, 2], rtol=0.3)  # what noise would give is asked of some frames only
     assert one.local is not None and other.local is not None
     np.testing.assert_allclose(other.local, one.local, rtol=1e3 * tolerance, atol=tolerance)
-    table, their_table = one.reconstruction.pods, other.reconstruction.pods
+    table, their_table = (run.reconstruction.pods for run in (one, other))  # type: ignore[union-attr]
     np.testing.assert_array_equal(their_table.address, table.address)
     np.testing.assert_allclose(their_table.moved, table.moved, rtol=0, atol=1e-18)
     np.testing.assert_allclose(their_table.remainder, table.remainder, rtol=0, atol=1e-6)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import BEAM, PATTERNS, PLACES, end, eventful, feed, make_run
+from problems import BEAM, PATTERNS, PLACES, end, eventful, feed, make_run, same_storages
 from teams import team
 
 from ptystream.engines.multislice.pypty import PyPty
@@ -70,15 +70,10 @@ def through(run: Run) -> Run:
 
 
 def same(one: Run, other: Run, tolerance: float = 1e-8) -> None:
-    assert one.reconstruction is not None and other.reconstruction is not None
-    for kind in ("probes", "objects"):
-        for name, storage in getattr(one.reconstruction, kind).items():
-            theirs = getattr(other.reconstruction, kind)[name]
-            assert theirs.offset == storage.offset
-            np.testing.assert_allclose(theirs.data, storage.data, rtol=0, atol=tolerance * np.abs(storage.data).max())
+    same_storages(one, other, tolerance)
     for mine, theirs in zip(one.history(), other.history(), strict=True):
         np.testing.assert_allclose(theirs, mine, rtol=tolerance, atol=tolerance)
-    table, their_table = one.reconstruction.pods, other.reconstruction.pods
+    table, their_table = (run.reconstruction.pods for run in (one, other))  # type: ignore[union-attr]
     np.testing.assert_array_equal(their_table.address, table.address)
     np.testing.assert_allclose(their_table.moved, table.moved, rtol=0, atol=1e-6 * BEAM.pixel_m)
     assert [info["frames"] for info in one.iter_info] == [info["frames"] for info in other.iter_info]

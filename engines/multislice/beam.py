@@ -20,7 +20,7 @@ from ptystream.model.aberrations import chi
 from ptystream.parallel import ALONE
 from ptystream.scan.memory import allowed_bytes
 
-from .coherence import chances, modes
+from .coherence import MORE, chances, modes
 from .hermite import hermite_modes
 from .optics import ANGSTROM, band
 from .page.arrays import APERTURE
@@ -164,12 +164,17 @@ def starting(p: Any, frame: Frame, pattern: NDArray[np.float64] | None, counts: 
         waves = _of_pattern(p, frame, pattern)
     if counts is not None:
         waves = scaled(waves, counts)
-    subscans = 1 if p.probe_marker is None else int(np.max(p.probe_marker)) + 1
     name, count = modes_of(p)
-    if (need := COPIES * 16 * max(len(waves), subscans) * count * math.prod(frame.shape)) > allowed_bytes():
+    held = count + (MORE if p.mc_n_modes is not None else 0)
+    if (need := COPIES * 16 * max(len(waves), subscans(p)) * held * math.prod(frame.shape)) > allowed_bytes():
         raise ValueError(f"{name}: {count} modes of {frame.shape} pixels take {need >> 20} MiB: that is more than there is")
     waves = limited(modulated(p, frame, waves), frame)
-    return np.repeat(waves, subscans, axis=0) if len(waves) == 1 else waves
+    return np.repeat(waves, subscans(p), axis=0) if len(waves) == 1 else waves
+
+
+def subscans(p: Any) -> int:
+    """Probes that there are."""
+    return 1 if p.probe_marker is None else int(np.max(p.probe_marker)) + 1
 
 
 def modes_of(p: Any) -> tuple[str, int]:

@@ -20,7 +20,7 @@ from ptystream.spread import mine
 from ptystream.storage.pypty import unit
 
 from ..backend import Backend
-from .beam import FIRST, as_bright_as_given
+from .beam import FIRST, as_bright_as_given, subscans
 from .detector import Detector
 from .first import first_probe, lens_functions
 from .objective import Objective
@@ -106,11 +106,6 @@ def waves_of(
     if as_bright_as_given(p):  # for an unnormalised transform and a mean over modes
         made = made / unit(p.probe.shape[:2], (p.probe.shape[2] if p.probe.ndim > 2 else 1) * stack.layers)
     return on.put(of_rank_0(ranks, made).astype(held.dtype))
-
-
-def subscans(p: Any) -> int:
-    """Probes that there are."""
-    return 1 if p.probe_marker is None else int(np.max(p.probe_marker)) + 1
 
 
 def distances(p: Any, depth: int) -> tuple[float, ...]:

@@ -20,7 +20,8 @@ from ptystream.scan.block import FrameStore
 from ptystream.spread import mine
 
 from ..backend import BACKENDS, Backend
-from .beginning import grown, objective_of, optics_of, quantities, slices_of, stack_of, subscans, waves_of
+from .beam import subscans
+from .beginning import grown, objective_of, optics_of, quantities, slices_of, stack_of, waves_of
 from .constraints import Constraints
 from .descent import Descent
 from .folding import fold
